@@ -1,0 +1,133 @@
+"""What stands where: a scene is a ground and one to three objects, sampled from a seed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from t2i_xattn.scenes.language import RGB, Language, language
+
+SIDE = 128
+"""Width and height, in pixels, in which layouts are expressed."""
+
+MARGIN = 3.0
+"""Least distance in pixels between two objects, and from an object to the border."""
+
+Split = Literal["train", "held_out", "any"]
+
+
+@dataclass(frozen=True)
+class SceneObject:
+    """One object: centre and radius of its bounding circle in pixels of a 128 pixel picture."""
+
+    shape: str
+    colour: str
+    size: str
+    x: float
+    y: float
+    radius: float
+    rgb: RGB
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A ground and its objects, in no order that means anything."""
+
+    ground: str
+    ground_rgb: RGB
+    objects: tuple[SceneObject, ...]
+
+    def kinds(self) -> list[tuple[str, str]]:
+        """``(colour, shape)`` of every object."""
+        return [(each.colour, each.shape) for each in self.objects]
+
+
+def relation_between(first: tuple[float, float], second: tuple[float, float]) -> str | None:
+    """Where ``first`` (x, y) stands as seen from ``second``: the relation's name.
+
+    ``None`` where the direction is too oblique (more than about 39° off the axis) for people
+    to agree on one word.
+    """
+    dx, dy = first[0] - second[0], first[1] - second[1]
+    if abs(dy) <= 0.8 * abs(dx) and dx != 0:
+        return "left of" if dx < 0 else "right of"
+    if abs(dx) <= 0.8 * abs(dy) and dy != 0:
+        return "above" if dy < 0 else "below"
+    return None
+
+
+def _jitter(rgb: RGB, rng: np.random.Generator) -> RGB:
+    red, green, blue = (int(np.clip(value + rng.integers(-6, 7), 0, 255)) for value in rgb)
+    return red, green, blue
+
+
+def _kinds(
+    count: int, split: Split, words: Language, rng: np.random.Generator
+) -> list[tuple[str, str]]:
+    colours, shapes = list(words.colours), list(words.shapes)
+    while True:
+        kinds = [(str(rng.choice(colours)), str(rng.choice(shapes))) for _ in range(count)]
+        if len(set(kinds)) < count:
+            continue
+        if split == "any" or words.is_held_out(kinds) == (split == "held_out"):
+            return kinds
+
+
+def _places(radii: list[float], rng: np.random.Generator) -> list[tuple[float, float]] | None:
+    """Centres for circles of these radii, or ``None`` if this draw does not fit."""
+    places: list[tuple[float, float]] = []
+    for index, radius in enumerate(radii):
+        low, high = radius + MARGIN, SIDE - radius - MARGIN
+        x, y = rng.uniform(low, high, size=2)
+        for (other_x, other_y), other_radius in zip(places, radii[:index], strict=True):
+            if np.hypot(x - other_x, y - other_y) < radius + other_radius + MARGIN:
+                return None
+        places.append((float(x), float(y)))
+    # Most pairs that people write about have a side: keep oblique pairs rare.
+    if len(places) == 2 and relation_between(*places) is None and rng.random() < 0.8:
+        return None
+    return places
+
+
+def sample_scene(
+    seed: int | np.random.Generator, objects: int | None = None, split: Split = "train"
+) -> Scene:
+    """Draw a scene's layout from a seed.
+
+    Args:
+        seed: an integer, or a generator to draw from.
+        objects: how many, 1 to 3; ``None`` draws it (1: 25 %, 2: 60 %, 3: 15 %).
+        split: ``"train"`` leaves out the held-out combinations of the language,
+            ``"held_out"`` has at least one of them, ``"any"`` does not look.
+
+    Raises:
+        ValueError: ``objects`` is not 1, 2 or 3, or a single object is asked to hold a
+            held-out combination that only pairs have.
+    """
+    if objects not in (None, 1, 2, 3):
+        raise ValueError(f"A scene has 1, 2 or 3 objects, got {objects}.")
+    words = language()
+    rng = np.random.default_rng(seed)
+    count = objects if objects is not None else int(rng.choice([1, 2, 3], p=[0.25, 0.6, 0.15]))
+    kinds = _kinds(count, split, words, rng)
+    names = list(words.radii)
+    weights = [0.25, 0.5, 0.25] if count < 3 else [0.45, 0.5, 0.05]
+    while True:
+        sizes = [str(rng.choice(names, p=weights)) for _ in kinds]
+        radii = [float(rng.uniform(*words.radii[size])) for size in sizes]
+        places = _places(radii, rng)
+        if places is not None:
+            break
+    ground = str(rng.choice(list(words.grounds)))
+    return Scene(
+        ground=ground,
+        ground_rgb=_jitter(words.grounds[ground], rng),
+        objects=tuple(
+            SceneObject(shape, colour, size, x, y, radius, _jitter(words.colours[colour], rng))
+            for (colour, shape), size, radius, (x, y) in zip(
+                kinds, sizes, radii, places, strict=True
+            )
+        ),
+    )
