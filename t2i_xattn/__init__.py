@@ -1,0 +1,64 @@
+"""What every word of a prompt does inside a text-to-image diffusion model.
+
+>>> import t2i_xattn as tx
+>>> pipe = tx.load_default()
+>>> with tx.record(pipe) as trace:
+...     image = pipe("a red circle left of a blue square").images[0]
+>>> trace.heatmap("red circle").overlay(image).save("red_circle.png")
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from t2i_xattn.default_model import load_default
+    from t2i_xattn.errors import UserError
+    from t2i_xattn.maps import HeatMap
+    from t2i_xattn.processors import RecordingProcessor
+    from t2i_xattn.recording import record
+    from t2i_xattn.render import contact_sheet
+    from t2i_xattn.sites import AttentionSite, find_sites
+    from t2i_xattn.trace import Trace
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AttentionSite",
+    "HeatMap",
+    "RecordingProcessor",
+    "Trace",
+    "UserError",
+    "__version__",
+    "contact_sheet",
+    "find_sites",
+    "load_default",
+    "record",
+]
+
+# Where each public name lives. They are imported when they are first asked for (PEP 562), since
+# torch and diffusers take seconds.
+_HOMES = {
+    "AttentionSite": "sites",
+    "HeatMap": "maps",
+    "RecordingProcessor": "processors",
+    "Trace": "trace",
+    "UserError": "errors",
+    "contact_sheet": "render",
+    "find_sites": "sites",
+    "load_default": "default_model",
+    "record": "recording",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

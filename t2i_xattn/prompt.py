@@ -1,0 +1,161 @@
+"""From the words of a prompt to their columns in the text sequence."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from t2i_xattn.errors import UserError, WordNotFoundError, nearest
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_JOINERS = "-'\u2019\u2010\u2011"  # hyphen, apostrophe, and their typographic forms
+# Over the classes of characters that `_character_class` gives: letter or digit, mark, joiner.
+_WORD = re.compile(r"l[lm]*(?:jl[lm]*)*")
+
+
+@dataclass(frozen=True)
+class Word:
+    """A word of a prompt and the token span that belongs to it.
+
+    Attributes:
+        text: the word as typed.
+        start, stop: its place in the prompt as typed, in characters; `prompt[start:stop] == text`.
+        columns: its columns in the text sequence (0 is the start token), ascending. Empty if the
+            window of the text encoder cut any part of the word off.
+    """
+
+    text: str
+    start: int
+    stop: int
+    columns: tuple[int, ...]
+
+
+def split_words(tokenizer: PreTrainedTokenizerBase, prompt: str) -> tuple[Word, ...]:
+    """The words of a prompt, with the columns where a CLIP text encoder puts their tokens.
+
+    A word is a run of letters and digits, with hyphens and apostrophes inside it ("t-shirt",
+    "don't"). Punctuation is not a word and its columns belong to none.
+
+    Args:
+        tokenizer: a fast tokenizer (it knows from which characters a token came) whose
+            `model_max_length` is the window of the text encoder, 77 for CLIP.
+        prompt: the prompt as typed.
+
+    Returns:
+        The words in their order; those that the window cuts have no columns.
+
+    Raises:
+        UserError: if the tokenizer is a slow one.
+    """
+    if not tokenizer.is_fast:
+        raise UserError(
+            "expected a fast tokenizer, which knows the place of each token in the prompt, but "
+            f"came {type(tokenizer).__name__}; load the pipeline with transformers 5 or newer"
+        )
+    # Without truncation, so that the words beyond the window are known too.
+    encoding = tokenizer(prompt, return_offsets_mapping=True, truncation=False, verbose=False)
+    # The last place inside the window belongs to the end token, whatever is cut.
+    window = tokenizer.model_max_length - 1
+    tokens = [
+        (column, start, stop)
+        for column, (start, stop) in enumerate(encoding["offset_mapping"])
+        if stop > start  # start and end tokens come from nowhere in the prompt
+    ]
+    words = []
+    for start, stop in _word_spans(prompt):
+        columns = tuple(column for column, a, b in tokens if a < stop and b > start)
+        inside = all(column < window for column in columns)
+        words.append(Word(prompt[start:stop], start, stop, columns if inside else ()))
+    return tuple(words)
+
+
+def cut_words(words: Sequence[Word]) -> tuple[Word, ...]:
+    """The words that the window of the text encoder cut off, wholly or in part."""
+    return tuple(word for word in words if not word.columns)
+
+
+def find_phrase(
+    words: Sequence[Word], phrase: str, occurrence: int | None = None
+) -> tuple[int, ...]:
+    """The columns of a word, or of several words that stand one after the other.
+
+    Capitals and punctuation are passed over: "Red, circle" finds "red circle".
+
+    Args:
+        words: what `split_words` gave.
+        phrase: one or more words.
+        occurrence: which one to take where the phrase stands several times, 0 the first. By
+            default all of them together.
+
+    Returns:
+        The columns, ascending, each once.
+
+    Raises:
+        WordNotFoundError: if the phrase is not in the prompt, or not that often.
+        UserError: if the phrase has no word in it, or the window cut some of it off.
+    """
+    wanted = [_folded(phrase[start:stop]) for start, stop in _word_spans(phrase)]
+    if not wanted:
+        raise UserError(f"expected a word of the prompt, but {phrase!r} has no letter or digit")
+    there = [_folded(word.text) for word in words]
+    found = [
+        words[at : at + len(wanted)]
+        for at in range(len(there) - len(wanted) + 1)
+        if there[at : at + len(wanted)] == wanted
+    ]
+    if not found:
+        raise WordNotFoundError(_not_found(words, phrase, wanted, there))
+    if occurrence is not None:
+        if not 0 <= occurrence < len(found):
+            raise WordNotFoundError(
+                f"{phrase!r} stands {_times(len(found))} in the prompt, so occurrence must be "
+                f"{'0' if len(found) == 1 else f'0 to {len(found) - 1}'}, but came {occurrence}"
+            )
+        found = [found[occurrence]]
+    cut = cut_words([word for run in found for word in run])
+    if cut:
+        raise UserError(
+            f"{phrase!r} goes beyond the window of the text encoder, which cut off "
+            f"{_listed(word.text for word in cut)}; move it to the front or shorten the prompt"
+        )
+    return tuple(sorted({column for run in found for word in run for column in word.columns}))
+
+
+def _word_spans(text: str) -> list[tuple[int, int]]:
+    """Start and stop of each word. One class letter a character keeps the offsets."""
+    return [match.span() for match in _WORD.finditer("".join(map(_character_class, text)))]
+
+
+def _character_class(character: str) -> str:
+    if character in _JOINERS:
+        return "j"
+    # Marks (the vowel signs of Devanagari, a combining accent) are inside words but begin none.
+    return {"L": "l", "N": "l", "M": "m"}.get(unicodedata.category(character)[0], ".")
+
+
+def _folded(text: str) -> str:
+    return unicodedata.normalize("NFC", text).casefold()
+
+
+def _listed(texts: Iterable[str]) -> str:
+    return ", ".join(repr(text) for text in texts)
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count} times"
+
+
+def _not_found(words: Sequence[Word], phrase: str, wanted: list[str], there: list[str]) -> str:
+    if not words:
+        return f"{phrase!r} is not in the prompt, which has no words; give the prompt some text"
+    missing = [word for word in wanted if word not in there]
+    listed = _listed(dict.fromkeys(word.text for word in words))
+    if not missing:
+        return f"the words of {phrase!r} do not stand next to each other; the prompt has {listed}"
+    hint = nearest(missing[0], there)
+    return f"{missing[0]!r} is not in the prompt{hint}; its words are {listed}"

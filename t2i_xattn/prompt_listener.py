@@ -1,0 +1,121 @@
+"""Learns the prompts of a run by listening at the pipeline's own `encode_prompt`."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from t2i_xattn.prompt import Word, split_words
+
+
+@dataclass(frozen=True)
+class EncodedPrompts:
+    """What a pipeline was asked to draw, one entry a picture, in the order of the pictures.
+
+    Attributes:
+        prompts: the prompt of each picture; None where it was given as embeddings only.
+        words: the words of each prompt; empty where there is no text.
+        guided: whether an unconditional half was encoded too.
+    """
+
+    prompts: tuple[str | None, ...]
+    words: tuple[tuple[Word, ...], ...]
+    guided: bool
+
+
+def can_listen(pipe: Any) -> bool:
+    """Whether the pipeline encodes its prompts by a method that can be listened to."""
+    return _method_name(pipe) is not None
+
+
+@contextmanager
+def listen(pipe: Any, heard: Callable[[EncodedPrompts], None]) -> Iterator[None]:
+    """Calls `heard` before each `encode_prompt` of this pipeline; what it raises stops the run.
+
+    The method is covered on the instance only, and uncovered when the last listener leaves, in
+    whatever order they do. A pipeline without the method is left as it is, unheard.
+    """
+    name = _method_name(pipe)
+    if name is None:
+        yield
+        return
+    signature = _signature(pipe, name)
+    # The instance's dictionary, past `DiffusionPipeline.__setattr__`, which is for components.
+    own = vars(pipe)
+    before = own.get(name)
+    listening = before if isinstance(before, _Listening) else _Listening(pipe, name, signature)
+    own[name] = listening
+    listening.listeners.append(heard)
+    try:
+        yield
+    finally:
+        listening.listeners.remove(heard)
+        if not listening.listeners and own.get(name) is listening:
+            if listening.covered is None:
+                del own[name]
+            else:
+                own[name] = listening.covered
+
+
+class _Listening:
+    """Stands in for the method on the instance, with its name, documentation and signature."""
+
+    def __init__(self, pipe: Any, name: str, signature: inspect.Signature) -> None:
+        self.pipe = pipe
+        self.covered = vars(pipe).get(name)
+        self.method = getattr(pipe, name)
+        self.signature = signature
+        self.listeners: list[Callable[[EncodedPrompts], None]] = []
+        functools.update_wrapper(self, self.method)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        bound = self.signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        encoded = _encoded(self.pipe, bound.arguments)
+        for heard in self.listeners:
+            heard(encoded)
+        return self.method(*args, **kwargs)
+
+
+def _method_name(pipe: Any) -> str | None:
+    # `_encode_prompt` is the older name, still the only one in InstructPix2Pix.
+    for name in ("encode_prompt", "_encode_prompt"):
+        if hasattr(pipe, name) and "prompt" in _signature(pipe, name).parameters:
+            return name
+    return None
+
+
+def _signature(pipe: Any, name: str) -> inspect.Signature:
+    """The method's signature; the class's, if somebody put a bare `(*args, **kwargs)` before it."""
+    signature = inspect.signature(getattr(pipe, name))
+    if "prompt" not in signature.parameters and hasattr(type(pipe), name):
+        return inspect.signature(getattr(type(pipe), name).__get__(pipe))
+    return signature
+
+
+def _encoded(pipe: Any, arguments: dict[str, Any]) -> EncodedPrompts:
+    prompt, embeds = arguments.get("prompt"), arguments.get("prompt_embeds")
+    prompts: list[str | None]
+    if embeds is not None:
+        # The embeddings win over a text given beside them, in diffusers too.
+        prompts = [None] * embeds.shape[0]
+    elif isinstance(prompt, str):
+        prompts = [prompt]
+    else:
+        prompts = list(prompt or ())
+    # A textual inversion of several vectors stands for several tokens; this is what is tokenized.
+    convert = getattr(pipe, "maybe_convert_prompt", None)
+    if convert is not None:
+        prompts = [p if p is None else convert(p, pipe.tokenizer) for p in prompts]
+    words = [() if p is None else split_words(pipe.tokenizer, p) for p in prompts]
+    # Prompt-major, as the pipelines repeat the embeddings: a a b b.
+    images = arguments.get("num_images_per_prompt") or 1
+    return EncodedPrompts(
+        prompts=tuple(p for p in prompts for _ in range(images)),
+        words=tuple(w for w in words for _ in range(images)),
+        guided=bool(arguments.get("do_classifier_free_guidance", False)),
+    )

@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import state_of
+from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
+from torch import nn
+
+from t2i_xattn.recording import record
+
+Draw = Callable[..., np.ndarray]
+
+
+@pytest.fixture
+def diffusers_log(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> pytest.LogCaptureFixture:
+    """What diffusers warns about; by itself it keeps its log from the root logger."""
+    monkeypatch.setattr(logging.getLogger("diffusers"), "propagate", True)
+    caplog.set_level(logging.WARNING)
+    return caplog
+
+
+class Doubling:
+    """A user's own processor, with a keyword of its own."""
+
+    def __init__(self) -> None:
+        self.inner = AttnProcessor2_0()
+        self.moods: list[Any] = []
+
+    def __call__(
+        self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, mood=None
+    ):
+        self.moods.append(mood)
+        return 2 * self.inner(attn, hidden_states, encoder_hidden_states, attention_mask)
+
+
+class Scaling(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.strength = nn.Parameter(torch.tensor(0.5))
+
+    def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None):
+        out = AttnProcessor2_0()(attn, hidden_states, encoder_hidden_states, attention_mask)
+        return out * self.strength
+
+
+class TestComposition:
+    @pytest.mark.parametrize("make", [Doubling, Scaling, AttnProcessor])
+    def test_with_another_processor(self, pipe: Any, draw: Draw, make: Callable[[], Any]) -> None:
+        default = draw(pipe)
+        pipe.unet.set_attn_processor({name: make() for name in pipe.unet.attn_processors})
+        plain = draw(pipe)
+        assert make is AttnProcessor or plain.tobytes() != default.tobytes()
+        before = state_of(pipe)
+        with record(pipe) as trace:
+            assert state_of(pipe)["keys"] == before["keys"]
+            assert draw(pipe).tobytes() == plain.tobytes()
+        assert state_of(pipe) == before
+        assert np.allclose(trace.maps[trace.sites[0].name].sum(-1), 1, atol=1e-5)
+
+    def test_attention_slicing(self, pipe: Any, draw: Draw) -> None:
+        pipe.enable_attention_slicing(1)
+        plain = draw(pipe)
+        with record(pipe) as trace:
+            assert draw(pipe).tobytes() == plain.tobytes()
+        assert trace.heatmap("red").share > 0
+
+    def test_cross_attention_kwargs(
+        self, pipe: Any, draw: Draw, diffusers_log: pytest.LogCaptureFixture
+    ) -> None:
+        """They reach the processor under the wrapper, and nobody warns."""
+        mine = Doubling()
+        pipe.unet.set_attn_processor(mine)
+        plain = draw(pipe, cross_attention_kwargs={"mood": "blue"})
+        moods = list(mine.moods)
+        mine.moods.clear()
+        with record(pipe):
+            recorded = draw(pipe, cross_attention_kwargs={"mood": "blue"})
+        assert recorded.tobytes() == plain.tobytes()
+        assert not diffusers_log.records
+        assert mine.moods == moods
+        assert set(moods) == {"blue"}
+
+    def test_the_scale_of_lora(self, pipe: Any, diffusers_log: pytest.LogCaptureFixture) -> None:
+        """By the UNet: without peft, the stock pipeline fails at its text encoder."""
+        inputs = torch.randn(1, 4, 8, 8), 1, torch.randn(1, 77, 32)
+        with torch.no_grad():
+            plain = pipe.unet(*inputs, cross_attention_kwargs={"scale": 0.5}).sample
+            before = [record.getMessage() for record in diffusers_log.records]
+            diffusers_log.clear()
+            with record(pipe) as trace:
+                recorded = pipe.unet(*inputs, cross_attention_kwargs={"scale": 0.5}).sample
+        assert torch.equal(recorded, plain)
+        assert [record.getMessage() for record in diffusers_log.records] == before
+        assert trace.settings["calls"] == 1
+
+    def test_an_unknown_keyword_is_warned_about_as_ever(
+        self, pipe: Any, draw: Draw, diffusers_log: pytest.LogCaptureFixture
+    ) -> None:
+        pipe.unet.set_attn_processor(Doubling())
+        with record(pipe):
+            draw(pipe, cross_attention_kwargs={"wrong": 1})
+        assert any("['wrong'] are not expected" in r.getMessage() for r in diffusers_log.records)
+
+    def test_a_compiled_unet(self, pipe: Any, draw: Draw) -> None:
+        with record(pipe) as expected:
+            plain = draw(pipe)
+        pipe.unet = torch.compile(pipe.unet, fullgraph=True, backend="eager")
+        with record(pipe) as trace:
+            assert np.allclose(draw(pipe), plain, atol=1e-5)
+        for name, maps in expected.maps.items():
+            assert np.allclose(trace.maps[name], maps, atol=1e-5)
+
+    def test_half_precision(self, pipe: Any, draw: Draw) -> None:
+        pipe.to(torch.bfloat16)
+        plain = draw(pipe)
+        with record(pipe) as trace:
+            assert draw(pipe).tobytes() == plain.tobytes()
+        assert trace.maps[trace.sites[0].name].dtype == np.float32
+        assert np.allclose(trace.maps[trace.sites[0].name].sum(-1), 1, atol=1e-5)

@@ -1,0 +1,178 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import make_unet, state_of
+from diffusers.models.attention_processor import AttnProcessor
+
+from t2i_xattn.errors import UserError
+from t2i_xattn.recording import record
+from t2i_xattn.sites import find_sites, walk_sites
+
+Draw = Callable[..., np.ndarray]
+
+
+class TestLeaving:
+    def test_after_success(self, pipe: Any, draw: Draw) -> None:
+        draw(pipe)
+        before = state_of(pipe)
+        with record(pipe):
+            assert state_of(pipe)["processors"] != before["processors"]
+            draw(pipe)
+        assert state_of(pipe) == before
+
+    def test_after_an_exception_in_the_context(self, pipe: Any) -> None:
+        before = state_of(pipe)
+        with pytest.raises(RuntimeError, match="mine"), record(pipe) as trace:
+            raise RuntimeError("mine")
+        assert state_of(pipe) == before
+        with pytest.raises(UserError, match="has not run yet"):
+            _ = trace.maps
+
+    def test_after_an_exception_in_the_unet(self, pipe: Any, draw: Draw) -> None:
+        draw(pipe)
+        before = state_of(pipe)
+
+        def fail(*_: Any) -> None:
+            raise RuntimeError("inside")
+
+        handle = pipe.unet.up_blocks[-1].register_forward_pre_hook(fail)
+        with pytest.raises(RuntimeError, match="inside"), record(pipe) as trace:
+            draw(pipe)
+        handle.remove()
+        assert state_of(pipe) == before
+        with pytest.raises(UserError, match="broke off inside UNet call 1; record it again"):
+            trace.heatmap("red")
+
+    def test_after_an_exception_between_steps(self, pipe: Any, draw: Draw) -> None:
+        """What was recorded until then is whole, and kept."""
+        draw(pipe)
+        before = state_of(pipe)
+
+        def stop(*_: Any) -> dict[str, Any]:
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt), record(pipe) as trace:
+            draw(pipe, callback_on_step_end=stop)
+        assert state_of(pipe) == before
+        assert trace.settings["calls"] == 1
+        assert trace.heatmap("red").share > 0
+
+    def test_a_covered_method_is_covered_again(self, pipe: Any, draw: Draw) -> None:
+        method = pipe.encode_prompt
+        mine = lambda *args, **kwargs: method(*args, **kwargs)  # noqa: E731
+        pipe.encode_prompt = mine
+        with record(pipe) as trace:
+            draw(pipe)
+        assert vars(pipe)["encode_prompt"] is mine
+        assert trace.prompts == ("a red circle",)
+
+    def test_a_processor_installed_meanwhile_stays(self, pipe: Any, draw: Draw) -> None:
+        other = AttnProcessor()
+        attn = pipe.unet.mid_block.attentions[0].transformer_blocks[0].attn2
+        with record(pipe) as trace:
+            attn.set_processor(other)
+            draw(pipe)
+        assert attn.processor is other
+        with pytest.raises(UserError, match=r"calls at mid_block.* its processor was replaced"):
+            _ = trace.maps
+
+
+class TestNesting:
+    def test_both_get_full_maps(self, pipe: Any, draw: Draw) -> None:
+        plain = draw(pipe)
+        before = state_of(pipe)
+        with record(pipe) as outer, record(pipe) as inner:
+            assert draw(pipe).tobytes() == plain.tobytes()
+        assert state_of(pipe) == before
+        assert inner.prompts == outer.prompts == ("a red circle",)
+        for name, maps in outer.maps.items():
+            assert (maps == inner.maps[name]).all()
+            assert np.allclose(maps.sum(-1), 1, atol=1e-5)
+
+    def test_left_in_any_order(self, pipe: Any, draw: Draw) -> None:
+        plain = draw(pipe)
+        before = state_of(pipe)
+        first, second = record(pipe), record(pipe)
+        one = first.__enter__()
+        two = second.__enter__()
+        first.__exit__(None, None, None)
+        assert draw(pipe).tobytes() == plain.tobytes()
+        second.__exit__(None, None, None)
+        assert state_of(pipe) == before
+        assert two.heatmap("red").share > 0
+        with pytest.raises(UserError, match="has not run yet"):
+            _ = one.words
+
+
+class TestOneRun:
+    def test_a_second_run_is_refused_before_its_first_step(self, pipe: Any, draw: Draw) -> None:
+        steps = []
+        with record(pipe) as trace:
+            draw(pipe)
+            with pytest.raises(UserError, match=r"one run inside .* but a second one begins; open"):
+                draw(pipe, "blue", callback_on_step_end=lambda *a: steps.append(1) or a[3])
+        assert not steps
+        assert trace.prompts == ("a red circle",)
+        assert trace.settings["calls"] == 2
+
+    def test_reading_before_between_and_after(self, pipe: Any, draw: Draw) -> None:
+        with record(pipe) as trace:
+            for read in (lambda: trace.maps, lambda: trace.words, lambda: trace.heatmap("red")):
+                with pytest.raises(UserError, match="has not run yet"):
+                    read()
+            draw(pipe)
+            inside = trace.heatmap("red").array
+        assert (trace.heatmap("red").array == inside).all()
+
+    def test_another_size_within_one_run(self, pipe: Any) -> None:
+        text = torch.randn(1, 77, 32)
+        with record(pipe), torch.no_grad():
+            pipe.unet(torch.randn(1, 4, 8, 8), 1, text)
+            with pytest.raises(UserError, match="record each run on its own"):
+                pipe.unet(torch.randn(1, 4, 8, 16), 1, text)
+
+    def test_memory_is_the_same_for_2_and_for_6_steps(self, pipe: Any, draw: Draw) -> None:
+        kept = []
+        for steps in (2, 6):
+            with record(pipe):
+                draw(pipe, num_inference_steps=steps)
+                held = {
+                    a.processor.accumulator.data_ptr(): a.processor.accumulator.nbytes
+                    for s, a in walk_sites(pipe.unet)
+                    if s.kind == "cross"
+                }
+            kept.append(sum(held.values()))
+        levels = [site.level for site in find_sites(pipe.unet)]
+        assert kept == [4 * 77 * sum((8 >> level) ** 2 for level in levels)] * 2
+
+
+class TestRefusals:
+    def test_no_unet(self) -> None:
+        with (
+            pytest.raises(UserError, match="pipeline with a `unet`, but came object; record"),
+            record(object()),
+        ):
+            pass
+
+    def test_no_cross_attention(self, pipe: Any) -> None:
+        pipe.unet = make_unet(
+            down_block_types=("DownBlock2D",) * 3,
+            up_block_types=("UpBlock2D",) * 3,
+            mid_block_type=None,
+        )
+        before = state_of(pipe)
+        with pytest.raises(UserError, match="but UNet2DConditionModel has none"), record(pipe):
+            pass
+        assert state_of(pipe) == before
+
+    def test_a_third_branch(self, pipe: Any) -> None:
+        """A batch that is not one or two rows an image is not halved."""
+        with record(pipe), torch.no_grad():
+            text = pipe.encode_prompt("red", "cpu", 1, True)[0]
+            with pytest.raises(UserError, match=r"expected 2 rows .* but came 3"):
+                pipe.unet(torch.randn(3, 4, 8, 8), 1, text.expand(3, -1, -1))

@@ -1,0 +1,232 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
+
+from t2i_xattn.errors import TraceFileError, UserError, WordNotFoundError
+from t2i_xattn.prompt import Word
+from t2i_xattn.sites import AttentionSite
+from t2i_xattn.trace import RecordedRun, Trace
+
+SITES = (
+    AttentionSite("down.attn2", "cross", "down", 0, 2),
+    AttentionSite("mid.attn2", "cross", "mid", 1, 2),
+)
+WORDS = (Word("red", 0, 3, (1,)), Word("cat", 4, 7, (2, 3)), Word("red", 8, 11, (4,)))
+
+
+def make_run() -> RecordedRun:
+    """Two images of a 3 × 5 latent, the second without text; shares that sum to 1."""
+    generator = np.random.default_rng(0)
+    maps = {}
+    for site in SITES:
+        logits = generator.normal(size=(2, *site.size(3, 5), 6))
+        shares = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+        maps[site.name] = shares.astype(np.float32)
+    return RecordedRun(
+        maps=maps,
+        sites=SITES,
+        prompts=("red cat red", None),
+        words=(WORDS, ()),
+        latent_size=(3, 5),
+        picture_size=(24, 40),
+        settings={"calls": 2, "timesteps": [981.0, 1.0], "guidance_scale": None},
+    )
+
+
+@pytest.fixture
+def trace() -> Trace:
+    return Trace(make_run())
+
+
+def test_heat_maps_have_the_pictures_size_and_unit(trace: Trace) -> None:
+    heat = trace.heatmap("cat")
+    assert heat.array.shape == (24, 40)
+    assert heat.word == "cat"
+    total = sum(trace.heatmap(columns=[column]).array for column in range(6))
+    assert np.allclose(total, 1, atol=1e-6)
+
+
+def test_tokens_and_occurrences_add_up(trace: Trace) -> None:
+    column = [trace.heatmap(columns=[index]).array for index in range(6)]
+    assert np.allclose(trace.heatmap("cat").array, column[2] + column[3])
+    assert np.allclose(trace.heatmap("red").array, column[1] + column[4])
+    assert np.allclose(trace.heatmap("RED", occurrence=1).array, column[4])
+    assert np.allclose(trace.heatmap("red cat").array, column[1] + column[2] + column[3])
+    assert np.allclose(trace.heatmap(columns=[2, 2]).array, column[2])
+
+
+def test_images_apart(trace: Trace) -> None:
+    first, second = (trace.heatmap(columns=[1], image=image).array for image in (0, 1))
+    assert not np.allclose(first, second, atol=1e-3)
+    assert trace.words == WORDS
+    assert trace.words_of(1) == ()
+
+
+def test_choosing_sites(trace: Trace) -> None:
+    fine = trace.heatmap("cat", sites=lambda site: site.level == 0).array
+    coarse = trace.heatmap("cat", sites=["mid.attn2"]).array
+    assert np.allclose(trace.heatmap("cat").array, (fine + coarse) / 2)
+    assert (trace.heatmap("cat", sites="mid.attn2").array == coarse).all()
+    assert not np.allclose(fine, coarse, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"phrase": "cat", "sites": ["mid.atn2"]}, r"'mid.atn2' \(did you mean 'mid.attn2'\?\)"),
+        ({"phrase": "cat", "sites": lambda site: False}, "leaves none of 2"),
+        ({"phrase": "cat", "image": 2}, "an image from 0 to 1, but came 2"),
+        ({"phrase": "cat", "image": -1}, "an image from 0 to 1, but came -1"),
+        ({"columns": [6]}, r"columns from 0 to 5, but came \[6\]"),
+        ({"columns": []}, r"columns from 0 to 5, but came \[\]"),
+        ({}, "give just one"),
+        ({"phrase": "cat", "columns": [1]}, "give just one"),
+        ({"phrase": "cat", "image": 1}, "given as embeddings; ask by columns"),
+    ],
+)
+def test_mistakes(trace: Trace, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        trace.heatmap(**options)
+
+
+def test_a_word_that_is_not_there(trace: Trace) -> None:
+    with pytest.raises(WordNotFoundError, match="did you mean 'cat'"):
+        trace.heatmap("cats")
+
+
+def test_an_aggregate_of_the_users_own(trace: Trace) -> None:
+    heat = trace.heatmap("cat", aggregate=lambda maps, size: np.full(size, len(maps)))
+    assert (heat.array == 2).all()
+
+
+class TestFile:
+    @pytest.fixture
+    def path(self, trace: Trace, tmp_path: Path) -> Path:
+        trace.save(tmp_path / "run.safetensors")
+        return tmp_path / "run.safetensors"
+
+    def test_round_trip(self, trace: Trace, path: Path) -> None:
+        loaded = Trace.load(path)
+        for name, maps in trace.maps.items():
+            assert loaded.maps[name].dtype == np.float32
+            assert (loaded.maps[name] == maps).all()
+        assert list(loaded.maps) == list(trace.maps)
+        assert loaded.sites == trace.sites
+        assert loaded.prompts == trace.prompts
+        assert loaded.words == WORDS
+        assert loaded.words_of(1) == ()
+        assert loaded.picture_size == (24, 40)
+        assert loaded.run.latent_size == (3, 5)
+        assert loaded.settings == trace.settings
+        assert (loaded.heatmap("red cat").array == trace.heatmap("red cat").array).all()
+
+    def test_only_the_file_is_left(self, path: Path, trace: Trace) -> None:
+        trace.save(path)
+        assert list(path.parent.iterdir()) == [path]
+
+    def test_a_failed_save_leaves_the_old_file(
+        self, path: Path, trace: Trace, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        before = path.read_bytes()
+
+        def full(*_: Any) -> None:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(Path, "replace", full)
+        with pytest.raises(UserError, match="No space left on device"):
+            trace.save(path)
+        assert path.read_bytes() == before
+        assert list(path.parent.iterdir()) == [path]
+
+    def test_no_such_folder(self, trace: Trace, tmp_path: Path) -> None:
+        with pytest.raises(UserError, match="No such file or directory; choose an existing"):
+            trace.save(tmp_path / "nowhere" / "run.safetensors")
+
+    def test_needs_no_model_library(self, path: Path) -> None:
+        code = (
+            "import sys; from t2i_xattn import Trace; "
+            f"heat = Trace.load({str(path)!r}).heatmap('red'); heat.box(); "
+            "assert not {'diffusers', 'transformers'} & set(sys.modules)"
+        )
+        subprocess.run([sys.executable, "-c", code], check=True)
+
+    def test_missing(self, tmp_path: Path) -> None:
+        with pytest.raises(TraceFileError, match="there is no file"):
+            Trace.load(tmp_path / "run.safetensors")
+
+    @pytest.mark.parametrize("keep", [0, 5, 200, -1])
+    def test_cut_short(self, path: Path, keep: int) -> None:
+        path.write_bytes(path.read_bytes()[:keep])
+        with pytest.raises(TraceFileError, match="of another kind or cut short"):
+            Trace.load(path)
+
+    def test_of_another_kind(self, path: Path) -> None:
+        path.write_text("a picture, say" * 100)
+        with pytest.raises(TraceFileError, match="of another kind or cut short"):
+            Trace.load(path)
+
+    def test_weights_are_not_a_trace(self, path: Path) -> None:
+        save_file({"weight": np.zeros(3, dtype=np.float32)}, path)
+        with pytest.raises(TraceFileError, match="without a trace's header"):
+            Trace.load(path)
+
+    def rewrite(self, path: Path, change: Any) -> None:
+        with safe_open(path, framework="np") as file:
+            header = json.loads(file.metadata()["t2i_xattn"])
+        tensors = load_file(path)
+        header = change(header, tensors) or header
+        save_file(tensors, path, metadata={"t2i_xattn": json.dumps(header)})
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            (lambda h, t: h.update(format_version=2), "format version 1, but .* has 2; read it"),
+            (lambda h, t: h.pop("format_version"), "damaged"),
+            (lambda h, t: ["a list"], "damaged"),
+            (lambda h, t: h.pop("words"), "damaged"),
+            (lambda h, t: h["words"][0][0].update(surprise=1), "damaged"),
+            (lambda h, t: h.update(latent_size=[4, 4]), "damaged"),
+            (lambda h, t: h["prompts"].append("one too many"), "damaged"),
+            (lambda h, t: h.update(shape=3), "damaged"),
+            (lambda h, t: h["shape"].update(more=[1]), "'more' is in one of the two only"),
+            (lambda h, t: t.__delitem__("mid.attn2"), "'mid.attn2' is in one of the two only"),
+            (
+                lambda h, t: t.update({"mid.attn2": t["mid.attn2"][..., :-1].copy()}),
+                r"float32 \[2, 2, 3, 6\] .* but came float32 \[2, 2, 3, 5\]",
+            ),
+            (
+                lambda h, t: t.update({"mid.attn2": t["mid.attn2"].astype(np.float64)}),
+                "but came float64",
+            ),
+        ],
+    )
+    def test_damaged(self, path: Path, change: Any, message: str) -> None:
+        self.rewrite(path, change)
+        with pytest.raises(TraceFileError, match=message):
+            Trace.load(path)
+
+    def test_the_header_itself_damaged(self, path: Path) -> None:
+        save_file(load_file(path), path, metadata={"t2i_xattn": "{"})
+        with pytest.raises(TraceFileError, match="damaged"):
+            Trace.load(path)
+
+
+def test_a_recorded_trace_survives_the_file(pipe: Any, draw: Any, tmp_path: Path) -> None:
+    from t2i_xattn.recording import record
+
+    with record(pipe) as trace:
+        draw(pipe, ["a red circle", "blue"])
+    trace.save(tmp_path / "run.safetensors")
+    loaded = Trace.load(tmp_path / "run.safetensors")
+    assert loaded.settings == trace.settings
+    assert loaded.words_of(1) == trace.words_of(1)
+    assert (loaded.heatmap("circle").array == trace.heatmap("circle").array).all()
