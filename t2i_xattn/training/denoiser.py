@@ -1,0 +1,99 @@
+"""Stage three: the UNet learns to denoise latents under a prompt."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from diffusers import AutoencoderTiny, DDIMScheduler, UNet2DConditionModel
+from torch import Tensor
+from torch.nn import functional
+from transformers import CLIPTokenizer
+
+from t2i_xattn.scenes import Description
+from t2i_xattn.scenes.layout import SIDE
+from t2i_xattn.training.batches import descriptions, pictures, training_scenes
+from t2i_xattn.training.loop import LossFunction, generator_for, seed_for
+from t2i_xattn.training.mask_loss import mask_loss, noun_targets, site_probs
+from t2i_xattn.training.recipe import Recipe
+from t2i_xattn.training.text import tokenize
+
+
+def new_denoiser(recipe: Recipe) -> UNet2DConditionModel:
+    """Fresh weights: cross-attention at 16 × 16, 8 × 8 and, in the middle, 4 × 4."""
+    settings = recipe.denoiser
+    return UNet2DConditionModel(
+        sample_size=SIDE // 8,
+        in_channels=recipe.autoencoder.latent_channels,
+        out_channels=recipe.autoencoder.latent_channels,
+        layers_per_block=1,
+        block_out_channels=tuple(settings.channels),
+        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+        cross_attention_dim=recipe.text.width,
+        attention_head_dim=settings.heads,  # the number of heads, in spite of its name
+    )
+
+
+def new_scheduler() -> DDIMScheduler:
+    """Velocity with zero terminal signal (Lin et al., arXiv 2305.08891)."""
+    return DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        prediction_type="v_prediction",
+        rescale_betas_zero_snr=True,
+        timestep_spacing="trailing",
+        clip_sample=False,
+        steps_offset=1,
+        set_alpha_to_one=False,
+    )
+
+
+def denoiser_loss(
+    recipe: Recipe,
+    autoencoder: AutoencoderTiny,
+    tokenizer: CLIPTokenizer,
+    accelerator: Accelerator,
+) -> LossFunction:
+    """Mean squared error of the velocity, on pictures drawn and encoded afresh.
+
+    With ``mask_loss`` above 0 in the recipe, TokenCompose's supervision of the noun maps is added.
+    """
+    settings = recipe.denoiser
+    scheduler = new_scheduler()
+    autoencoder = autoencoder.to(accelerator.device, memory_format=torch.channels_last)
+    scale = autoencoder.config.scaling_factor
+
+    def loss(module: Any, step: int) -> Tensor:
+        scenes, rng = training_scenes(seed_for(recipe.seed, "denoiser", step), settings.batch)
+        said = descriptions(scenes, rng, recipe.stray_words)
+        said = [
+            Description("", ()) if rng.random() < settings.drop_prompt else each for each in said
+        ]
+        ids = tokenize(tokenizer, [each.prompt for each in said]).to(accelerator.device)
+        images = pictures(scenes).to(accelerator.device, memory_format=torch.channels_last)
+        with torch.no_grad():
+            latents = autoencoder.encoder(images).float() * scale
+        random = generator_for(recipe.seed, "denoiser", step)
+        noise = torch.randn(latents.shape, generator=random).to(latents)
+        uniform = torch.rand(len(latents), generator=random)
+        steps = scheduler.config.num_train_timesteps
+        timesteps = (steps * uniform.pow(settings.timestep_power)).long().clamp(max=steps - 1)
+        timesteps = timesteps.to(latents.device)
+        noisy = scheduler.add_noise(latents, noise, timesteps)
+        target = scheduler.get_velocity(latents, noise, timesteps)
+        with torch.set_grad_enabled(settings.text_learning_rate > 0):
+            embeddings = module.text_encoder(ids).last_hidden_state
+        if not settings.mask_loss:
+            predicted = module.unet(noisy, timesteps, embeddings).sample
+            return functional.mse_loss(predicted.float(), target)
+        with site_probs(module.unet) as probs:
+            predicted = module.unet(noisy, timesteps, embeddings).sample
+        size = (latents.shape[-2], latents.shape[-1])
+        targets = noun_targets(tokenizer, scenes, said, size[0])
+        masked = mask_loss(probs, targets, size)
+        return functional.mse_loss(predicted.float(), target) + settings.mask_loss * masked
+
+    return loss

@@ -1,0 +1,55 @@
+"""A trained pipeline as the folder that ships: small, plain to load, with its card."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import StableDiffusionPipeline
+
+from t2i_xattn.training.recipe import Recipe
+
+CARD = "README.md"
+
+
+def export_pipeline(pipe: StableDiffusionPipeline, folder: Path, card: str) -> None:
+    """Write the pipeline and its card; an earlier folder is replaced, whole or not at all.
+
+    The weights are fp16 to be small. Without ``dtype=`` diffusers computes in fp32 from them, and
+    the text encoder's config asks transformers for the same, so that a plain ``from_pretrained``
+    works.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=".export-", dir=folder.parent))
+    try:
+        pipe.to(torch.float16).save_pretrained(work)
+        _edit_json(work / "text_encoder" / "config.json", dtype="float32")
+        # AutoencoderTiny derives it, writes it, and warns when it reads it again.
+        _edit_json(work / "vae" / "config.json", block_out_channels=None)
+        for each in ("unet", "vae", "text_encoder"):
+            # The folder that it was trained in is nobody's business.
+            _edit_json(work / each / "config.json", _name_or_path=None)
+        (work / CARD).write_text(card, "utf-8")
+        work.chmod(0o755)  # mkdtemp's folders are private
+        if folder.exists():
+            shutil.rmtree(folder)
+        work.replace(folder)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _edit_json(path: Path, **changes: Any) -> None:
+    """Set keys of a JSON file; ``None`` removes one."""
+    values = json.loads(path.read_text("utf-8")) | changes
+    kept = {key: value for key, value in values.items() if key not in changes or value is not None}
+    path.write_text(json.dumps(kept, indent=2, sort_keys=True) + "\n", "utf-8")
+
+
+def model_card(recipe: Recipe, run: Path, figures: Path | None) -> str:
+    """The card: recipe, pictures seen, time, losses, and the accuracy that was measured."""
+    curves = json.loads((run / "curves.json").read_text("utf-8"))
+    return json.dumps(curves)

@@ -1,0 +1,101 @@
+"""A training recipe, read from a TOML file and checked."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from t2i_xattn.errors import UserError
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """What every stage has: how long, how much at a time, how fast.
+
+    The learning rate rises over ``warmup`` steps, stays, and falls to zero over the last
+    ``decay`` steps. ``ema`` is the decay of the weights' moving average, which is what ships.
+    """
+
+    steps: int
+    batch: int
+    learning_rate: float
+    warmup: int
+    decay: int
+    ema: float
+
+    def rate(self, step: int) -> float:
+        """Learning rate at a step, as a fraction of ``learning_rate``."""
+        rise = (step + 1) / self.warmup if self.warmup else 1.0
+        fall = (self.steps - step) / self.decay if self.decay else 1.0
+        return max(0.0, min(1.0, rise, fall))
+
+
+@dataclass(frozen=True)
+class AutoencoderRecipe(Schedule):
+    crop: int
+    latent_channels: int
+    channels: int
+    encoder_blocks: list[int]
+    decoder_blocks: list[int]
+    latent_noise: float
+
+
+@dataclass(frozen=True)
+class TextRecipe(Schedule):
+    width: int
+    layers: int
+    heads: int
+
+
+@dataclass(frozen=True)
+class DenoiserRecipe(Schedule):
+    text_learning_rate: float
+    channels: list[int]
+    heads: int
+    drop_prompt: float
+    timestep_power: float
+    mask_loss: float
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All stages; the field names are those of the TOML file."""
+
+    seed: int
+    mixed_precision: str
+    stray_words: float
+    autoencoder: AutoencoderRecipe
+    text: TextRecipe
+    denoiser: DenoiserRecipe
+
+
+STAGES = {"autoencoder": AutoencoderRecipe, "text": TextRecipe, "denoiser": DenoiserRecipe}
+
+
+def _build(kind: type, values: dict[str, Any], place: str) -> Any:
+    expected = {field.name for field in fields(kind)}
+    if expected != set(values):
+        missing, unknown = sorted(expected - set(values)), sorted(set(values) - expected)
+        raise UserError(
+            f"The recipe's {place} has missing settings {missing} and unknown settings {unknown}; "
+            "compare it with t2i_xattn/training/recipes/shapes.toml."
+        )
+    return kind(**values)
+
+
+def load_recipe(path: Path) -> Recipe:
+    """Read a recipe.
+
+    Raises:
+        UserError: the file is not there, is not TOML, or has missing or unknown settings.
+    """
+    try:
+        raw = tomllib.loads(Path(path).read_text("utf-8"))
+    except OSError as error:
+        raise UserError(f"Expected a recipe file at {path}, got: {error.strerror}.") from error
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"Expected a TOML recipe in {path}, got: {error}.") from error
+    stages = {name: _build(kind, raw.pop(name, {}), f"[{name}]") for name, kind in STAGES.items()}
+    return _build(Recipe, raw | stages, "top level")

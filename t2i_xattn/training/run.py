@@ -1,0 +1,133 @@
+"""The whole training, from nothing to a pipeline of the averaged weights."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from diffusers import StableDiffusionPipeline
+from torch import nn
+
+from t2i_xattn.scenes import language
+from t2i_xattn.training.autoencoder import (
+    autoencoder_loss,
+    finish_autoencoder,
+    new_autoencoder,
+)
+from t2i_xattn.training.denoiser import denoiser_loss, new_denoiser, new_scheduler
+from t2i_xattn.training.loop import Curve, LossFunction, train_stage
+from t2i_xattn.training.recipe import Recipe, Schedule
+from t2i_xattn.training.text import Reader, new_text_encoder, text_loss
+from t2i_xattn.training.tokenizer import build_tokenizer
+
+
+class _Unfinished(Exception):
+    """The steps that this call may train are used up before the last stage ended."""
+
+
+class _Stages:
+    """Trains the stages of one run one after the other, within its steps."""
+
+    def __init__(self, folder: Path, accelerator: Accelerator, max_steps: int | None) -> None:
+        self.folder, self.accelerator, self.left = folder, accelerator, max_steps
+        self.curves: dict[str, Curve] = {}
+
+    def train(
+        self,
+        name: str,
+        loss: LossFunction,
+        schedule: Schedule,
+        rates: dict[str, float],
+        **children: nn.Module,
+    ) -> Any:
+        """The averaged weights of a stage; its children are those given by name."""
+        module = nn.Module()
+        for child_name, child in children.items():
+            module.add_module(child_name, child)
+        result = train_stage(
+            name,
+            module,
+            loss,
+            schedule,
+            self.folder,
+            rates=rates,
+            accelerator=self.accelerator,
+            max_steps=self.left,
+        )
+        if self.left is not None:
+            self.left -= result.trained
+        if not result.finished:
+            raise _Unfinished
+        self.curves[name] = result.curve
+        (self.folder / "curves.json").write_text(json.dumps(self.curves), "utf-8")
+        return result.averaged
+
+
+def train_pipeline(
+    recipe: Recipe, folder: Path, *, max_steps: int | None = None
+) -> StableDiffusionPipeline | None:
+    """Train what is not trained yet and return the pipeline of the averaged weights.
+
+    Args:
+        recipe: the settings.
+        folder: checkpoints, one a stage, and ``curves.json``, the losses of the finished stages. A
+            call with the same folder goes on where the last one stopped.
+        max_steps: train at most this many steps, over all stages, in this call.
+
+    Returns:
+        The pipeline, or ``None`` where ``max_steps`` came before the end.
+    """
+    accelerator = Accelerator(mixed_precision=recipe.mixed_precision)
+    stages = _Stages(folder, accelerator, max_steps)
+    tokenizer = build_tokenizer(language().vocabulary())
+    try:
+        torch.manual_seed(recipe.seed)
+        model = new_autoencoder(recipe).to(memory_format=torch.channels_last)
+        averaged = stages.train(
+            "autoencoder",
+            autoencoder_loss(recipe, accelerator),
+            recipe.autoencoder,
+            {"model": recipe.autoencoder.learning_rate},
+            model=model,
+        )
+        autoencoder = finish_autoencoder(averaged.model, recipe, accelerator)
+
+        torch.manual_seed(recipe.seed + 1)
+        averaged = stages.train(
+            "text",
+            text_loss(recipe, tokenizer, accelerator),
+            recipe.text,
+            dict.fromkeys(("text_encoder", "reader"), recipe.text.learning_rate),
+            text_encoder=new_text_encoder(recipe, tokenizer),
+            reader=Reader(recipe.text),
+        )
+
+        torch.manual_seed(recipe.seed + 2)
+        # It comes from a moving average, which has no gradients.
+        averaged.text_encoder.requires_grad_(recipe.denoiser.text_learning_rate > 0)
+        averaged = stages.train(
+            "denoiser",
+            denoiser_loss(recipe, autoencoder, tokenizer, accelerator),
+            recipe.denoiser,
+            {
+                "text_encoder": recipe.denoiser.text_learning_rate,
+                "unet": recipe.denoiser.learning_rate,
+            },
+            text_encoder=averaged.text_encoder,
+            unet=new_denoiser(recipe),
+        )
+    except _Unfinished:
+        return None
+    return StableDiffusionPipeline(
+        vae=autoencoder,
+        text_encoder=averaged.text_encoder.eval(),
+        tokenizer=tokenizer,
+        unet=averaged.unet.eval(),
+        scheduler=new_scheduler(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )

@@ -1,0 +1,163 @@
+"""The recipe, the tokenizer, and a training that goes on where it was stopped."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+from safetensors.torch import load_file
+from torch import nn
+
+from t2i_xattn.errors import UserError
+from t2i_xattn.scenes import language, sample_scene
+from t2i_xattn.training.batches import descriptions, training_scenes
+from t2i_xattn.training.loop import train_stage
+from t2i_xattn.training.recipe import Recipe, Schedule, load_recipe
+from t2i_xattn.training.run import train_pipeline
+from t2i_xattn.training.text import Answers
+from t2i_xattn.training.tokenizer import build_tokenizer
+
+RECIPE = Path(__file__).parents[1] / "t2i_xattn" / "training" / "recipes" / "shapes.toml"
+
+
+@pytest.fixture(scope="module")
+def tiny() -> Recipe:
+    """The shipped recipe at a size that trains in seconds."""
+    recipe = load_recipe(RECIPE)
+    short = {"steps": 4, "batch": 2, "warmup": 2, "decay": 2}
+    return dataclasses.replace(
+        recipe,
+        mixed_precision="no",
+        autoencoder=dataclasses.replace(
+            recipe.autoencoder, **short, channels=8, encoder_blocks=[0, 1, 1, 1],
+            decoder_blocks=[1, 1, 1, 0],
+        ),
+        text=dataclasses.replace(recipe.text, **short, width=32, layers=1, heads=2),
+        denoiser=dataclasses.replace(recipe.denoiser, **short, channels=[32, 32, 32], heads=2),
+    )  # fmt: skip
+
+
+def test_each_word_of_the_language_is_one_token_and_any_other_is_bytes() -> None:
+    words = language().vocabulary()
+    tokenizer = build_tokenizer(words)
+    assert [word for word in words if len(tokenizer.tokenize(word)) != 1] == []
+    assert len(tokenizer.tokenize("zorp")) > 1
+    assert tokenizer.decode(tokenizer("zorp 猫").input_ids, skip_special_tokens=True) == "zorp 猫"
+    assert tokenizer.model_max_length == 77
+
+
+def test_learning_rate_rises_stays_and_falls_to_zero() -> None:
+    schedule = Schedule(steps=100, batch=1, learning_rate=1.0, warmup=10, decay=20, ema=0.9)
+    assert schedule.rate(0) == pytest.approx(0.1)
+    assert schedule.rate(50) == 1.0
+    assert schedule.rate(90) == pytest.approx(0.5)
+    assert schedule.rate(100) == 0.0
+
+
+def test_a_recipe_with_a_wrong_setting_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.toml"
+    path.write_text(RECIPE.read_text("utf-8").replace("latent_noise", "laten_noise"), "utf-8")
+    with pytest.raises(UserError, match=r"missing settings \['latent_noise'\].*laten_noise"):
+        load_recipe(path)
+    with pytest.raises(UserError, match="Expected a recipe file"):
+        load_recipe(tmp_path / "none.toml")
+
+
+def test_a_training_scene_never_holds_what_is_held_out() -> None:
+    scenes, _ = training_scenes([1], 300)
+    assert not any(language().is_held_out(scene.kinds()) for scene in scenes)
+
+
+def test_answers_are_those_of_the_scene() -> None:
+    words = language()
+    colours, shapes = list(words.colours), list(words.shapes)
+    scenes = [sample_scene(seed, objects=2) for seed in range(20)]
+    answers = Answers.of(scenes)
+    for index, scene in enumerate(scenes):
+        assert answers.ground[index] == list(words.grounds).index(scene.ground)
+        found = {colours[i] for i in answers.present[index, : len(colours)].nonzero()}
+        assert found == {each.colour for each in scene.objects}
+        for each in scene.objects:
+            question = colours.index(each.colour)
+            alone = sum(other.colour == each.colour for other in scene.objects) == 1
+            assert bool(answers.single[index, question]) == alone
+            if alone:
+                assert shapes[answers.partner[index, question]] == each.shape
+                assert answers.column[index, question] == int(each.x / 16)
+                assert answers.row[index, question] == int(each.y / 16)
+
+
+def test_a_run_that_was_stopped_ends_at_the_same_weights(tiny: Recipe, tmp_path: Path) -> None:
+    straight = train_pipeline(tiny, tmp_path / "straight")
+    # Twelve steps in all, four a stage: stops lie inside stages and between them.
+    for steps in (3, 1, 2, 5):
+        assert train_pipeline(tiny, tmp_path / "stopped", max_steps=steps) is None
+    resumed = train_pipeline(tiny, tmp_path / "stopped")
+    for part in ("vae", "text_encoder", "unet"):
+        expected = getattr(straight, part).state_dict()
+        found = getattr(resumed, part).state_dict()
+        assert all(torch.equal(expected[key], found[key]) for key in expected), part
+
+
+def test_an_interrupt_saves_and_the_run_goes_on(tmp_path: Path) -> None:
+    schedule = Schedule(steps=6, batch=1, learning_rate=0.1, warmup=0, decay=0, ema=0.5)
+    accelerator = Accelerator(mixed_precision="no", cpu=True)
+
+    def module() -> nn.Module:
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(3, 1))
+
+    def loss(model: nn.Module, step: int) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(step)
+        return model(torch.randn(4, 3, generator=generator)).square().mean()
+
+    def interrupted(model: nn.Module, step: int) -> torch.Tensor:
+        if step == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return loss(model, step)
+
+    def train(name: str, function: object) -> nn.Module:
+        return train_stage(
+            name, module(), function, schedule, tmp_path, rates={"0": 0.1}, accelerator=accelerator
+        ).averaged
+
+    straight = train("straight", loss)
+    with pytest.raises(KeyboardInterrupt):
+        train("broken", interrupted)
+    assert "module.0.weight" in load_file(tmp_path / "broken.safetensors")
+    resumed = train("broken", loss)
+    assert torch.equal(straight[0].weight, resumed[0].weight)
+
+
+@pytest.mark.slow
+def test_training_lowers_the_loss_of_every_stage(tiny: Recipe, tmp_path: Path) -> None:
+    longer = {"steps": 100, "batch": 4, "decay": 0}
+    recipe = dataclasses.replace(
+        tiny,
+        autoencoder=dataclasses.replace(tiny.autoencoder, **longer),
+        text=dataclasses.replace(tiny.text, **longer),
+        denoiser=dataclasses.replace(tiny.denoiser, **longer),
+    )
+    train_pipeline(recipe, tmp_path)
+    curves = json.loads((tmp_path / "curves.json").read_text("utf-8"))
+    for stage, curve in curves.items():
+        # The text stage starts near its end: it has mostly learned how much ground there is.
+        assert curve[-1][1] < 0.95 * curve[0][1], (stage, curve)
+
+
+def test_descriptions_draw_stray_words_only_when_asked() -> None:
+    scenes, rng = training_scenes([5], 200)
+    known = set(language().vocabulary())
+
+    def strays(chance: float) -> int:
+        said = descriptions(scenes, rng, chance)
+        return sum(word.text not in known for each in said for word in each.words)
+
+    assert strays(0.0) == 0
+    assert strays(0.5) > 20
