@@ -1,0 +1,74 @@
+"""What each word did in a picture: the numbers of a table, and the files of a folder."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from t2i_xattn.render import contact_sheet
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from t2i_xattn.maps import HeatMap
+    from t2i_xattn.regions import Box
+    from t2i_xattn.trace import Trace
+
+
+@dataclass(frozen=True)
+class WordReport:
+    """One row of the table.
+
+    Attributes:
+        word: the word or phrase.
+        share: its share of attention, 0 to 1, mean over the picture.
+        box: where it looked: the box of the map's mask, in pixels; None for a flat map.
+        peak: row and column of the highest value.
+        peakedness: 0 the same everywhere, 1 a single point.
+    """
+
+    word: str
+    share: float
+    box: Box | None
+    peak: tuple[int, int]
+    peakedness: float
+
+
+def heatmaps(trace: Trace, image: int = 0, phrases: tuple[str, ...] = ()) -> list[HeatMap]:
+    """The maps of some phrases, or of every word of the prompt once, in its order."""
+    if not phrases:
+        there = [word.text for word in trace.words_of(image) if word.columns]
+        phrases = tuple({text.casefold(): text for text in reversed(there)}.values())[::-1]
+    return [trace.heatmap(phrase, image=image) for phrase in phrases]
+
+
+def word_reports(maps: list[HeatMap]) -> list[WordReport]:
+    """The rows of the table, in the order of the maps."""
+    return [
+        WordReport(
+            word=heat.word,
+            share=heat.share,
+            box=heat.box(),
+            peak=heat.peak(),
+            peakedness=heat.peakedness,
+        )
+        for heat in maps
+    ]
+
+
+def write_inspection(
+    folder: Path, picture: Image.Image, maps: list[HeatMap], prompt: str
+) -> list[WordReport]:
+    """Write the picture, an overlay a word, the sheet of all words, and the table as JSON."""
+    reports = word_reports(maps)
+    picture.save(folder / "picture.png")
+    for number, heat in enumerate(maps, start=1):
+        name = re.sub(r"[^\w-]+", "-", heat.word.casefold()).strip("-")[:40]
+        heat.overlay(picture).save(folder / f"word-{number:02d}-{name}.png")
+    contact_sheet(picture, maps, prompt=prompt).save(folder / "words.png")
+    table = {"prompt": prompt, "words": [asdict(report) for report in reports]}
+    (folder / "words.json").write_text(json.dumps(table, indent=2, ensure_ascii=False), "utf-8")
+    return reports
