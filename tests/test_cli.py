@@ -1,0 +1,166 @@
+"""The commands, run on a tiny random model as a user would run them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import make_pipeline
+from PIL import Image
+from typer.testing import CliRunner
+
+from t2i_xattn.cli import app
+from t2i_xattn.trace import Trace
+
+PROMPT = "A red circle, blue"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    make_pipeline().save_pretrained(folder)
+    return folder
+
+
+def run(*arguments: object) -> tuple[int, str, str]:
+    result = CliRunner().invoke(app, [str(each) for each in arguments])
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.stdout, result.stderr
+
+
+def test_generate_writes_one_picture_a_seed(model: Path, tmp_path: Path) -> None:
+    options = ["--model", model, "--steps", 2, "--size", "48x64", "--device", "cpu"]
+    code, printed, _ = run(
+        "generate", PROMPT, *options, "--seed", 3, "--count", 2, "--out", tmp_path / "both"
+    )
+    assert code == 0
+    names = ["picture-3.png", "picture-4.png"]
+    assert sorted(path.name for path in (tmp_path / "both").iterdir()) == names
+    assert [Path(line).name for line in printed.split()] == names
+    assert Image.open(tmp_path / "both" / names[0]).size == (48, 64)
+    # A picture depends on its own seed and not on how many are made at once.
+    assert run("generate", PROMPT, *options, "--seed", 4, "--out", tmp_path / "one")[0] == 0
+    alone, together = (tmp_path / folder / names[1] for folder in ("one", "both"))
+    assert alone.read_bytes() == together.read_bytes()
+
+
+def test_inspect_writes_picture_overlays_sheet_table_and_trace(model: Path, tmp_path: Path) -> None:
+    options = ["--model", model, "--steps", 2, "--device", "cpu", "--out", tmp_path / "out"]
+    code, printed, _ = run("inspect", PROMPT, *options, "--seed", 3)
+    assert code == 0
+    files = sorted(path.name for path in (tmp_path / "out").iterdir())
+    overlays = ["word-01-a.png", "word-02-red.png", "word-03-circle.png", "word-04-blue.png"]
+    assert files == sorted(
+        ["picture.png", "trace.safetensors", "words.json", "words.png", *overlays]
+    )
+    table = json.loads((tmp_path / "out" / "words.json").read_text("utf-8"))
+    assert [row["word"] for row in table["words"]] == ["A", "red", "circle", "blue"]
+    trace = Trace.load(tmp_path / "out" / "trace.safetensors")
+    assert table["words"][2]["share"] == pytest.approx(trace.heatmap("circle").share)
+    for word in ("red", "circle", "blue"):
+        assert word in printed
+    # Looking does not change what is painted.
+    assert run("generate", PROMPT, *options[:-1], tmp_path / "plain", "--seed", 3)[0] == 0
+    plain, inspected = tmp_path / "plain" / "picture-3.png", tmp_path / "out" / "picture.png"
+    assert plain.read_bytes() == inspected.read_bytes()
+
+
+def test_inspect_takes_chosen_phrases_and_several_pictures(model: Path, tmp_path: Path) -> None:
+    options = ["--model", model, "--steps", 1, "--device", "cpu", "--out", tmp_path]
+    code, _, _ = run("inspect", PROMPT, *options, "--words", "red circle, blue", "--count", 2)
+    assert code == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"seed-0", "seed-1", "trace.safetensors"}
+    table = json.loads((tmp_path / "seed-1" / "words.json").read_text("utf-8"))
+    assert [row["word"] for row in table["words"]] == ["red circle", "blue"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ([""], "at least one word"),
+        (["..."], "at least one word"),
+        ([PROMPT, "--words", "cirle"], "did you mean 'circle'"),
+        ([PROMPT, "--size", "60"], "multiples of 8 pixels, but came 60; the nearest is 64"),
+        ([PROMPT, "--size", "0"], "multiples of 8 pixels, but came 0; the nearest is 8"),
+        ([PROMPT, "--size", "big"], "--size like 128 or 160x128"),
+        ([PROMPT, "--steps", "0"], "--steps of at least 1, but came 0"),
+        ([PROMPT, "--steps", "1001"], "at most 1000 --steps"),
+        ([PROMPT, "--count", "0"], "--count of at least 1, but came 0"),
+        ([PROMPT, "--guidance", "nan"], "--guidance of 0 or more"),
+        ([PROMPT, "--seed", "-1"], "--seed from 0"),
+        ([PROMPT, "--device", "nonsense"], "--device of this machine, but 'nonsense'"),
+        (["red " * 80 + "circle"], "these words lie beyond: 'red', 'red', 'red', 'red', 'red', "),
+    ],
+)
+def test_a_mistake_ends_with_one_sentence_and_nothing_written(
+    model: Path, tmp_path: Path, arguments: list[str], sentence: str
+) -> None:
+    out = tmp_path / "new" / "out"
+    code, printed, error = run(
+        "inspect", arguments[0], "--model", model, "--out", out, *arguments[1:]
+    )
+    assert (code, printed) == (2, "")
+    assert sentence in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_folder_that_is_no_model_is_named(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for folder, sentence in (("empty", "no model_index.json"), ("none", "there is none")):
+        code, _, error = run("generate", PROMPT, "--model", tmp_path / folder, "--out", tmp_path)
+        assert code == 2
+        assert sentence in error
+    (tmp_path / "empty" / "model_index.json").write_text("{}", "utf-8")
+    code, _, error = run("generate", PROMPT, "--model", tmp_path / "empty", "--out", tmp_path)
+    assert code == 2
+    assert "cannot be loaded" in error
+
+
+def test_a_folder_that_cannot_be_written_to_is_named_before_anything_runs(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("mine", "utf-8")
+    code, _, error = run("generate", PROMPT, "--model", "no such model", "--out", file / "out")
+    assert code == 2
+    assert "can be written to" in error
+    assert file.read_text("utf-8") == "mine"
+
+
+def test_a_run_that_breaks_off_leaves_the_folder_as_it_was(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "picture-0.png").write_bytes(b"before")
+
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr("t2i_xattn.cli.generate", broken)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        run("generate", PROMPT, "--model", model, "--out", tmp_path, "--device", "cpu")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {
+        "picture-0.png": b"before"
+    }
+
+
+def test_square_brackets_in_a_prompt_are_no_markup(model: Path, tmp_path: Path) -> None:
+    options = ["--model", model, "--steps", 1, "--device", "cpu", "--out", tmp_path]
+    code, printed, _ = run("inspect", "[bold]red[/bold] circle", *options)
+    assert code == 0
+    assert "bold" in printed
+
+
+def test_without_a_device_one_of_this_machine_is_taken(model: Path, tmp_path: Path) -> None:
+    assert run("generate", "red", "--model", model, "--steps", 1, "--out", tmp_path)[0] == 0
+
+
+@pytest.mark.parametrize("script", ["generate.py", "inspect_words.py"])
+def test_the_scripts_are_the_commands(script: str, model: Path, tmp_path: Path) -> None:
+    path = Path(__file__).parents[1] / "scripts" / script
+    arguments = ["red circle", "--model", model, "--steps", "1", "--out", tmp_path]
+    done = subprocess.run([sys.executable, path, *arguments], check=False, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    assert list(tmp_path.glob("picture*.png"))
