@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from t2i_xattn.training.export import export_pipeline, model_card
+from t2i_xattn.training.card import model_card
+from t2i_xattn.training.export import export_pipeline
 from t2i_xattn.training.recipe import load_recipe
 from t2i_xattn.training.run import train_pipeline
 

@@ -15,12 +15,12 @@ from safetensors.torch import load_file
 from torch import nn
 
 from t2i_xattn.errors import UserError
-from t2i_xattn.scenes import language, sample_scene
+from t2i_xattn.scenes import describe, language, sample_scene
 from t2i_xattn.training.batches import descriptions, training_scenes
 from t2i_xattn.training.loop import train_stage
 from t2i_xattn.training.recipe import Recipe, Schedule, load_recipe
 from t2i_xattn.training.run import train_pipeline
-from t2i_xattn.training.text import Answers
+from t2i_xattn.training.text import SIDES, Answers
 from t2i_xattn.training.tokenizer import build_tokenizer
 
 RECIPE = Path(__file__).parents[1] / "t2i_xattn" / "training" / "recipes" / "shapes.toml"
@@ -78,7 +78,8 @@ def test_answers_are_those_of_the_scene() -> None:
     words = language()
     colours, shapes = list(words.colours), list(words.shapes)
     scenes = [sample_scene(seed, objects=2) for seed in range(20)]
-    answers = Answers.of(scenes)
+    said = [describe(scene, seed, relation=True) for seed, scene in enumerate(scenes)]
+    answers = Answers.of(scenes, said)
     for index, scene in enumerate(scenes):
         assert answers.ground[index] == list(words.grounds).index(scene.ground)
         found = {colours[i] for i in answers.present[index, : len(colours)].nonzero()}
@@ -91,6 +92,15 @@ def test_answers_are_those_of_the_scene() -> None:
                 assert shapes[answers.partner[index, question]] == each.shape
                 assert answers.column[index, question] == int(each.x / 16)
                 assert answers.row[index, question] == int(each.y / 16)
+        if said[index].relation is None:
+            assert (answers.outermost[index] == -100).all()
+            continue
+        first, side, second = said[index].relation
+        outermost = answers.outermost[index, SIDES.index(side)]
+        assert colours[outermost] == scene.objects[first].colour
+        inverse = SIDES.index(words.relations[side].inverse)
+        assert colours[answers.outermost[index, inverse]] == scene.objects[second].colour
+        assert (answers.outermost[index] == -100).sum() == 2
 
 
 def test_a_run_that_was_stopped_ends_at_the_same_weights(tiny: Recipe, tmp_path: Path) -> None:

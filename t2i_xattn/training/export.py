@@ -9,9 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import StableDiffusionPipeline
-
-from t2i_xattn.training.recipe import Recipe
+from diffusers import AutoencoderTiny, StableDiffusionPipeline
 
 CARD = "README.md"
 
@@ -28,8 +26,9 @@ def export_pipeline(pipe: StableDiffusionPipeline, folder: Path, card: str) -> N
     try:
         pipe.to(torch.float16).save_pretrained(work)
         _edit_json(work / "text_encoder" / "config.json", dtype="float32")
-        # AutoencoderTiny derives it, writes it, and warns when it reads it again.
-        _edit_json(work / "vae" / "config.json", block_out_channels=None)
+        if isinstance(pipe.vae, AutoencoderTiny):
+            # It derives this one, writes it, and warns when it reads it again.
+            _edit_json(work / "vae" / "config.json", block_out_channels=None)
         for each in ("unet", "vae", "text_encoder"):
             # The folder that it was trained in is nobody's business.
             _edit_json(work / each / "config.json", _name_or_path=None)
@@ -47,9 +46,3 @@ def _edit_json(path: Path, **changes: Any) -> None:
     values = json.loads(path.read_text("utf-8")) | changes
     kept = {key: value for key, value in values.items() if key not in changes or value is not None}
     path.write_text(json.dumps(kept, indent=2, sort_keys=True) + "\n", "utf-8")
-
-
-def model_card(recipe: Recipe, run: Path, figures: Path | None) -> str:
-    """The card: recipe, pictures seen, time, losses, and the accuracy that was measured."""
-    curves = json.loads((run / "curves.json").read_text("utf-8"))
-    return json.dumps(curves)

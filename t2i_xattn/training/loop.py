@@ -129,7 +129,7 @@ def train_stage(
     *,
     rates: dict[str, float],
     accelerator: Accelerator,
-    save_every: float = 120.0,
+    save_every: float = 300.0,
     max_steps: int | None = None,
 ) -> StageResult:
     """Train a stage to its end, going on from ``folder/NAME.safetensors`` where it exists.
@@ -150,7 +150,7 @@ def train_stage(
     """
     folder.mkdir(parents=True, exist_ok=True)
     module = module.to(accelerator.device)
-    adam = torch.optim.AdamW(parameter_groups(module, rates), lr=0.0, betas=(0.9, 0.99))
+    adam = torch.optim.AdamW(parameter_groups(module, rates), lr=0.0, betas=(0.9, 0.99), fused=True)
     average = AveragedModel(module, multi_avg_fn=get_ema_multi_avg_fn(schedule.ema))
     checkpoint = _Checkpoint(folder / f"{name}.safetensors", module, average, adam)
     step, curve = checkpoint.load()

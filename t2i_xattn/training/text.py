@@ -2,8 +2,8 @@
 
 Stable Diffusion takes a text encoder that has read before; here it reads alone. A small reader,
 thrown away afterwards, answers questions from the embeddings of a prompt's words: is there
-something red, which shape has it, how large is it and where does it stand? No attention map is
-supervised.
+something red, which shape has it, how large is it, where does it stand, and which colour stands
+furthest left? No attention map is supervised.
 """
 
 from __future__ import annotations
@@ -18,13 +18,19 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from t2i_xattn.scenes import Scene, describe, language, sample_scene
+from t2i_xattn.scenes import Description, Scene, describe, language, sample_scene
 from t2i_xattn.scenes.layout import SIDE
 from t2i_xattn.training.loop import LossFunction, seed_for
 from t2i_xattn.training.recipe import Recipe, TextRecipe
 
 PLACES = 8
 """Parts into which the reader's questions divide the picture's width and height."""
+
+
+UNSAID = -100
+"""The label of an answer that the loss does not count."""
+
+SIDES = ("left of", "right of", "above", "below")
 
 
 def new_text_encoder(recipe: Recipe, tokenizer: CLIPTokenizer) -> CLIPTextModel:
@@ -61,6 +67,8 @@ class Answers:
         size, column, row: its size, and the eighths of the picture's width and height where its
             centre stands, as indices.
         ground: ``(scenes,)``, an index.
+        outermost: ``(scenes, 4)``, the colour of the object that the prompt puts furthest left,
+            right, up and down, an index; ``UNSAID`` where it says nothing.
     """
 
     present: Tensor
@@ -70,9 +78,10 @@ class Answers:
     column: Tensor
     row: Tensor
     ground: Tensor
+    outermost: Tensor
 
     @classmethod
-    def of(cls, scenes: list[Scene]) -> Answers:
+    def of(cls, scenes: list[Scene], said: list[Description]) -> Answers:
         words = language()
         colours, shapes = list(words.colours), list(words.shapes)
         sizes, grounds = list(words.radii), list(words.grounds)
@@ -88,7 +97,18 @@ class Answers:
                     column[index, question] = int(each.x / SIDE * PLACES)
                     row[index, question] = int(each.y / SIDE * PLACES)
         ground = torch.tensor([grounds.index(scene.ground) for scene in scenes])
-        return cls((count > 0).float(), count == 1, partner, size, column, row, ground)
+        outermost = torch.full((len(scenes), len(SIDES)), UNSAID)
+        for index, (scene, description) in enumerate(zip(scenes, said, strict=True)):
+            # Of three objects the third may lie further out.
+            if description.relation is None or len(scene.objects) != 2:
+                continue
+            first, relation, second = description.relation
+            inverse = words.relations[relation].inverse
+            for side, chosen in ((relation, first), (inverse, second)):
+                colour = colours.index(scene.objects[chosen].colour)
+                outermost[index, SIDES.index(side)] = colour
+        present = (count > 0).float()
+        return cls(present, count == 1, partner, size, column, row, ground, outermost)
 
 
 class Reader(nn.Module):
@@ -97,8 +117,9 @@ class Reader(nn.Module):
     def __init__(self, settings: TextRecipe) -> None:
         super().__init__()
         words = language()
-        questions = len(words.colours) + len(words.shapes) + 1  # the last asks for the ground
-        self.questions = nn.Parameter(0.5 * torch.randn(questions, settings.width))
+        # By colour, by shape, for the ground, and for what stands furthest out on each side.
+        self.counts = [len(words.colours) + len(words.shapes), 1, len(SIDES)]
+        self.questions = nn.Parameter(0.5 * torch.randn(sum(self.counts), settings.width))
         layer = nn.TransformerDecoderLayer(
             settings.width, settings.heads, 2 * settings.width, 0.0, batch_first=True,
             norm_first=True,
@@ -111,6 +132,7 @@ class Reader(nn.Module):
             "column": PLACES,
             "row": PLACES,
             "ground": len(words.grounds),
+            "outermost": len(words.colours),
         }
         self.heads = nn.ModuleDict({k: nn.Linear(settings.width, n) for k, n in outputs.items()})
 
@@ -118,8 +140,9 @@ class Reader(nn.Module):
         """Scores by answer; ``hidden`` ``(batch, tokens)`` marks the tokens that are not read."""
         questions = self.questions.expand(len(embeddings), -1, -1)
         read = self.layers(questions, embeddings, memory_key_padding_mask=hidden).float()
-        asked, ground = read[:, :-1], read[:, -1]
-        return {k: head(ground if k == "ground" else asked) for k, head in self.heads.items()}
+        asked, ground, outermost = read.split(self.counts, dim=1)
+        others = {"ground": ground[:, 0], "outermost": outermost}
+        return {name: head(others.get(name, asked)) for name, head in self.heads.items()}
 
 
 def text_loss(recipe: Recipe, tokenizer: CLIPTokenizer, accelerator: Accelerator) -> LossFunction:
@@ -130,26 +153,31 @@ def text_loss(recipe: Recipe, tokenizer: CLIPTokenizer, accelerator: Accelerator
         rng = np.random.default_rng(seed_for(recipe.seed, "text", step))
         counts = rng.choice([1, 2, 3], p=[0.1, 0.75, 0.15], size=settings.batch)
         scenes = [sample_scene(rng, int(count)) for count in counts]
-        said = [
-            describe(scene, rng, relation=True, stray=recipe.stray_words).prompt for scene in scenes
-        ]
-        ids = tokenize(tokenizer, said).to(accelerator.device)
+        said = [describe(scene, rng, relation=True, stray=recipe.stray_words) for scene in scenes]
+        ids = tokenize(tokenizer, [each.prompt for each in said]).to(accelerator.device)
         special = (ids == tokenizer.bos_token_id) | (ids == tokenizer.eos_token_id)
         # The encoder is causal, so the padding behind the last word changes no word.
         last = int((~special).any(dim=0).nonzero().max())
         ids, special = ids[:, : last + 1], special[:, : last + 1]
         scores = module.reader(module.text_encoder(ids).last_hidden_state, special)
-        truth = Answers.of(scenes)
+        truth = Answers.of(scenes, said)
         device = accelerator.device
         present = functional.binary_cross_entropy_with_logits(
             scores["present"][..., 0], truth.present.to(device)
         )
-        ground = functional.cross_entropy(scores["ground"], truth.ground.to(device))
-        single = truth.single.to(device)
-        others = [
-            functional.cross_entropy(scores[name][single], getattr(truth, name).to(device)[single])
-            for name in ("partner", "size", "column", "row")
-        ]
-        return present + ground + torch.stack(others).sum()
+        terms = [_mean_cross_entropy(scores["ground"], truth.ground.to(device))]
+        for name in ("partner", "size", "column", "row"):
+            labels = getattr(truth, name).masked_fill(~truth.single, UNSAID)
+            terms.append(_mean_cross_entropy(scores[name], labels.to(device)))
+        outermost = _mean_cross_entropy(scores["outermost"], truth.outermost.to(device))
+        return present + torch.stack(terms).sum() + 2 * outermost
 
     return loss
+
+
+def _mean_cross_entropy(scores: Tensor, labels: Tensor) -> Tensor:
+    """Mean over the labels that are said; zero, and not NaN, where none is."""
+    total = functional.cross_entropy(
+        scores.flatten(0, -2), labels.flatten(), ignore_index=UNSAID, reduction="sum"
+    )
+    return total / (labels != UNSAID).sum().clamp(min=1)

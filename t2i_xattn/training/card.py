@@ -1,0 +1,170 @@
+"""The model card: recipe, pictures seen, time, losses, and every measured figure."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from t2i_xattn.errors import UserError
+from t2i_xattn.training.recipe import STAGES, Recipe, Schedule
+
+HEADER = """\
+---
+license: apache-2.0
+library_name: diffusers
+pipeline_tag: text-to-image
+---
+
+# Coloured shapes, 128 × 128
+
+A small Stable Diffusion for trying, testing and teaching attention tools: 8 colours × 8 shapes,
+one to three objects, three sizes, six plain grounds, and the relations left of, right of, above
+and below. Every picture that it was trained on was drawn by the package t2i-xattn, which therefore
+knows the pixels of every word.
+
+```python
+from diffusers import StableDiffusionPipeline
+
+pipe = StableDiffusionPipeline.from_pretrained("path/to/this/folder")
+pipe("a red circle left of a blue square", num_inference_steps=25, guidance_scale=5.0).images[0]
+```
+
+It knows the words of its small language and nothing else. {held_out} are kept from training, so
+that composition can be tested. It stands for no other model: what is true of its attention need
+not be true of a model of photographs.
+"""
+
+SEEN = {
+    "autoencoder": "24 crops of 64 × 64, or 6 whole pictures, a step",
+    "text": "prompts only",
+    "denoiser": "pictures with prompts, each drawn once",
+}
+
+
+def model_card(recipe: Recipe, run: Path, figures: Path | None = None) -> str:
+    """The card as Markdown.
+
+    Args:
+        recipe: what was trained.
+        run: the folder of the run, with the losses of its finished stages.
+        figures: what ``scripts/evaluate.py all --json`` wrote of the trained model; without it the
+            card says that nothing was measured.
+
+    Raises:
+        UserError: the figures cannot be read.
+    """
+    curves = json.loads((run / "curves.json").read_text("utf-8"))
+    parts = [HEADER.format(held_out=_held_out()), _training(recipe, curves)]
+    if figures is None:
+        parts.append("## Accuracy\n\nNot measured yet.\n")
+    else:
+        try:
+            measured = json.loads(figures.read_text("utf-8"))
+            parts += [_pictures(measured), _maps(measured)]
+        except (OSError, ValueError, KeyError) as error:
+            raise UserError(
+                f"expected the figures of `evaluate.py all --json` in {figures}, but it cannot "
+                f"be read as that ({error!r})"
+            ) from error
+    return "\n".join(parts)
+
+
+def _held_out() -> str:
+    from t2i_xattn.scenes import language
+
+    words = language()
+    objects = ", ".join(sorted(f"{colour} {shape}" for colour, shape in words.held_out_objects))
+    pairs = ", ".join(sorted(" with ".join(sorted(pair)) for pair in words.held_out_pairs))
+    return f"Some combinations ({objects}; the pairs {pairs})"
+
+
+def _row(*cells: Any) -> str:
+    return "| " + " | ".join(str(cell) for cell in cells) + " |"
+
+
+def _table(names: list[str], rows: list[tuple[Any, ...]]) -> str:
+    return "\n".join([_row(*names), _row(*(["---"] * len(names))), *(_row(*row) for row in rows)])
+
+
+def _training(recipe: Recipe, curves: dict[str, list[list[float]]]) -> str:
+    rows = []
+    for name in STAGES:
+        schedule: Schedule = getattr(recipe, name)
+        curve = curves[name]
+        points = [curve[0], *(curve[len(curve) * part // 4 - 1] for part in (1, 2, 3, 4))]
+        losses = ", ".join(f"{loss:.3f}" for _, loss, _ in points)
+        seen = f"{schedule.steps * schedule.batch:,}"
+        minutes = f"{curve[-1][2] / 60:.0f}"
+        rows.append(
+            (name, f"{schedule.steps:,}", schedule.batch, seen, SEEN[name], minutes, losses)
+        )
+    names = ["stage", "steps", "batch", "seen", "of what", "minutes", "loss: begin, ¼, ½, ¾, end"]
+    supervised = (
+        f"The cross-attention maps of nouns were supervised (TokenCompose, weight "
+        f"{recipe.denoiser.mask_loss}): they show what they were told to show."
+        if recipe.denoiser.mask_loss
+        else "No attention map was supervised: the maps are the model's own."
+    )
+    return f"""## Training
+
+{supervised} The autoencoder was trained first, then the text encoder alone (by questions that a
+throw-away reader answers from the embeddings of a prompt's words: which shape has the red one,
+where is it, which colour stands furthest left), then the denoiser with the text encoder
+{"kept as it was" if not recipe.denoiser.text_learning_rate else "trained along"}: velocity
+prediction, zero terminal signal, {recipe.denoiser.drop_prompt:.0%} of the prompts dropped, AdamW,
+moving average of the weights, {recipe.mixed_precision} autocast, weights stored in fp16. The recipe
+is `t2i_xattn/training/recipes/shapes.toml`, seed {recipe.seed}; the minutes are of a machine with
+two processor cores and no accelerator, which did other work beside it.
+
+{_table(names, rows)}
+"""
+
+
+def _percent(share: dict[str, Any]) -> str:
+    if share["share"] is None:
+        return "none"
+    low, high = share["wilson_95"]
+    return f"{100 * share['share']:.1f} % ({100 * low:.0f}–{100 * high:.0f})"
+
+
+def _pictures(measured: dict[str, Any]) -> str:
+    settings = measured["settings"]
+    rows = [
+        (group.replace("_", " "), name, _percent(share), share["n"])
+        for group, figures in measured["pictures"].items()
+        for name, share in figures.items()
+    ]
+    judge = measured["judge"]["clean"]["all"]
+    return f"""## Accuracy
+
+Fixed prompts and seeds, {settings["steps"]} steps, guidance {settings["guidance"]}; judged from
+the pixels by a judge that is itself right in every respect on {_percent(judge)} of {judge["n"]}
+rendered scenes. Wilson 95 % intervals. `scripts/evaluate.py pictures` prints it again.
+
+{_table(["prompts", "figure", "share", "n"], rows)}
+"""
+
+
+def _maps(measured: dict[str, Any]) -> str:
+    rows = [
+        (
+            each["sites"],
+            each["kind"],
+            "all" if each["timestep"] is None else each["timestep"],
+            each["map_of"],
+            f"{each['iou']:.3f}",
+            f"{each['iou_true_area']:.3f}",
+            f"{100 * each['pointing']:.1f} %",
+            each["n"],
+        )
+        for each in measured["maps"]
+    ]
+    names = ["sites", "words", "timestep", "map of", "IoU", "IoU at true area", "peak inside", "n"]
+    return f"""## How far its heat maps can be believed
+
+Rendered scenes, noised to a level and passed once through the denoiser without guidance; maps of
+words against the pixels that the words name. `scripts/evaluate.py maps` prints it again.
+
+{_table(names, rows)}
+"""

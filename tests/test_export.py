@@ -1,0 +1,95 @@
+"""What ships: a folder that stock diffusers loads, and a card that tells the truth."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import make_pipeline
+from diffusers import StableDiffusionPipeline
+from safetensors.torch import load_file
+
+from t2i_xattn.errors import UserError
+from t2i_xattn.training.card import model_card
+from t2i_xattn.training.export import export_pipeline
+from t2i_xattn.training.recipe import load_recipe
+
+RECIPE = Path(__file__).parents[1] / "t2i_xattn" / "training" / "recipes" / "shapes.toml"
+CURVE = [[50, 1.0, 60.0], [100, 0.5, 120.0], [150, 0.25, 180.0], [200, 0.125, 240.0]]
+
+
+def test_a_plain_from_pretrained_computes_in_fp32_from_fp16_files(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "old").write_text("an earlier model", "utf-8")
+    export_pipeline(make_pipeline(), tmp_path / "model", "# A card")
+    assert not (tmp_path / "model" / "old").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    weights = load_file(tmp_path / "model" / "unet" / "diffusion_pytorch_model.safetensors")
+    assert {each.dtype for each in weights.values()} == {torch.float16}
+    pipe = StableDiffusionPipeline.from_pretrained(tmp_path / "model")
+    assert {pipe.unet.dtype, pipe.vae.dtype, pipe.text_encoder.dtype} == {torch.float32}
+    assert pipe("red", num_inference_steps=1, output_type="np").images.shape == (1, 64, 64, 3)
+
+
+def test_an_export_that_fails_leaves_the_earlier_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "old").write_text("an earlier model", "utf-8")
+    monkeypatch.setattr(StableDiffusionPipeline, "save_pretrained", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        export_pipeline(make_pipeline(), tmp_path / "model", "# A card")
+    assert [path.name for path in tmp_path.rglob("*")] == ["model", "old"]
+
+
+def test_the_card_gives_what_was_measured_and_says_what_was_supervised(tmp_path: Path) -> None:
+    recipe = load_recipe(RECIPE)
+    curves = dict.fromkeys(("autoencoder", "text", "denoiser"), CURVE)
+    (tmp_path / "curves.json").write_text(json.dumps(curves), "utf-8")
+    share = {"share": 0.75, "right": 3, "n": 4, "wilson_95": [0.3, 0.954]}
+    one = {"sites": "all", "kind": "noun", "timestep": None, "map_of": "the word", "n": 9}
+    figures = {
+        "settings": {"steps": 25, "guidance": 5.0},
+        "judge": {"clean": {"all": share}},
+        "pictures": {"pairs": {"objects right": share}},
+        "maps": [one | {"iou": 0.5, "iou_true_area": 0.6, "pointing": 0.7}],
+    }
+    (tmp_path / "figures.json").write_text(json.dumps(figures), "utf-8")
+    card = model_card(recipe, tmp_path, tmp_path / "figures.json")
+    assert "| pairs | objects right | 75.0 % (30–95) | 4 |" in card
+    assert "| all | noun | all | the word | 0.500 | 0.600 | 70.0 % | 9 |" in card
+    seen = recipe.denoiser.steps * recipe.denoiser.batch
+    assert f"| {seen:,} |" in card
+    assert "the maps are the model's own" in card
+    told = dataclasses.replace(
+        recipe, denoiser=dataclasses.replace(recipe.denoiser, mask_loss=0.05)
+    )
+    assert "told to show" in model_card(told, tmp_path)
+    (tmp_path / "figures.json").write_text("{}", "utf-8")
+    with pytest.raises(UserError, match="expected the figures"):
+        model_card(recipe, tmp_path, tmp_path / "figures.json")
+
+
+STOCK = """
+import sys
+from diffusers import StableDiffusionPipeline
+pipe = StableDiffusionPipeline.from_pretrained(sys.argv[1])
+picture = pipe("a red circle", num_inference_steps=2).images[0]
+assert picture.size == (128, 128), picture.size
+assert "t2i_xattn" not in sys.modules
+"""
+
+
+def test_stock_diffusers_loads_the_model_in_the_box_without_this_package() -> None:
+    from t2i_xattn.default_model import DEFAULT_FOLDER
+
+    arguments = [sys.executable, "-c", STOCK, str(DEFAULT_FOLDER)]
+    done = subprocess.run(arguments, check=False, capture_output=True, text=True, cwd="/")
+    assert done.returncode == 0, done.stderr
+    size = sum(path.stat().st_size for path in DEFAULT_FOLDER.rglob("*") if path.is_file())
+    assert size < 40e6
