@@ -19,7 +19,9 @@ def _arc(radius: float, start: float, stop: float, centre: float = 0.0) -> np.nd
 
 @cache
 def outline(shape: str) -> np.ndarray:
-    """Corners ``(n, 2)`` of a shape, x to the right and y down, inside the unit circle.
+    """Corners ``(n, 2)`` of a shape, x to the right and y down, about the unit circle.
+
+    Some reach a little out of it, the triangle's corners by a tenth, so that all look equally large.
 
     Raises:
         KeyError: the shape is not one that can be drawn.

@@ -1,0 +1,194 @@
+"""Measure a model: its pictures, by the judge, and its heat maps, against drawn scenes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from PIL import Image
+from rich.console import Console
+
+from t2i_xattn.default_model import load_pipeline
+from t2i_xattn.errors import UserError
+from t2i_xattn.evaluation import report
+from t2i_xattn.evaluation.judging import SPOILINGS, JudgeAccuracy, judge_accuracy
+from t2i_xattn.evaluation.maps import TIMESTEPS, evaluate_maps
+from t2i_xattn.evaluation.pictures import Keep, judge_prompts, picture_figures
+from t2i_xattn.evaluation.prompts import Prompt, benchmark_prompts
+from t2i_xattn.judge import Verdict
+from t2i_xattn.output import output_folder
+
+SCENES = 600
+
+app = typer.Typer(
+    help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
+)
+
+Model = Annotated[
+    str | None,
+    typer.Option(help="A model folder or a hub name.", show_default="the one in the box"),
+]
+Limit = Annotated[
+    int | None,
+    typer.Option(min=1, help="A quick run: prompts of each group, and scenes."),
+]
+Json = Annotated[
+    Path | None, typer.Option("--json", help="Write the figures to this file, with settings.")
+]
+Batch = Annotated[int, typer.Option(min=1, help="Pictures at once.")]
+Steps = Annotated[int, typer.Option(min=1, help="Steps of the sampler.")]
+Guidance = Annotated[float, typer.Option(help="Classifier-free guidance; 1 is without.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps.")]
+Save = Annotated[Path | None, typer.Option(help="Folder for the pictures.")]
+
+
+def _load(model: str | None, device: str) -> Any:
+    import diffusers
+    import transformers
+
+    for library in (diffusers, transformers):
+        library.logging.disable_progress_bar()
+    pipe = load_pipeline(model).to(device)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def _judge(scenes: int) -> tuple[list[JudgeAccuracy], dict[str, Any]]:
+    accuracies = [judge_accuracy(scenes, spoiling) for spoiling in SPOILINGS]
+    Console().print(report.judge_table(accuracies))
+    figures: dict[str, Any] = {
+        each.spoiling: {
+            "all": each.all.as_json(),
+            **{f"{count} objects": share.as_json() for count, share in each.by_objects.items()},
+        }
+        for each in accuracies
+    }
+    return accuracies, figures
+
+
+def _save_one(
+    folder: Path, group: str, index: int, prompt: Prompt, picture: Image.Image, found: Verdict
+) -> None:
+    right = found.all_objects and found.relation is not False
+    picture.save(folder / f"{group}-{index:03d}-{'right' if right else 'wrong'}.png")
+
+
+def _pictures(
+    pipe: Any, judge: JudgeAccuracy, limit: int | None, folder: Path | None, **settings: Any
+) -> dict[str, Any]:
+    figures, objects = {}, {}
+    for group, prompts in benchmark_prompts().items():
+        keep: Keep | None = partial(_save_one, folder, group) if folder is not None else None
+        verdicts = judge_prompts(pipe, prompts[:limit], group=group, keep=keep, **settings)
+        figures[group], objects[group] = picture_figures(verdicts), len(prompts[0].objects)
+    Console().print(report.pictures_table(figures, objects, judge))
+    return {
+        group: {name: share.as_json() for name, share in each.items()}
+        for group, each in figures.items()
+    }
+
+
+def _maps(pipe: Any, limit: int | None, batch: int) -> list[dict[str, Any]]:
+    scenes = limit or SCENES
+    figures = evaluate_maps(pipe, scenes, batch=batch)
+    Console().print(report.maps_table(figures, scenes))
+    return [each.as_json() for each in figures]
+
+
+def _run(
+    json: Path | None, settings: dict[str, Any], measure: Callable[[], dict[str, Any]]
+) -> None:
+    """Measure, and write the file; whether it can be written is known before."""
+    if json is not None:
+        report.check_writable(json)
+    figures = measure()
+    if json is not None:
+        report.write_json(json, {"settings": settings, **figures, **report.circumstances()})
+        typer.echo(json)
+
+
+@app.command()
+def judge(limit: Limit = None, json: Json = None) -> None:
+    """The judge's own accuracy on rendered scenes: clean, blurred, noisy."""
+    _run(json, {"limit": limit}, lambda: {"judge": _judge(limit or SCENES)[1]})
+
+
+@app.command()
+def pictures(
+    model: Model = None,
+    steps: Steps = 25,
+    guidance: Guidance = 5.0,
+    batch: Batch = 16,
+    limit: Limit = None,
+    json: Json = None,
+    save: Save = None,
+    device: Device = "cpu",
+) -> None:
+    """Paint the fixed prompts and judge the pictures."""
+    settings = {"model": model, "steps": steps, "guidance": guidance, "limit": limit}
+
+    def measure() -> dict[str, Any]:
+        with output_folder(save) if save is not None else nullcontext() as folder:
+            pipe = _load(model, device)
+            accuracies, own = _judge(limit or SCENES)
+            painting = {"steps": steps, "guidance": guidance, "batch": batch}
+            painted = _pictures(pipe, accuracies[0], limit, folder, **painting)
+        return {"judge": own, "pictures": painted}
+
+    _run(json, settings, measure)
+
+
+@app.command()
+def maps(
+    model: Model = None,
+    batch: Batch = 25,
+    limit: Limit = None,
+    json: Json = None,
+    device: Device = "cpu",
+) -> None:
+    """Hold the heat maps of words against the pixels that they name."""
+    settings = {"model": model, "timesteps": TIMESTEPS, "limit": limit}
+    _run(json, settings, lambda: {"maps": _maps(_load(model, device), limit, batch)})
+
+
+@app.command("all")
+def everything(
+    model: Model = None,
+    steps: Steps = 25,
+    guidance: Guidance = 5.0,
+    batch: Batch = 16,
+    limit: Limit = None,
+    json: Json = None,
+    save: Save = None,
+    device: Device = "cpu",
+) -> None:
+    """The judge, the pictures and the maps."""
+    settings = {
+        "model": model,
+        "steps": steps,
+        "guidance": guidance,
+        "timesteps": TIMESTEPS,
+        "limit": limit,
+    }
+
+    def measure() -> dict[str, Any]:
+        with output_folder(save) if save is not None else nullcontext() as folder:
+            pipe = _load(model, device)
+            accuracies, own = _judge(limit or SCENES)
+            painting = {"steps": steps, "guidance": guidance, "batch": batch}
+            painted = _pictures(pipe, accuracies[0], limit, folder, **painting)
+        return {"judge": own, "pictures": painted, "maps": _maps(pipe, limit, batch)}
+
+    _run(json, settings, measure)
+
+
+if __name__ == "__main__":
+    try:
+        app()
+    except UserError as error:
+        typer.echo(f"evaluate: {error}", err=True)
+        raise SystemExit(2) from error

@@ -1,0 +1,1 @@
+"""Measure a model: its pictures, by the judge, and its heat maps, against drawn scenes."""

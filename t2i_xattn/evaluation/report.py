@@ -1,0 +1,145 @@
+"""What an evaluation leaves: tables to read, and a JSON file with the same figures."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from t2i_xattn.errors import UserError
+from t2i_xattn.evaluation.figures import Share
+from t2i_xattn.evaluation.judging import JudgeAccuracy
+from t2i_xattn.evaluation.maps import MapFigure
+
+
+def judge_table(accuracies: Sequence[JudgeAccuracy]) -> Table:
+    """The judge's own accuracy, by what was done to the pictures and by number of objects."""
+    table = Table(
+        "pictures",
+        title="The judge on rendered scenes, half of them with held-out combinations: "
+        "share judged rightly in every respect (Wilson 95 %)",
+        title_justify="left",
+    )
+    for name in ("1 object", "2 objects", "3 objects", "all", "scenes"):
+        table.add_column(name, justify="right")
+    for each in accuracies:
+        shares = [each.by_objects.get(count, Share(0, 0)) for count in (1, 2, 3)]
+        table.add_row(each.spoiling, *map(str, shares), str(each.all), str(each.all.n))
+    return table
+
+
+def pictures_table(
+    groups: Mapping[str, Mapping[str, Share]], objects: Mapping[str, int], judge: JudgeAccuracy
+) -> Table:
+    """Every figure of every group of prompts, beside the judge's accuracy for such scenes.
+
+    Args:
+        groups: for each group, its figures by name.
+        objects: for each group, how many objects its prompts name.
+        judge: measured in the same run.
+    """
+    table = Table("prompts", "figure", title="Painted pictures (Wilson 95 %)", title_justify="left")
+    for name in ("share", "n", "the judge itself", "of"):
+        table.add_column(name, justify="right")
+    for group, figures in groups.items():
+        own = judge.by_objects.get(objects[group], Share(0, 0))
+        for index, (name, share) in enumerate(figures.items()):
+            label = "" if index else group.replace("_", " ")
+            last = index == len(figures) - 1
+            row = (label, name, str(share), str(share.n), str(own), str(own.n))
+            table.add_row(*row, end_section=last)
+    return table
+
+
+def maps_table(figures: Sequence[MapFigure], scenes: int) -> Table:
+    """Every map figure; each row of a word's own map is followed by its two baselines."""
+    table = Table(
+        "sites",
+        "words",
+        "timestep",
+        "map of",
+        title=f"Heat maps against the true pixels, {scenes} rendered scenes, guidance off",
+        title_justify="left",
+    )
+    for name in ("IoU", "IoU at the true area", "peak inside", "n"):
+        table.add_column(name, justify="right")
+    order = ("the word", "a wrong word", "uniform")
+    last = float("inf")  # the mean of all levels comes after them
+    ordered = sorted(
+        figures,
+        key=lambda each: (
+            each.sites,
+            each.kind != "noun",
+            last if each.timestep is None else each.timestep,
+            order.index(each.map_of),
+        ),
+    )
+    for each in ordered:
+        table.add_row(
+            each.sites,
+            each.kind,
+            "all" if each.timestep is None else str(each.timestep),
+            each.map_of,
+            f"{each.iou:.3f}",
+            f"{each.iou_true_area:.3f}",
+            f"{100 * each.pointing:.1f} %",
+            str(each.n),
+            end_section=each.map_of == order[-1],
+        )
+    return table
+
+
+def circumstances() -> dict[str, Any]:
+    """Library versions and the machine."""
+    import torch
+
+    names = ("t2i-xattn", "torch", "diffusers", "transformers", "numpy", "scipy", "pillow")
+    versions: dict[str, str | None] = {}
+    for name in names:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:  # run from a checkout, not installed
+            versions[name] = None
+    return {
+        "versions": versions | {"python": platform.python_version()},
+        "machine": {
+            "system": platform.platform(),
+            "processor": platform.processor() or platform.machine(),
+            "cores": os.cpu_count(),
+            "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        },
+    }
+
+
+def check_writable(path: Path) -> None:
+    """Say so before anything is computed, where a file cannot be written.
+
+    Raises:
+        UserError: the folder does not exist or is not writable, or the path is a folder.
+    """
+    if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        raise UserError(
+            f"expected a file that can be written at {path}, but its folder is missing or "
+            "read-only, or it is a folder itself; choose another --json"
+        )
+
+
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Write a JSON file, whole or not at all."""
+    text = json.dumps(values, indent=2, allow_nan=False) + "\n"
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    work = Path(name)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        work.chmod(0o644)  # mkstemp's files are private
+        work.replace(path)
+    finally:
+        work.unlink(missing_ok=True)
