@@ -40,8 +40,12 @@ class WordReport:
 def heatmaps(trace: Trace, image: int = 0, phrases: tuple[str, ...] = ()) -> list[HeatMap]:
     """The maps of some phrases, or of every word of the prompt once, in its order."""
     if not phrases:
-        there = [word.text for word in trace.words_of(image) if word.columns]
-        phrases = tuple({text.casefold(): text for text in reversed(there)}.values())[::-1]
+        # A word that stands several times is shown once, where it stands first.
+        once: dict[str, str] = {}
+        for word in trace.words_of(image):
+            if word.columns:
+                once.setdefault(word.text.casefold(), word.text)
+        phrases = tuple(once.values())
     return [trace.heatmap(phrase, image=image) for phrase in phrases]
 
 

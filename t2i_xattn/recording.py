@@ -175,13 +175,18 @@ class _Run:
             settings=self._settings(),
         )
 
+    def _model(self) -> str | None:
+        # A pipeline that was loaded from a `Path` keeps it as one, which JSON does not know.
+        name = getattr(getattr(self.pipe, "config", None), "_name_or_path", None)
+        return None if name is None else str(name)
+
     def _settings(self) -> dict[str, Any]:
         return {
             "calls": self.store.calls,
             "timesteps": [_numbers(timestep) for timestep in self.store.timesteps],
             "guidance_scale": self.guidance_scale,
             "pipeline": type(self.pipe).__name__,
-            "model": getattr(getattr(self.pipe, "config", None), "_name_or_path", None),
+            "model": self._model(),
             "scheduler": type(getattr(self.pipe, "scheduler", None)).__name__,
             "versions": {
                 name: importlib.metadata.version(name)

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import diffusers
 import pytest
+import transformers
 from conftest import make_pipeline
 from PIL import Image
 from typer.testing import CliRunner
@@ -23,6 +26,15 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("model")
     make_pipeline().save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(autouse=True)
+def _verbosity() -> Iterator[None]:
+    """The commands quieten the libraries, which other tests listen to."""
+    before = diffusers.logging.get_verbosity(), transformers.logging.get_verbosity()
+    yield
+    diffusers.logging.set_verbosity(before[0])
+    transformers.logging.set_verbosity(before[1])
 
 
 def run(*arguments: object) -> tuple[int, str, str]:
@@ -76,6 +88,16 @@ def test_inspect_takes_chosen_phrases_and_several_pictures(model: Path, tmp_path
     assert {path.name for path in tmp_path.iterdir()} == {"seed-0", "seed-1", "trace.safetensors"}
     table = json.loads((tmp_path / "seed-1" / "words.json").read_text("utf-8"))
     assert [row["word"] for row in table["words"]] == ["red circle", "blue"]
+
+
+def test_a_word_that_stands_twice_is_shown_once_where_it_stands_first(
+    model: Path, tmp_path: Path
+) -> None:
+    options = ["--model", model, "--steps", 1, "--device", "cpu", "--out", tmp_path]
+    assert run("inspect", "A red circle left of a blue", *options)[0] == 0
+    table = json.loads((tmp_path / "words.json").read_text("utf-8"))
+    words = [row["word"] for row in table["words"]]
+    assert words == ["A", "red", "circle", "left", "of", "blue"]
 
 
 @pytest.mark.parametrize(

@@ -20,11 +20,12 @@ def test_targets_are_the_noun_columns_with_the_masks_of_their_objects() -> None:
     said = [describe(scene, 1) for scene in scenes]
     said[1] = Description("", ())  # a dropped prompt has no nouns
     targets = noun_targets(tokenizer, scenes, said, 16)
-    assert [row for row, _, _ in targets] == [0, 0, 2, 2]
-    for row, column, mask in targets:
+    nouns = [(row, word) for row in (0, 2) for word in said[row].words if word.kind == "shape"]
+    assert len(targets) == len(nouns) == 4
+    for (row, column, mask), (expected_row, word) in zip(targets, nouns, strict=True):
+        assert row == expected_row
         ids = tokenizer(said[row].prompt).input_ids
-        noun = tokenizer.decode([ids[column]])
-        word = next(w for w in said[row].words if w.text == noun and w.kind == "shape")
+        assert tokenizer.decode([ids[column]]) == word.text
         expected = object_masks(scenes[row], 16)[word.objects[0]]
         assert torch.equal(mask.bool(), torch.from_numpy(expected))
 

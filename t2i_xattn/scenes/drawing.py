@@ -21,7 +21,7 @@ def _arc(radius: float, start: float, stop: float, centre: float = 0.0) -> np.nd
 def outline(shape: str) -> np.ndarray:
     """Corners ``(n, 2)`` of a shape, x to the right and y down, about the unit circle.
 
-    Some reach a little out of it, the triangle's corners by a tenth, so that all look equally large.
+    Some reach out of it, the triangle's corners by a tenth, so that all look equally large.
 
     Raises:
         KeyError: the shape is not one that can be drawn.

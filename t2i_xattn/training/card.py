@@ -117,6 +117,8 @@ moving average of the weights, {recipe.mixed_precision} autocast, weights stored
 is `t2i_xattn/training/recipes/shapes.toml`, seed {recipe.seed}; the minutes are of a machine with
 two processor cores and no accelerator, which did other work beside it.
 
+{recipe.remarks.strip()}
+
 {_table(names, rows)}
 """
 

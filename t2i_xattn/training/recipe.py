@@ -61,9 +61,10 @@ class DenoiserRecipe(Schedule):
 
 @dataclass(frozen=True)
 class Recipe:
-    """All stages; the field names are those of the TOML file."""
+    """All stages; the field names are those of the TOML file. ``remarks`` go into the card."""
 
     seed: int
+    remarks: str
     mixed_precision: str
     stray_words: float
     autoencoder: AutoencoderRecipe

@@ -2,28 +2,47 @@
 
 from __future__ import annotations
 
-import json
+from collections import Counter
+from itertools import pairwise
 
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from tokenizers import pre_tokenizers
 from transformers import CLIPTokenizer
 
 END_OF_WORD = "</w>"
 START, END = "<|startoftext|>", "<|endoftext|>"
 
 
+def learn_merges(words: list[str]) -> list[tuple[str, str]]:
+    """Byte-pair encoding (Sennrich et al. 2016, algorithm 1) until each word is one token.
+
+    Of equally frequent pairs the first in the alphabet is merged. The trainer of the library
+    ``tokenizers`` breaks such ties differently from call to call, so that a training which was
+    stopped went on with other token ids.
+
+    Args:
+        words: of ASCII letters, which stand for their own bytes.
+    """
+    spelled = [[*word[:-1], word[-1] + END_OF_WORD] for word in sorted(set(words))]
+    merges = []
+    while True:
+        counts = Counter(pair for symbols in spelled for pair in pairwise(symbols))
+        if not counts:
+            return merges
+        best = min(counts, key=lambda pair: (-counts[pair], pair))
+        merges.append(best)
+        for symbols in spelled:
+            for at in range(len(symbols) - 2, -1, -1):
+                if tuple(symbols[at : at + 2]) == best:
+                    symbols[at : at + 2] = ["".join(best)]
+
+
 def build_tokenizer(words: list[str]) -> CLIPTokenizer:
     """A CLIP tokenizer (byte-level BPE, 77 positions) in which each of ``words`` is one token.
 
-    Byte-pair encoding is learned on the words alone until nothing is left to merge. Ids follow
-    CLIP's order: bytes, bytes that end a word, merges, start, end.
+    The same words give the same ids, always. They follow CLIP's order: bytes, bytes that end a
+    word, merges, start, end.
     """
-    learner = Tokenizer(models.BPE(end_of_word_suffix=END_OF_WORD))
-    learner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    trainer = trainers.BpeTrainer(
-        vocab_size=100_000, min_frequency=0, end_of_word_suffix=END_OF_WORD, show_progress=False
-    )
-    learner.train_from_iterator(sorted(words), trainer)
-    merges = [tuple(pair) for pair in json.loads(learner.to_str())["model"]["merges"]]
+    merges = learn_merges(words)
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokens = alphabet + [each + END_OF_WORD for each in alphabet]
     tokens += [first + second for first, second in merges]
