@@ -138,11 +138,12 @@ def _pictures(measured: dict[str, Any]) -> str:
         for name, share in figures.items()
     ]
     judge = measured["judge"]["clean"]["all"]
+    limit = f" --limit {settings['limit']}" if settings.get("limit") else ""
     return f"""## Accuracy
 
 Fixed prompts and seeds, {settings["steps"]} steps, guidance {settings["guidance"]}; judged from
 the pixels by a judge that is itself right in every respect on {_percent(judge)} of {judge["n"]}
-rendered scenes. Wilson 95 % intervals. `scripts/evaluate.py pictures` prints it again.
+rendered scenes. Wilson 95 % intervals. `scripts/evaluate.py pictures{limit}` prints it again.
 
 {_table(["prompts", "figure", "share", "n"], rows)}
 """
