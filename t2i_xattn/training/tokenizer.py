@@ -23,7 +23,7 @@ def learn_merges(words: list[str]) -> list[tuple[str, str]]:
         words: of ASCII letters, which stand for their own bytes.
     """
     spelled = [[*word[:-1], word[-1] + END_OF_WORD] for word in sorted(set(words))]
-    merges = []
+    merges: list[tuple[str, str]] = []
     while True:
         counts = Counter(pair for symbols in spelled for pair in pairwise(symbols))
         if not counts:
