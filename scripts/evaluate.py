@@ -92,6 +92,18 @@ def _pictures(
     }
 
 
+def _judged_pictures(
+    model: str | None, device: str, limit: int | None, save: Path | None, **painting: Any
+) -> tuple[Any, dict[str, Any]]:
+    """The pipeline, and the figures of what it paints with the judge's own from the same run."""
+    # The folder comes first: that it cannot be written to is said before a model is loaded.
+    with output_folder(save) if save is not None else nullcontext() as folder:
+        pipe = _load(model, device)
+        accuracies, own = _judge(limit or SCENES)
+        painted = _pictures(pipe, accuracies[0], limit, folder, **painting)
+    return pipe, {"judge": own, "pictures": painted}
+
+
 def _maps(pipe: Any, limit: int | None, batch: int) -> list[dict[str, Any]]:
     scenes = limit or SCENES
     figures = evaluate_maps(pipe, scenes, batch=batch)
@@ -132,12 +144,8 @@ def pictures(
     settings = {"model": model, "steps": steps, "guidance": guidance, "limit": limit}
 
     def measure() -> dict[str, Any]:
-        with output_folder(save) if save is not None else nullcontext() as folder:
-            pipe = _load(model, device)
-            accuracies, own = _judge(limit or SCENES)
-            painting = {"steps": steps, "guidance": guidance, "batch": batch}
-            painted = _pictures(pipe, accuracies[0], limit, folder, **painting)
-        return {"judge": own, "pictures": painted}
+        painting = {"steps": steps, "guidance": guidance, "batch": batch}
+        return _judged_pictures(model, device, limit, save, **painting)[1]
 
     _run(json, settings, measure)
 
@@ -176,12 +184,9 @@ def everything(
     }
 
     def measure() -> dict[str, Any]:
-        with output_folder(save) if save is not None else nullcontext() as folder:
-            pipe = _load(model, device)
-            accuracies, own = _judge(limit or SCENES)
-            painting = {"steps": steps, "guidance": guidance, "batch": batch}
-            painted = _pictures(pipe, accuracies[0], limit, folder, **painting)
-        return {"judge": own, "pictures": painted, "maps": _maps(pipe, limit, batch)}
+        painting = {"steps": steps, "guidance": guidance, "batch": batch}
+        pipe, figures = _judged_pictures(model, device, limit, save, **painting)
+        return {**figures, "maps": _maps(pipe, limit, batch)}
 
     _run(json, settings, measure)
 

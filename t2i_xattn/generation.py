@@ -48,9 +48,9 @@ class Request:
                 "expected a prompt with at least one word, but it is empty; say what to paint, "
                 'such as "a red circle left of a blue square"'
             )
-        for name, value, least in (("steps", self.steps, 1), ("count", self.count, 1)):
-            if value < least:
-                raise UserError(f"expected --{name} of at least {least}, but came {value}")
+        for name, value in (("steps", self.steps), ("count", self.count)):
+            if value < 1:
+                raise UserError(f"expected --{name} of at least 1, but came {value}")
         if not math.isfinite(self.guidance) or self.guidance < 0:
             raise UserError(
                 f"expected a --guidance of 0 or more, but came {self.guidance}; 1 is without"
