@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from t2i_xattn.errors import UserError
 from t2i_xattn.training.card import model_card
 from t2i_xattn.training.export import export_pipeline
-from t2i_xattn.training.recipe import load_recipe
+from t2i_xattn.training.recipe import STAGES, load_recipe
 
 RECIPE = Path(__file__).parents[1] / "t2i_xattn" / "training" / "recipes" / "shapes.toml"
 CURVE = [[50, 1.0, 60.0], [100, 0.5, 120.0], [150, 0.25, 180.0], [200, 0.125, 240.0]]
@@ -49,7 +49,7 @@ def test_an_export_that_fails_leaves_the_earlier_model(
 
 def test_the_card_gives_what_was_measured_and_says_what_was_supervised(tmp_path: Path) -> None:
     recipe = load_recipe(RECIPE)
-    curves = dict.fromkeys(("autoencoder", "text", "denoiser"), CURVE)
+    curves = dict.fromkeys(STAGES, CURVE)
     (tmp_path / "curves.json").write_text(json.dumps(curves), "utf-8")
     share = {"share": 0.75, "right": 3, "n": 4, "wilson_95": [0.3, 0.954]}
     one = {"sites": "all", "kind": "noun", "timestep": None, "map_of": "the word", "n": 9}

@@ -38,8 +38,11 @@ def tiny() -> Recipe:
             recipe.autoencoder, **short, channels=8, encoder_blocks=[0, 1, 1, 1],
             decoder_blocks=[1, 1, 1, 0],
         ),
+        decoder=dataclasses.replace(recipe.decoder, **short),
         text=dataclasses.replace(recipe.text, **short, width=32, layers=1, heads=2),
-        denoiser=dataclasses.replace(recipe.denoiser, **short, channels=[32, 32, 32], heads=2),
+        denoiser=dataclasses.replace(
+            recipe.denoiser, **short, channels=[32, 32, 32], heads=[2, 2, 2]
+        ),
     )  # fmt: skip
 
 
@@ -111,8 +114,8 @@ def test_answers_are_those_of_the_scene() -> None:
 
 def test_a_run_that_was_stopped_ends_at_the_same_weights(tiny: Recipe, tmp_path: Path) -> None:
     straight = train_pipeline(tiny, tmp_path / "straight")
-    # Twelve steps in all, four a stage: stops lie inside stages and between them.
-    for steps in (3, 1, 2, 5):
+    # Sixteen steps in all, four a stage: stops lie inside stages and between them.
+    for steps in (3, 1, 2, 5, 4):
         assert train_pipeline(tiny, tmp_path / "stopped", max_steps=steps) is None
     resumed = train_pipeline(tiny, tmp_path / "stopped")
     for part in ("vae", "text_encoder", "unet"):
@@ -157,6 +160,7 @@ def test_training_lowers_the_loss_of_every_stage(tiny: Recipe, tmp_path: Path) -
     recipe = dataclasses.replace(
         tiny,
         autoencoder=dataclasses.replace(tiny.autoencoder, **longer),
+        decoder=dataclasses.replace(tiny.decoder, **longer),
         text=dataclasses.replace(tiny.text, **longer | {"batch": 16}),
         denoiser=dataclasses.replace(tiny.denoiser, **longer),
     )

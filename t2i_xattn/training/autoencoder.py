@@ -10,6 +10,7 @@ from accelerate import Accelerator
 from diffusers import AutoencoderTiny
 from diffusers.models.autoencoders.vae import AutoencoderTinyBlock
 from torch import Tensor, nn
+from torch.nn import functional
 
 from t2i_xattn.training.batches import pictures, training_scenes
 from t2i_xattn.training.loop import LossFunction, generator_for, seed_for
@@ -53,33 +54,70 @@ def _crops(images: Tensor, side: int, rng: np.random.Generator) -> Tensor:
     )
 
 
-def autoencoder_loss(recipe: Recipe, accelerator: Accelerator) -> LossFunction:
-    """Absolute and squared error of the picture, and latents kept near a unit normal.
+def _views(stage: str, batch: int, step: int, recipe: Recipe) -> Tensor:
+    """Two random crops of each of ``batch`` pictures; at every fourth step whole pictures.
 
-    Noise on the latents while training makes near latents mean near pictures, so that small
-    errors of the denoiser stay small in the picture.
+    Borders are so seen as they are in use.
+    """
+    scenes, rng = training_scenes(seed_for(recipe.seed, stage, step), batch)
+    images = pictures(scenes)
+    if step % 4:
+        images = torch.cat([_crops(images, recipe.autoencoder.crop, rng) for _ in range(2)])
+    else:
+        images = images[: max(1, batch // 2)]
+    return images.contiguous(memory_format=torch.channels_last)
+
+
+def _error(decoded: Tensor, images: Tensor) -> Tensor:
+    difference = decoded.float() - images
+    return difference.abs().mean() + 2 * difference.square().mean()
+
+
+def autoencoder_loss(recipe: Recipe, accelerator: Accelerator) -> LossFunction:
+    """Error of the picture, and latents that a denoiser learns easily.
+
+    Their mean and deviation are kept near 0 and 1. Noise on them while training makes near latents
+    mean near pictures, so that small errors of the denoiser stay small in the picture. Latents
+    averaged two by two have to give the picture averaged two by two (scale equivariance, EQ-VAE,
+    arXiv 2502.09509): so latents are like a small picture, whose shapes are seen in them, and not
+    a code for each patch.
     """
     settings = recipe.autoencoder
 
     def loss(module: Any, step: int) -> Tensor:
-        scenes, rng = training_scenes(seed_for(recipe.seed, "autoencoder", step), settings.batch)
-        images = pictures(scenes)
-        # Whole pictures now and then, so that borders are seen as they are in use.
-        if step % 4:
-            images = torch.cat([_crops(images, settings.crop, rng) for _ in range(2)])
-        else:
-            images = images[: max(1, settings.batch // 2)]
-        images = images.to(accelerator.device, memory_format=torch.channels_last)
+        images = _views("autoencoder", settings.batch, step, recipe).to(accelerator.device)
         model = module.model
         latents = model.encoder(images).float()
         random = generator_for(recipe.seed, "autoencoder", step)
         noise = torch.randn(latents.shape, generator=random).to(latents)
-        decoded = model.decoder(latents + settings.latent_noise * noise).float()
-        difference = decoded - images
+        decoded = model.decoder(latents + settings.latent_noise * noise)
+        some = slice(len(images) // 2)
+        halved = functional.avg_pool2d(latents[some], 2)
+        equivariance = _error(model.decoder(halved), functional.avg_pool2d(images[some], 2))
         mean = latents.mean(dim=(0, 2, 3))
         deviation = latents.std(dim=(0, 2, 3))
         unit = mean.square().mean() + (deviation - 1).square().mean()
-        return difference.abs().mean() + 2 * difference.square().mean() + 0.01 * unit
+        return _error(decoded, images) + settings.scale_equivariance * equivariance + 0.01 * unit
+
+    return loss
+
+
+def decoder_loss(
+    recipe: Recipe, autoencoder: AutoencoderTiny, accelerator: Accelerator
+) -> LossFunction:
+    """Error of the picture alone: the decoder goes on where the latents are as they will stay.
+
+    It draws outlines sharper than one that has to please a denoiser's latents too.
+    """
+    encoder = autoencoder.encoder.to(accelerator.device)
+
+    def loss(module: Any, step: int) -> Tensor:
+        images = _views("decoder", recipe.decoder.batch, step, recipe).to(accelerator.device)
+        with torch.no_grad():
+            latents = encoder(images).float()
+        random = generator_for(recipe.seed, "decoder", step)
+        noise = torch.randn(latents.shape, generator=random).to(latents)
+        return _error(module.decoder(latents + recipe.decoder.latent_noise * noise), images)
 
     return loss
 

@@ -36,9 +36,10 @@ not be true of a model of photographs.
 """
 
 SEEN = {
-    "autoencoder": "24 crops of 64 × 64, or 6 whole pictures, a step",
+    "autoencoder": "16 crops of 64 × 64, or 4 whole pictures, a step",
+    "decoder": "the same",
     "text": "prompts only",
-    "denoiser": "pictures with prompts, each drawn once",
+    "denoiser": "pictures, each {passes} times with other words and noise",
 }
 
 
@@ -97,7 +98,15 @@ def _training(recipe: Recipe, curves: dict[str, list[list[float]]]) -> str:
         seen = f"{schedule.steps * schedule.batch:,}"
         minutes = f"{curve[-1][2] / 60:.0f}"
         rows.append(
-            (name, f"{schedule.steps:,}", schedule.batch, seen, SEEN[name], minutes, losses)
+            (
+                name,
+                f"{schedule.steps:,}",
+                schedule.batch,
+                seen,
+                SEEN[name].format(passes=recipe.denoiser.passes),
+                minutes,
+                losses,
+            )
         )
     names = ["stage", "steps", "batch", "seen", "of what", "minutes", "loss: begin, ¼, ½, ¾, end"]
     supervised = (
@@ -108,7 +117,8 @@ def _training(recipe: Recipe, curves: dict[str, list[list[float]]]) -> str:
     )
     return f"""## Training
 
-{supervised} The autoencoder was trained first, then the text encoder alone (by questions that a
+{supervised} The autoencoder was trained first, then its decoder
+alone, then the text encoder alone (by questions that a
 throw-away reader answers from the embeddings of a prompt's words: which shape has the red one,
 where is it, which colour stands furthest left), then the denoiser with the text encoder
 {"kept as it was" if not recipe.denoiser.text_learning_rate else "trained along"}: velocity

@@ -40,6 +40,12 @@ class AutoencoderRecipe(Schedule):
     encoder_blocks: list[int]
     decoder_blocks: list[int]
     latent_noise: float
+    scale_equivariance: float
+
+
+@dataclass(frozen=True)
+class DecoderRecipe(Schedule):
+    latent_noise: float
 
 
 @dataclass(frozen=True)
@@ -53,7 +59,8 @@ class TextRecipe(Schedule):
 class DenoiserRecipe(Schedule):
     text_learning_rate: float
     channels: list[int]
-    heads: int
+    heads: list[int]
+    passes: int
     drop_prompt: float
     timestep_power: float
     mask_loss: float
@@ -68,11 +75,17 @@ class Recipe:
     mixed_precision: str
     stray_words: float
     autoencoder: AutoencoderRecipe
+    decoder: DecoderRecipe
     text: TextRecipe
     denoiser: DenoiserRecipe
 
 
-STAGES = {"autoencoder": AutoencoderRecipe, "text": TextRecipe, "denoiser": DenoiserRecipe}
+STAGES = {
+    "autoencoder": AutoencoderRecipe,
+    "decoder": DecoderRecipe,
+    "text": TextRecipe,
+    "denoiser": DenoiserRecipe,
+}
 
 
 def _build(kind: type, values: dict[str, Any], place: str) -> Any:

@@ -9,15 +9,22 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from diffusers import StableDiffusionPipeline
+from diffusers.models.attention_processor import AttnProcessor2_0
 from torch import nn
 
 from t2i_xattn.scenes import language
 from t2i_xattn.training.autoencoder import (
     autoencoder_loss,
+    decoder_loss,
     finish_autoencoder,
     new_autoencoder,
 )
-from t2i_xattn.training.denoiser import denoiser_loss, new_denoiser, new_scheduler
+from t2i_xattn.training.denoiser import (
+    denoiser_loss,
+    new_denoiser,
+    new_scheduler,
+    unfused_on_cpu,
+)
 from t2i_xattn.training.loop import Curve, LossFunction, train_stage
 from t2i_xattn.training.recipe import Recipe, Schedule
 from t2i_xattn.training.text import Reader, new_text_encoder, text_loss
@@ -94,6 +101,14 @@ def train_pipeline(
             model=model,
         )
         autoencoder = finish_autoencoder(averaged.model, recipe, accelerator)
+        averaged = stages.train(
+            "decoder",
+            decoder_loss(recipe, autoencoder, accelerator),
+            recipe.decoder,
+            {"decoder": recipe.decoder.learning_rate},
+            decoder=autoencoder.decoder.requires_grad_(True).train(),
+        )
+        autoencoder.decoder = averaged.decoder.eval()
 
         torch.manual_seed(recipe.seed + 1)
         averaged = stages.train(
@@ -108,6 +123,8 @@ def train_pipeline(
         torch.manual_seed(recipe.seed + 2)
         # It comes from a moving average, which has no gradients.
         averaged.text_encoder.requires_grad_(recipe.denoiser.text_learning_rate > 0)
+        denoiser = new_denoiser(recipe)
+        unfused_on_cpu(denoiser)
         averaged = stages.train(
             "denoiser",
             denoiser_loss(recipe, autoencoder, tokenizer, accelerator),
@@ -117,8 +134,9 @@ def train_pipeline(
                 "unet": recipe.denoiser.learning_rate,
             },
             text_encoder=averaged.text_encoder,
-            unet=new_denoiser(recipe),
+            unet=denoiser,
         )
+        averaged.unet.set_attn_processor(AttnProcessor2_0())
     except _Unfinished:
         return None
     return StableDiffusionPipeline(

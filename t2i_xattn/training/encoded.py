@@ -1,0 +1,58 @@
+"""Drawn scenes as latents: drawn and encoded once, in blocks, and used a few times."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from diffusers import AutoencoderTiny
+from torch import Tensor
+
+from t2i_xattn.scenes import Scene
+from t2i_xattn.training.batches import pictures, training_scenes
+from t2i_xattn.training.loop import seed_for
+from t2i_xattn.training.recipe import Recipe
+
+BLOCK = 64
+"""Batches of a block. Its scenes are shuffled anew each time that it is used."""
+
+
+class EncodedScenes:
+    """The scenes of a step and their latents, a function of the seed and the step alone.
+
+    Drawing and encoding take a third of a training step, so each block of scenes serves
+    ``passes`` times, with other noise and other words each time, before the next is drawn.
+    """
+
+    def __init__(
+        self, recipe: Recipe, autoencoder: AutoencoderTiny, accelerator: Accelerator
+    ) -> None:
+        self.seed, self.batch = recipe.seed, recipe.denoiser.batch
+        self.passes = recipe.denoiser.passes
+        self.device = accelerator.device
+        self.autoencoder = autoencoder.to(self.device, memory_format=torch.channels_last)
+        self.number = -1
+        self.scenes: list[Scene] = []
+        self.latents = torch.empty(0)
+
+    def at(self, step: int) -> tuple[list[Scene], Tensor]:
+        """The scenes and float latents ``(batch, channels, height, width)`` of a step."""
+        use, index = divmod(step, BLOCK)
+        if use // self.passes != self.number:
+            self._draw(use // self.passes)
+        order = np.random.default_rng(seed_for(self.seed, "order", use)).permutation(
+            len(self.scenes)
+        )
+        chosen = order[index * self.batch : (index + 1) * self.batch]
+        return [self.scenes[each] for each in chosen], self.latents[torch.from_numpy(chosen)]
+
+    def _draw(self, number: int) -> None:
+        scenes, _ = training_scenes(seed_for(self.seed, "denoiser", number), BLOCK * self.batch)
+        encoded = []
+        with torch.no_grad():
+            for start in range(0, len(scenes), self.batch):
+                images = pictures(scenes[start : start + self.batch])
+                images = images.to(self.device, memory_format=torch.channels_last)
+                encoded.append(self.autoencoder.encoder(images).float())
+        self.number, self.scenes = number, scenes
+        self.latents = torch.cat(encoded) * self.autoencoder.config.scaling_factor
