@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from t2i_xattn.default_model import load_default
     from t2i_xattn.errors import UserError
+    from t2i_xattn.interception import InterceptingProcessor, attention_forward
     from t2i_xattn.maps import HeatMap
     from t2i_xattn.processors import RecordingProcessor
     from t2i_xattn.recording import record
@@ -27,10 +28,12 @@ __version__ = "0.1.0"
 __all__ = [
     "AttentionSite",
     "HeatMap",
+    "InterceptingProcessor",
     "RecordingProcessor",
     "Trace",
     "UserError",
     "__version__",
+    "attention_forward",
     "contact_sheet",
     "find_sites",
     "load_default",
@@ -42,9 +45,11 @@ __all__ = [
 _HOMES = {
     "AttentionSite": "sites",
     "HeatMap": "maps",
+    "InterceptingProcessor": "interception",
     "RecordingProcessor": "processors",
     "Trace": "trace",
     "UserError": "errors",
+    "attention_forward": "interception",
     "contact_sheet": "render",
     "find_sites": "sites",
     "load_default": "default_model",

@@ -10,10 +10,54 @@ from __future__ import annotations
 
 import inspect
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+
+def normed_inputs(
+    attn: Any,
+    hidden_states: Tensor,
+    encoder_hidden_states: Tensor | None = None,
+    temb: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """What an attention layer projects: the picture's and the text's states after its norms.
+
+    Args:
+        attn: a diffusers `Attention`.
+        hidden_states: `(batch, queries, channels)` or `(batch, channels, height, width)`.
+        encoder_hidden_states: `(batch, tokens, text channels)`; None for self-attention.
+        temb: time embedding, used by sites with a spatial norm.
+
+    Returns:
+        `(batch, queries, channels)`, and `(batch, tokens, text channels)`, which is the first again
+        in self-attention.
+    """
+    if attn.spatial_norm is not None:
+        hidden_states = attn.spatial_norm(hidden_states, temb)
+    if hidden_states.ndim == 4:
+        hidden_states = hidden_states.flatten(2).transpose(1, 2)
+    if attn.group_norm is not None:
+        hidden_states = attn.group_norm(hidden_states.transpose(1, 2)).transpose(1, 2)
+    if encoder_hidden_states is None:
+        encoder_hidden_states = hidden_states
+    elif attn.norm_cross:
+        encoder_hidden_states = attn.norm_encoder_hidden_states(encoder_hidden_states)
+    return hidden_states, encoder_hidden_states
+
+
+def projected(attn: Any, picture: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
+    """Queries `(batch, heads, queries, d)` and keys `(batch, heads, tokens, d)` of normed states.
+
+    The projections are called as modules, since LoRA replaces them by wrapped layers.
+    """
+    query, key = _heads(attn.to_q(picture), attn.heads), _heads(attn.to_k(text), attn.heads)
+    if attn.norm_q is not None:
+        query = attn.norm_q(query)
+    if attn.norm_k is not None:
+        key = attn.norm_k(key)
+    return query, key
 
 
 def queries_and_keys(
@@ -24,36 +68,9 @@ def queries_and_keys(
 ) -> tuple[Tensor, Tensor]:
     """The queries and keys that diffusers' `AttnProcessor2_0` would form.
 
-    The projections are called as modules, since LoRA replaces them by wrapped layers.
-
-    Args:
-        attn: a diffusers `Attention`.
-        hidden_states: `(batch, queries, channels)` or `(batch, channels, height, width)`.
-        encoder_hidden_states: `(batch, tokens, text channels)`; None for self-attention.
-        temb: time embedding, used by sites with a spatial norm.
-
-    Returns:
-        `(batch, heads, queries, d)` and `(batch, heads, tokens, d)`.
+    Takes what `normed_inputs` takes and gives what `projected` gives.
     """
-    if attn.spatial_norm is not None:
-        hidden_states = attn.spatial_norm(hidden_states, temb)
-    if hidden_states.ndim == 4:
-        hidden_states = hidden_states.flatten(2).transpose(1, 2)
-    if attn.group_norm is not None:
-        hidden_states = attn.group_norm(hidden_states.transpose(1, 2)).transpose(1, 2)
-    query = attn.to_q(hidden_states)
-    if encoder_hidden_states is None:
-        encoder_hidden_states = hidden_states
-    elif attn.norm_cross:
-        encoder_hidden_states = attn.norm_encoder_hidden_states(encoder_hidden_states)
-    key = attn.to_k(encoder_hidden_states)
-    query = query.unflatten(-1, (attn.heads, -1)).transpose(1, 2)
-    key = key.unflatten(-1, (attn.heads, -1)).transpose(1, 2)
-    if attn.norm_q is not None:
-        query = attn.norm_q(query)
-    if attn.norm_k is not None:
-        key = attn.norm_k(key)
-    return query, key
+    return projected(attn, *normed_inputs(attn, hidden_states, encoder_hidden_states, temb))
 
 
 def attention_probs(query: Tensor, key: Tensor, scale: float, mask: Tensor | None = None) -> Tensor:
@@ -83,31 +100,75 @@ def attention_probs(query: Tensor, key: Tensor, scale: float, mask: Tensor | Non
             scores = scores + mask.float()
         # Only all-masked queries come out as NaN, and they have looked at nothing.
         nothing = scores.amax(dim=-1, keepdim=True) == float("-inf")
-        return scores.softmax(dim=-1).masked_fill(nothing, 0.0)
+        # Filled before too: the gradient of a softmax over −inf alone would be NaN.
+        return scores.masked_fill(nothing, 0.0).softmax(dim=-1).masked_fill(nothing, 0.0)
+
+
+READABLE = {
+    "AttnProcessor",
+    "AttnProcessor2_0",
+    "AttnProcessorNPU",
+    "FusedAttnProcessor2_0",
+    "IPAdapterAttnProcessor",
+    "IPAdapterAttnProcessor2_0",
+    "IPAdapterXFormersAttnProcessor",
+    "SlicedAttnProcessor",
+    "XFormersAttnProcessor",
+    "XLAFlashAttnProcessor2_0",
+}
+"""Processors of diffusers whose queries and keys are those of `queries_and_keys`."""
+
+
+def unrecordable(attn: Any) -> str | None:
+    """Why the probs at a site cannot be read, as the end of a sentence; None if they can.
+
+    A user's own processor is taken to use the layer's `to_q` and `to_k`, as diffusers' do.
+    """
+    if getattr(attn, "added_kv_proj_dim", None):
+        return "adds the text's keys to those of self-attention"
+    kind = type(_inmost(attn.processor))
+    if kind.__module__.startswith("diffusers.") and kind.__name__ not in READABLE:
+        return f"has the processor {kind.__name__}, which forms its own"
+    return None
+
+
+class Target(NamedTuple):
+    """Where the probs of one block of rows are to be added.
+
+    Attributes:
+        stream: whose keys: 0 the text's, n the pictures' of the n-th IP-Adapter.
+        rows: the rows of the batch.
+        total: fp32 `(rows, heads, queries, kept)`; with one head in it, the heads' mean is added.
+        calls: fp32 `(1,)`, counts what was added.
+        selection: `(rows, tokens, kept)` of 0 and 1, the tokens that are summed into each place;
+            None: every token by itself.
+    """
+
+    stream: int
+    rows: slice
+    total: Tensor
+    calls: Tensor
+    selection: Tensor | None = None
 
 
 class RecordingProcessor:
-    """Wraps the processor that stands at a site and adds its probs to an accumulator.
+    """Wraps the processor that stands at a site and adds its probs to what is kept.
 
     The output is the inner processor's own. There is no counting and no growing list in here, only
-    an in-place add into a tensor, so that a compiled UNet stays one graph.
+    in-place adds into tensors, so that a compiled UNet stays one graph.
 
     Attributes:
         inner: the processor that computes the output.
-        rows: the rows of the batch to record, a slice; set before each UNet call.
-        accumulator: fp32 `(rows, queries, tokens)`, the sum of the head means over the UNet calls;
-            None while nothing is to be recorded.
+        targets: where to add the probs; set before each UNet call, empty while nothing is kept.
     """
 
     inner: Any
-    rows: slice
-    accumulator: Tensor | None
+    targets: tuple[Target, ...]
 
     def __init__(self, inner: Any) -> None:
         # `object.__setattr__`: in the Module form, plain assignment would make `inner` a child.
         object.__setattr__(self, "inner", inner)
-        self.rows = slice(0)
-        self.accumulator = None
+        self.targets = ()
 
     @staticmethod
     def around(inner: Any) -> RecordingProcessor:
@@ -120,6 +181,14 @@ class RecordingProcessor:
         form = _RecordingModuleProcessor if isinstance(inner, nn.Module) else RecordingProcessor
         kind: type = type(inner)
         return _called_like(form, kind)(inner)
+
+    def is_around(self, outer: Any) -> bool:
+        """Whether this wrapper is in the chain of wrappers from `outer` on."""
+        while isinstance(outer, RecordingProcessor):
+            if outer is self:
+                return True
+            outer = outer.inner
+        return False
 
     def take_out_of(self, outer: Any) -> None:
         """Takes this wrapper out of the chain of wrappers from `outer` on, if it is in there."""
@@ -138,9 +207,13 @@ class RecordingProcessor:
         *args: Any,
         **kwargs: Any,
     ) -> Any:
-        if self.accumulator is not None:
+        if self.targets:
             temb = args[0] if args else kwargs.get("temb")
-            self._add_probs(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
+            masked = kwargs.get("ip_adapter_masks") is not None
+            for target in self.targets:
+                self._add_probs(
+                    target, attn, hidden_states, encoder_hidden_states, attention_mask, temb, masked
+                )
         if args:
             return self.inner(
                 attn, hidden_states, encoder_hidden_states, attention_mask, *args, **kwargs
@@ -156,22 +229,24 @@ class RecordingProcessor:
     @torch.no_grad()
     def _add_probs(
         self,
+        target: Target,
         attn: Any,
         hidden_states: Tensor,
         encoder_hidden_states: Any,
         attention_mask: Tensor | None,
         temb: Tensor | None,
+        masked_pictures: bool,
     ) -> None:
-        assert self.accumulator is not None
-        # An IP-Adapter hands over `(text, [image, …])`. The text's attention is a softmax of its
+        # An IP-Adapter hands over `(text, [pictures, …])`. The text's attention is a softmax of its
         # own there, so the shares of the words still sum to 1.
-        text = encoder_hidden_states
+        text, pictures = encoder_hidden_states, ()
         if isinstance(text, tuple):
-            text = text[0]
-        rows = self.rows
+            text, pictures = text
+        rows = target.rows
         mask = None
-        if attention_mask is not None:
-            batch, tokens = hidden_states.shape[0], self.accumulator.shape[2]
+        if attention_mask is not None and target.stream == 0:
+            batch = hidden_states.shape[0]
+            tokens = hidden_states.shape[1] if text is None else text.shape[1]
             mask = attn.prepare_attention_mask(attention_mask, tokens, batch)
             mask = mask.view(batch, attn.heads, -1, mask.shape[-1])[rows]
         query, key = queries_and_keys(
@@ -180,9 +255,40 @@ class RecordingProcessor:
             None if text is None else text[rows],
             None if temb is None else temb[rows],
         )
-        seen = (query.shape[0], query.shape[2], key.shape[2])
-        assert seen == tuple(self.accumulator.shape), (seen, self.accumulator.shape)
-        self.accumulator.add_(attention_probs(query, key, attn.scale, mask).mean(dim=1))
+        if target.stream == 0:
+            probs = attention_probs(query, key, attn.scale, mask)
+        else:
+            to_key = _inmost(self).to_k_ip[target.stream - 1]
+            keys = to_key(pictures[target.stream - 1][rows])
+            # (rows, pictures, tokens, heads · d); under masks each picture has its own softmax.
+            keys = keys.flatten(1, 2)[:, None] if not masked_pictures else keys
+            probs = torch.cat(
+                [
+                    attention_probs(query, _heads(one, attn.heads), attn.scale)
+                    for one in keys.unbind(1)
+                ],
+                dim=-1,
+            )
+        if target.total.shape[1] == 1:
+            probs = probs.mean(dim=1, keepdim=True)
+        if target.selection is not None:
+            probs = torch.matmul(probs, target.selection[:, None])
+        seen, expected = tuple(probs.shape), tuple(target.total.shape)
+        assert seen == expected, (seen, expected)
+        target.total.add_(probs)
+        target.calls.add_(1)
+
+
+def _heads(projected: Tensor, heads: int) -> Tensor:
+    """`(batch, n, heads · d)` to `(batch, heads, n, d)`."""
+    return projected.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+def _inmost(processor: Any) -> Any:
+    """The processor that computes, under all the wrappers."""
+    while isinstance(processor, RecordingProcessor):
+        processor = processor.inner
+    return processor
 
 
 class _RecordingModuleProcessor(RecordingProcessor, nn.Module):

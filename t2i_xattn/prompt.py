@@ -103,7 +103,9 @@ def find_phrase(
     if not wanted:
         raise UserError(f"expected a word of the prompt, but {phrase!r} has no letter or digit")
     there = [_folded(word.text) for word in words]
-    found = [
+    # Spans that the user gave may bear a phrase as their text.
+    whole = [word for word in words if len(wanted) > 1 and _folded(word.text) == _folded(phrase)]
+    found: list[Sequence[Word]] = [[word] for word in whole] or [
         words[at : at + len(wanted)]
         for at in range(len(there) - len(wanted) + 1)
         if there[at : at + len(wanted)] == wanted

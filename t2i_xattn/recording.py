@@ -3,140 +3,196 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, Literal
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
 
-from t2i_xattn.branches import conditional_rows
+from t2i_xattn.branches import CONDITIONAL, split_branches
+from t2i_xattn.denoiser_calls import DenoiserCalls
 from t2i_xattn.errors import UserError
-from t2i_xattn.processors import RecordingProcessor
+from t2i_xattn.keep import Heads, Keep, Steps
+from t2i_xattn.prompt import Word
 from t2i_xattn.prompt_listener import EncodedPrompts, can_listen, listen
-from t2i_xattn.sites import AttentionSite, walk_sites
-from t2i_xattn.store import MapStore
+from t2i_xattn.sites import Sites, choose_sites
+from t2i_xattn.store import CallShape
 from t2i_xattn.trace import RecordedRun, Trace
+
+Spans = Mapping[str, Sequence[int]]
+
+_last_caller: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
+"""The recorded pipeline that began the last run on a denoiser; several may share one."""
 
 
 @contextmanager
-def record(pipe: Any) -> Iterator[Trace]:
+def record(
+    pipe: Any,
+    *,
+    sites: Sites | None = None,
+    words: Sequence[str] | None = None,
+    columns: Sequence[int] | None = None,
+    heads: Heads = "mean",
+    steps: Steps = "sum",
+    branches: str | Sequence[str] = CONDITIONAL,
+    spans: Spans | Sequence[Spans] | None = None,
+    controlnet: bool = False,
+    budget: int | None = None,
+    unrecordable: Literal["raise", "skip"] = "raise",
+) -> Iterator[Trace]:
     """Records the cross-attention maps of one run of a diffusers pipeline.
 
     The picture is the same, byte for byte, as without recording: the processors that stand at the
-    sites go on computing the output, with their fused kernels. Kept is, for every site, the head
-    mean of the conditional half, summed over the UNet calls; memory does not grow with the steps.
+    sites go on computing the output, with their fused kernels. Kept is, unless asked otherwise, for
+    every site and every token the head mean of the conditional half, averaged over the steps;
+    memory does not grow with the steps.
 
     One context holds one run. Contexts nest, and each gets full maps. On leaving, by success or by
     exception, processors, hooks and methods are as they were found; a processor that was installed
-    meanwhile stays.
+    meanwhile (an IP-Adapter that was loaded) stays.
 
     Args:
         pipe: any loaded pipeline with a cross-attending `unet`.
+        sites: which sites to keep: names, or a function of the `AttentionSite` that says yes or
+            no, such as `lambda site: site.place == "up"`. By default all.
+        words: words or phrases of the prompt to keep, the shares of their columns added up. By
+            default every column of the text is kept by itself.
+        columns: columns to keep instead, 0 the start token.
+        heads: `"mean"`, or `"each"` to keep every head by itself.
+        steps: `"sum"` for one map over all steps, `"each"` for one a step (memory then grows with
+            the steps), or windows `[(first, end), …]`. A step is a call of the denoiser.
+        branches: which branches of the guidance: `"conditional"`, `"unconditional"`, `"image"`
+            (InstructPix2Pix), `"perturbed"` (PAG), or several.
+        spans: for prompts that are given as embeddings: the columns of each word or phrase, a
+            mapping for all the images or one for each.
+        controlnet: whether to record the sites of the pipeline's ControlNet as well; their names
+            begin with `controlnet.`.
+        budget: most bytes that the maps may take; a run that needs more is refused.
+        unrecordable: what to do about a site whose processor forms no queries and keys that could
+            be read: raise an error, or skip the site.
 
     Yields:
         A `Trace`, readable once the pipeline has run, inside the context or after it.
 
     Raises:
-        UserError: before anything is changed, if the pipeline has no UNet with cross-attention;
-            before its first step, for a second run inside the context; and at the first UNet call,
-            if its batch is not made of an unconditional and a conditional half.
+        UserError: before anything is changed, if the pipeline has no UNet with cross-attention, an
+            argument cannot be, or a site cannot be recorded; before its first step, for a second
+            run inside the context, a word that the prompt does not have, or a budget that is too
+            small; at a UNet call whose batch is not made of known branches.
 
     Example:
         >>> with record(pipe) as trace:
         ...     image = pipe("a red circle", num_inference_steps=25).images[0]
         >>> trace.heatmap("red").overlay(image).save("red.png")
     """
+    keep = Keep(
+        sites=sites,
+        words=words,
+        columns=columns,
+        heads=heads,
+        steps=steps if isinstance(steps, str) else tuple(steps),
+        branches=(branches,) if isinstance(branches, str) else tuple(branches),
+        budget=budget,
+    )
+    if unrecordable not in ("raise", "skip"):
+        raise UserError(f'expected unrecordable="raise" or "skip", but came {unrecordable!r}')
+    followed = _denoisers(pipe, controlnet, unrecordable == "skip")
+    chosen = choose_sites([site for each in followed for site in each.sites], sites)
+    for each in followed:
+        each.keep_sites(chosen, keep)
+    followed = [each for each in followed if each.modules]
+
+    run = _Run(pipe, keep, followed, spans)
+    trace = Trace(run.read)
+    try:
+        with ExitStack() as undo:
+            undo.callback(run.leave)
+            undo.enter_context(listen(pipe, run.prompts_heard))
+            for each in followed:
+                undo.enter_context(each.followed(run.called))
+            yield trace
+    finally:
+        trace.finish()
+
+
+def _denoisers(pipe: Any, controlnet: bool, skip: bool) -> list[DenoiserCalls]:
     unet = getattr(pipe, "unet", None)
     if not isinstance(unet, nn.Module):
         raise UserError(
             "expected a diffusers pipeline with a `unet`, but came "
             f"{type(pipe).__name__}; record a text-to-image pipeline of the Stable Diffusion family"
         )
-    modules = [(site, attn) for site, attn in walk_sites(unet) if site.kind == "cross"]
-    if not modules:
-        raise UserError(
-            f"expected a UNet with cross-attention, but {type(unet).__name__} has none; "
-            "record a pipeline whose pictures are conditioned on text"
-        )
-    added = [site.name for site, attn in modules if getattr(attn, "added_kv_proj_dim", None)]
-    if added:
-        raise UserError(
-            "expected cross-attention with keys from the text alone, but "
-            f"{added[0]} adds its keys to those of self-attention; this denoiser cannot be recorded"
-        )
-
-    run = _Run(pipe, [site for site, _ in modules])
-    trace = Trace(run.read)
-    try:
-        with ExitStack() as undo:
-            undo.enter_context(listen(pipe, run.prompts_heard))
-            for site, attn in modules:
-                undo.enter_context(_wrapped(attn, run.processors, site.name))
-            for hook in (
-                unet.register_forward_pre_hook(run.before_call, with_kwargs=True),
-                unet.register_forward_hook(run.after_call),
-            ):
-                undo.callback(hook.remove)
-            yield trace
-    finally:
-        trace.finish()
-
-
-@contextmanager
-def _wrapped(attn: Any, wrappers: dict[str, RecordingProcessor], name: str) -> Iterator[None]:
-    """Stands a recording processor around the one at a site, and takes it away on leaving."""
-    wrapper = RecordingProcessor.around(attn.processor)
-    attn.processor = wrappers[name] = wrapper
-    try:
-        yield
-    finally:
-        wrapper.accumulator = None
-        if attn.processor is wrapper:
-            attn.processor = wrapper.inner
+    denoisers = [DenoiserCalls(unet, "", skip)]
+    if controlnet:
+        net = getattr(pipe, "controlnet", None)
+        if not isinstance(net, nn.Module):
+            raise UserError(
+                f"expected a pipeline with a ControlNet, but {type(pipe).__name__} has none; "
+                "leave controlnet=True out"
+            )
+        nets = getattr(net, "nets", None)  # of several together
+        if nets is None:
+            denoisers.append(DenoiserCalls(net, "controlnet.", skip))
         else:
-            # Another recording that stays longer, or a processor that was installed meanwhile and
-            # is not ours to remove.
-            wrapper.take_out_of(attn.processor)
+            denoisers += [
+                DenoiserCalls(each, f"controlnet.{index}.", skip) for index, each in enumerate(nets)
+            ]
+    return denoisers
 
 
 class _Run:
-    """Follows one run: what is asked, which call, which rows."""
+    """Follows one run: what is asked, whose call it is, which rows."""
 
-    def __init__(self, pipe: Any, sites: list[AttentionSite]) -> None:
-        self.pipe = pipe
-        self.store = MapStore(sites)
-        self.processors: dict[str, RecordingProcessor] = {}
+    def __init__(
+        self,
+        pipe: Any,
+        keep: Keep,
+        denoisers: Sequence[DenoiserCalls],
+        spans: Spans | Sequence[Spans] | None,
+    ) -> None:
+        self.pipe, self.keep, self.denoisers, self.spans = pipe, keep, denoisers, spans
         self.encoded: EncodedPrompts | None = None
         self.guidance_scale: float | None = None
 
     def prompts_heard(self, encoded: EncodedPrompts) -> None:
-        if self.store.calls:
+        if any(each.store.calls for each in self.denoisers):
             raise UserError(
                 "expected one run inside `with record(pipe)`, but a second one begins; "
                 "open a new `with record(pipe) as trace:` for each run"
             )
+        if self.keep.words is not None and self.spans is None and None not in encoded.prompts:
+            self.keep.groups(encoded.words, 0)  # a word that is not there is told before the run
         self.encoded = encoded
+        self.denoisers[0].listen_to(self.pipe.unet, self.called)
+        for each in self.denoisers:
+            _last_caller[each.denoiser] = id(self.pipe)
 
-    def before_call(self, unet: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        given = dict(zip(("sample", "timestep", "encoder_hidden_states"), args, strict=False))
-        given.update(kwargs)
-        sample, text = given["sample"], given["encoder_hidden_states"]
+    def leave(self) -> None:
+        for each in self.denoisers:
+            if _last_caller.get(each.denoiser) == id(self.pipe):
+                del _last_caller[each.denoiser]
+
+    def called(self, calls: DenoiserCalls, shape: CallShape) -> dict[str, slice] | None:
+        """The rows of each branch in a call, or None if the call is another pipeline's."""
+        if _last_caller.get(calls.denoiser, id(self.pipe)) != id(self.pipe):
+            return None
+        rows = shape.images
         images = None if self.encoded is None else len(self.encoded.prompts)
         guided = self._guided()
-        rows = conditional_rows(sample.shape[0], guided, images)
-        self.store.begin_call(
-            latent_size=(int(sample.shape[-2]), int(sample.shape[-1])),
-            images=rows.stop - rows.start,
-            tokens=text.shape[1],
-            timestep=given["timestep"],
-            device=sample.device,
-        )
-        if self.store.calls == 1:
+        if calls is not self.denoisers[0] and rows == images:
+            guided = False  # a ControlNet in guess mode sees the conditional half only
+        branches = split_branches(self.pipe, rows, guided, images)
+        store = calls.store
+        if store.shape is None:
+            each = next(iter(branches.values()))
+            images = each.stop - each.start
+            groups = self.keep.groups(self._words(images), next(iter(shape.tokens.values())))
+            steps = getattr(self.pipe, "_num_timesteps", None)
+            store.begin_run(CallShape(images, shape.latent_size, shape.tokens), groups, steps)
             self.guidance_scale = getattr(self.pipe, "guidance_scale", None) if guided else None
-        for name, processor in self.processors.items():
-            processor.rows = rows
-            processor.accumulator = self.store.sums[name]
+        return branches
 
     def _guided(self) -> bool:
         """Whether this UNet call carries an unconditional half.
@@ -151,8 +207,16 @@ class _Run:
         now = bool(getattr(self.pipe, "do_classifier_free_guidance", encoded))
         return now and (encoded or self.encoded is None)
 
-    def after_call(self, unet: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        self.store.end_call()
+    def _words(self, images: int) -> tuple[tuple[Word, ...], ...]:
+        if self.spans is None:
+            return ((),) * images if self.encoded is None else self.encoded.words
+        each = [self.spans] * images if isinstance(self.spans, Mapping) else list(self.spans)
+        if len(each) != images:
+            raise UserError(f"expected spans for {images} images, but came {len(each)}")
+        return tuple(
+            tuple(Word(text, 0, 0, tuple(columns)) for text, columns in spans.items())
+            for spans in each
+        )
 
     def read(self) -> RecordedRun:
         """What has been recorded so far.
@@ -160,16 +224,24 @@ class _Run:
         Raises:
             UserError: if there is nothing to read, or what there is cannot be trusted.
         """
-        maps = self.store.means()
-        assert self.store.latent_size is not None
-        images = next(iter(maps.values())).shape[0]
-        height, width = self.store.latent_size
+        stores = [each.store for each in self.denoisers]
+        maps: dict[str, Any] = {}
+        for store in stores:
+            for stream, of_sites in store.means().items():
+                maps.setdefault(stream, {}).update(of_sites)
+        shape = stores[0].shape
+        assert shape is not None
+        height, width = shape.latent_size
         scale = getattr(self.pipe, "vae_scale_factor", 8)
+        none = (None,) * shape.images
         return RecordedRun(
             maps=maps,
-            sites=self.store.sites,
-            prompts=(None,) * images if self.encoded is None else self.encoded.prompts,
-            words=((),) * images if self.encoded is None else self.encoded.words,
+            sites=tuple(site for store in stores for site in store.sites),
+            groups=stores[0].groups,
+            branches=self.keep.branches,
+            steps=stores[0].windows(),
+            prompts=none if self.encoded is None else self.encoded.prompts,
+            words=self._words(shape.images),
             latent_size=(height, width),
             picture_size=(height * scale, width * scale),
             settings=self._settings(),
@@ -181,10 +253,12 @@ class _Run:
         return None if name is None else str(name)
 
     def _settings(self) -> dict[str, Any]:
+        store = self.denoisers[0].store
         return {
-            "calls": self.store.calls,
-            "timesteps": [_numbers(timestep) for timestep in self.store.timesteps],
+            "calls": store.calls,
+            "timesteps": [_numbers(timestep) for timestep in store.timesteps],
             "guidance_scale": self.guidance_scale,
+            "heads": self.keep.heads,
             "pipeline": type(self.pipe).__name__,
             "model": self._model(),
             "scheduler": type(getattr(self.pipe, "scheduler", None)).__name__,

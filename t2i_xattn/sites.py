@@ -6,9 +6,11 @@ that a saved trace can carry.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
+
+from t2i_xattn.errors import UserError, nearest
 
 if TYPE_CHECKING:
     from torch import nn
@@ -46,6 +48,38 @@ class AttentionSite:
         for _ in range(self.level):
             height, width = -(-height // 2), -(-width // 2)
         return height, width
+
+
+Sites = Callable[[AttentionSite], bool] | Iterable[str]
+"""A choice of sites: their names, or a function of the site that says yes or no."""
+
+
+def choose_sites(sites: Sequence[AttentionSite], choice: Sites | None) -> list[AttentionSite]:
+    """The sites that were asked for, in their order; all of them for None.
+
+    Raises:
+        UserError: if a name is not that of a site, or none is left.
+    """
+    if choice is None:
+        return list(sites)
+    if callable(choice):
+        chosen = [site for site in sites if choice(site)]
+    else:
+        names = [choice] if isinstance(choice, str) else list(choice)
+        known = [site.name for site in sites]
+        for name in names:
+            if name not in known:
+                raise UserError(
+                    f"expected the name of a site, but came {name!r}{nearest(name, known)}; "
+                    "find_sites(pipe.unet) and trace.sites list them"
+                )
+        chosen = [site for site in sites if site.name in names]
+    if not chosen:
+        raise UserError(
+            f"expected at least one site, but the choice leaves none of {len(sites)}; "
+            "find_sites(pipe.unet) and trace.sites list their places and levels"
+        )
+    return chosen
 
 
 def find_sites(unet: nn.Module, kind: Kind = "cross") -> list[AttentionSite]:

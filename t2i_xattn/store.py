@@ -1,9 +1,9 @@
-"""What is kept of a run: one sum of maps a site, however many steps there are."""
+"""What is kept of a run: sums of maps, whose memory does not depend on the number of steps."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -11,106 +11,267 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from t2i_xattn.errors import UserError
+from t2i_xattn.keep import TEXT, Groups, Keep
+from t2i_xattn.processors import Target
 from t2i_xattn.sites import AttentionSite
 
 
-class MapStore:
-    """Head-mean probs of each site, summed over the UNet calls of one run.
-
-    Memory is fixed by the first call: fp32 times images × queries × tokens for each site, the same
-    for 4 steps and for 400.
+@dataclass(frozen=True)
+class CallShape:
+    """What must stay the same over a run, and fixes the size of what is kept.
 
     Attributes:
-        sites: the sites kept, in forward order.
-        sums: by site name, `(images, queries, tokens)` fp32 on the denoiser's device. Empty before
-            the first call.
-        latent_size: height and width of the latent; None before the first call.
-        calls: UNet calls begun.
-        finished: UNet calls that ran to their end.
-        timesteps: the noise level of each call, as handed to the UNet.
+        images: rows of one branch.
+        latent_size: height and width of the latent.
+        tokens: by stream, the number of keys.
     """
 
-    def __init__(self, sites: Sequence[AttentionSite]) -> None:
+    images: int
+    latent_size: tuple[int, int]
+    tokens: Mapping[str, int]
+
+
+@dataclass
+class _Window:
+    """The sums of one place on the step axis.
+
+    `sums[stream, site]` is fp32 `(branches, images, heads, queries, kept)` and `reached[...]` the
+    calls that arrived there, one number a branch; `calls` are those that began.
+    """
+
+    sums: dict[tuple[str, str], Tensor]
+    reached: dict[tuple[str, str], Tensor]
+    calls: list[int]
+
+
+class MapStore:
+    """Sums of the probs of each site of one denoiser over its calls in one run.
+
+    Attributes:
+        keep: what is kept.
+        sites: the sites kept, in forward order.
+        shape: what the first call fixed; None before it.
+        groups: for each image, the columns kept of the text; None: all.
+        calls, finished: calls of the denoiser that began, and that ran to their end.
+        timesteps: the noise level of each call, as handed to the denoiser.
+    """
+
+    def __init__(self, sites: Sequence[AttentionSite], keep: Keep) -> None:
+        self.keep = keep
         self.sites = tuple(sites)
-        self.sums: dict[str, Tensor] = {}
-        self.latent_size: tuple[int, int] | None = None
+        self.shape: CallShape | None = None
+        self.groups: tuple[Groups, ...] | None = None
         self.calls = 0
         self.finished = 0
         self.timesteps: list[Tensor | float] = []
-        self._shape: tuple[int, ...] | None = None
+        self._windows: dict[int, _Window] = {}
+        self._steps = dict.fromkeys(keep.branches, 0)
+        self._selection: Tensor | None = None
+
+    def begin_run(
+        self, shape: CallShape, groups: tuple[Groups, ...] | None, steps: int | None
+    ) -> None:
+        """Fixes the sizes, and refuses what would not fit.
+
+        Args:
+            shape: of every call to come.
+            groups: the columns to keep for each image, see `Keep.groups`.
+            steps: steps of the run, if they are known.
+
+        Raises:
+            UserError: if the maps would be larger than the budget.
+        """
+        self.shape, self.groups = shape, groups
+        windows = self.keep.windows(steps) or 1
+        budget = self.keep.budget
+        if budget is not None and windows * self.window_nbytes > budget:
+            raise UserError(
+                f"expected maps of at most {budget:,} bytes (budget=…), but this run would keep "
+                f"{windows * self.window_nbytes:,}: {len(self.sites)} sites, {windows} of steps, "
+                f"{len(self.keep.branches)} branches, heads {self.keep.heads!r}; keep fewer by "
+                'sites=…, words=…, steps="sum" or heads="mean"'
+            )
+
+    @property
+    def window_nbytes(self) -> int:
+        """Bytes of one place on the step axis."""
+        assert self.shape is not None
+        return 4 * sum(
+            int(np.prod(self._sum_shape(stream, site)))
+            for stream in self.shape.tokens
+            for site in self.sites
+        )
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held for maps on the denoiser's device."""
+        return sum(
+            each.nbytes for window in self._windows.values() for each in window.sums.values()
+        )
 
     def begin_call(
         self,
-        latent_size: tuple[int, int],
-        images: int,
-        tokens: int,
+        shape: CallShape,
+        branches: Mapping[str, slice],
         timestep: Tensor | float,
         device: torch.device,
-    ) -> None:
-        """Counts a UNet call; the first one allocates.
+    ) -> dict[str, tuple[Target, ...]]:
+        """Counts a call and says where the probs of each site are to be added, by site name.
 
         Raises:
-            UserError: if a later call has another number of images, size or number of tokens.
+            UserError: if this call has another shape than the first, or what is kept of every step
+                outgrows the budget.
         """
-        shape = (images, *latent_size, tokens)
-        if self._shape is None:
-            self._shape, self.latent_size = shape, latent_size
-            for site in self.sites:
-                height, width = site.size(*latent_size)
-                self.sums[site.name] = torch.zeros(
-                    (images, height * width, tokens), dtype=torch.float32, device=device
-                )
-        elif shape != self._shape:
+        if shape != self.shape:
             raise UserError(
-                "expected every UNet call of a run to have the same images, latent height, latent "
-                f"width and tokens {self._shape}, but came {shape}; record each run on its own"
+                f"expected every UNet call of a run to be like the first, {self.shape}, but came "
+                f"{shape}; record each run on its own"
             )
         self.calls += 1
         # Kept as it came: reading a number off a GPU would wait for it at every step.
         self.timesteps.append(timestep)
+        targets: dict[str, tuple[Target, ...]] = {site.name: () for site in self.sites}
+        for index, branch in enumerate(self.keep.branches):
+            if branch not in branches:
+                continue
+            place = self.keep.window(self._steps[branch])
+            self._steps[branch] += 1
+            if place is None:
+                continue
+            window = self._window(place, device)
+            window.calls[index] += 1
+            for site in self.sites:
+                targets[site.name] += tuple(
+                    Target(
+                        stream=number,
+                        rows=branches[branch],
+                        total=window.sums[stream, site.name][index],
+                        calls=window.reached[stream, site.name][index : index + 1],
+                        selection=self._selection if stream == TEXT else None,
+                    )
+                    for number, stream in enumerate(shape.tokens)
+                )
+        return targets
 
     def end_call(self) -> None:
         """Notes that the call ran through all its sites."""
         self.finished += 1
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes held for maps on the denoiser's device."""
-        return sum(total.nbytes for total in self.sums.values())
+    def windows(self) -> tuple[tuple[int, int], ...]:
+        """First step and end of each place on the step axis."""
+        end = max(self._steps.values())
+        if self.keep.steps == "sum":
+            return ((0, end),)
+        if self.keep.steps == "each":
+            return tuple((place, place + 1) for place in sorted(self._windows))
+        asked = [self.keep.steps[place] for place in sorted(self._windows)]
+        return tuple((int(window[0]), min(int(window[1]), end)) for window in asked)
 
-    def means(self) -> dict[str, NDArray[np.float32]]:
-        """By site name, the mean over calls: `(images, height, width, tokens)`, shares 0 to 1.
+    def means(self) -> dict[str, dict[str, NDArray[np.float32]]]:
+        """By stream and site name, the mean over the calls of each window.
+
+        `(image, branch, step, head, height, width, token)`, shares 0 to 1; NaN where a branch did
+        not run in a window of steps.
 
         Raises:
             UserError: if nothing was recorded, if the run broke off inside a UNet call, or if a
                 site was not reached at every call, so that a mean would be wrong.
         """
-        if self.latent_size is None:
+        if self.shape is None or not self._windows:
             raise UserError(
-                "expected a recorded run, but the pipeline has not run yet; call it inside "
-                "`with record(pipe) as trace:` before reading the maps"
+                "expected a recorded run, but the pipeline has not run yet (or not as far as the "
+                "steps to keep); call it inside `with record(pipe) as trace:` before reading maps"
             )
         if self.calls != self.finished:
             raise UserError(
                 f"expected a run that ended, but it broke off inside UNet call {self.calls}; "
                 "record it again"
             )
-        means = {}
-        for site in self.sites:
-            total = self.sums[site.name]
-            # Each call adds 1 at every location (0 where all tokens are masked).
-            recorded = float(total.sum(dim=-1).max())
-            if math.isnan(recorded):
+        windows = [self._windows[place] for place in sorted(self._windows)]
+        for index, branch in enumerate(self.keep.branches):
+            if not any(window.calls[index] for window in windows):
+                raise UserError(
+                    f"expected a run with the branch {branch!r}, but this one had none; turn "
+                    "guidance on, or keep another branch"
+                )
+        return {
+            stream: {site.name: self._mean(windows, stream, site) for site in self.sites}
+            for stream in self.shape.tokens
+        }
+
+    def _mean(
+        self, windows: Sequence[_Window], stream: str, site: AttentionSite
+    ) -> NDArray[np.float32]:
+        assert self.shape is not None
+        means = []
+        for window in windows:
+            calls = np.array(window.calls, dtype=np.float32)
+            reached = window.reached[stream, site.name].cpu().numpy()
+            if (reached != calls).any():
+                raise UserError(
+                    f"expected {calls.tolist()} calls at {site.name}, but {reached.tolist()} were "
+                    "recorded; its block was skipped during the run, or its processor replaced "
+                    "inside a UNet call: record again without that"
+                )
+            total = window.sums[stream, site.name].cpu().numpy()
+            if np.isnan(total).any():
                 raise UserError(
                     f"expected numbers at {site.name}, but the model gave NaN there; run it in "
                     "bfloat16 or float32 instead of float16"
                 )
-            if abs(recorded - self.calls) > 1e-3 * self.calls:
-                raise UserError(
-                    f"expected {self.calls} calls at {site.name}, but {recorded:.3g} were "
-                    "recorded; its processor was replaced or its block skipped during the run: "
-                    "install adapters before `record`, and open it again"
+            with np.errstate(invalid="ignore"):
+                means.append(total / calls[:, None, None, None, None])
+        # (step, branch, image, head, query, token), with the queries as height × width.
+        stacked = np.stack(means)
+        size = site.size(*self.shape.latent_size)
+        stacked = stacked.reshape(*stacked.shape[:4], *size, stacked.shape[-1])
+        mean: NDArray[np.float32] = np.ascontiguousarray(stacked.transpose(2, 1, 0, 3, 4, 5, 6))
+        return mean
+
+    def _sum_shape(self, stream: str, site: AttentionSite) -> tuple[int, ...]:
+        assert self.shape is not None
+        height, width = site.size(*self.shape.latent_size)
+        kept = self.shape.tokens[stream]
+        if stream == TEXT and self.groups is not None:
+            kept = len(self.groups[0])
+        heads = site.heads if self.keep.heads == "each" else 1
+        return (len(self.keep.branches), self.shape.images, heads, height * width, kept)
+
+    def _window(self, place: int, device: torch.device) -> _Window:
+        if place in self._windows:
+            return self._windows[place]
+        assert self.shape is not None
+        budget = self.keep.budget
+        if budget is not None and self.nbytes + self.window_nbytes > budget:
+            raise UserError(
+                f"expected maps of at most {budget:,} bytes (budget=…), but step {place} goes "
+                f'beyond it, with {self.window_nbytes:,} a step; keep steps="sum" or windows'
+            )
+        if self._selection is None and self.groups is not None:
+            self._selection = _selection(self.groups, self.shape.tokens[TEXT]).to(device)
+        keys = [(stream, site) for stream in self.shape.tokens for site in self.sites]
+        self._windows[place] = _Window(
+            sums={
+                (stream, site.name): torch.zeros(
+                    self._sum_shape(stream, site), dtype=torch.float32, device=device
                 )
-            shape = (total.shape[0], *site.size(*self.latent_size), total.shape[2])
-            means[site.name] = (total / self.calls).reshape(shape).cpu().numpy()
-        return means
+                for stream, site in keys
+            },
+            reached={
+                (stream, site.name): torch.zeros(
+                    len(self.keep.branches), dtype=torch.float32, device=device
+                )
+                for stream, site in keys
+            },
+            calls=[0] * len(self.keep.branches),
+        )
+        return self._windows[place]
+
+
+def _selection(groups: tuple[Groups, ...], tokens: int) -> Tensor:
+    """`(images, tokens, kept)` of 0 and 1: probs times it are the sums over each group."""
+    selection = torch.zeros(len(groups), tokens, len(groups[0]))
+    for image, of_image in enumerate(groups):
+        for place, columns in enumerate(of_image):
+            selection[image, list(columns), place] = 1
+    return selection

@@ -1,8 +1,8 @@
 """A trace on disk: one safetensors file, with a JSON header in its metadata.
 
-The metadata has one key, `t2i_xattn`, with `format_version`, `sites`, `shape` (of each site's map),
-`prompts`, `words`, `latent_size`, `picture_size` and `settings`. The tensors bear the names of the
-sites and are fp32 `(images, height, width, tokens)`.
+The metadata has one key, `t2i_xattn`, with `format_version`, `axes`, `streams`, `shape` (of each
+tensor), `sites`, `groups`, `branches`, `steps`, `prompts`, `words`, `latent_size`, `picture_size`
+and `settings`; see `RecordedRun`. The tensors are fp32 and named `STREAM/SITE`.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from safetensors.numpy import save
 from t2i_xattn.errors import TraceFileError, UserError
 from t2i_xattn.prompt import Word
 from t2i_xattn.sites import AttentionSite
-from t2i_xattn.trace import RecordedRun
+from t2i_xattn.trace import AXES, RecordedRun
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _KEY = "t2i_xattn"
 
 
@@ -36,17 +36,26 @@ def write_trace(run: RecordedRun, path: str | PathLike[str]) -> None:
         UserError: if the folder does not exist or cannot be written to.
     """
     path = Path(path)
+    tensors = {
+        f"{stream}/{name}": np.ascontiguousarray(array)
+        for stream, of_sites in run.maps.items()
+        for name, array in of_sites.items()
+    }
     header = {
         "format_version": FORMAT_VERSION,
+        "axes": AXES,
+        "streams": list(run.maps),
+        "shape": {name: list(array.shape) for name, array in tensors.items()},
         "sites": [asdict(site) for site in run.sites],
-        "shape": {name: list(array.shape) for name, array in run.maps.items()},
+        "groups": run.groups,
+        "branches": run.branches,
+        "steps": run.steps,
         "prompts": run.prompts,
         "words": [[asdict(word) for word in words] for words in run.words],
         "latent_size": run.latent_size,
         "picture_size": run.picture_size,
         "settings": run.settings,
     }
-    tensors = {name: np.ascontiguousarray(array) for name, array in run.maps.items()}
     data = save(tensors, metadata={_KEY: json.dumps(header)})
     try:
         # In the same folder, so that the last step is a rename within one file system.
@@ -96,7 +105,7 @@ def read_trace(path: str | PathLike[str]) -> RecordedRun:
             f"expected a whole safetensors file, but {path} is of another kind or cut short "
             f"({error}); record and save it again"
         ) from error
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise TraceFileError(
             f"expected a trace's header in {path}, but it is damaged ({error!r}); "
             "record and save it again"
@@ -147,14 +156,26 @@ def _run(maps: dict[str, NDArray[np.float32]], header: dict[str, Any]) -> Record
     picture_height, picture_width = header["picture_size"]
     prompts = tuple(header["prompts"])
     words = tuple(tuple(_word(word) for word in of_image) for of_image in header["words"])
-    for site in sites:
-        shape = maps[site.name].shape
-        expected = (len(prompts), *site.size(latent_height, latent_width))
-        if len(shape) != 4 or shape[:3] != expected or len(words) != len(prompts):
-            raise ValueError(f"{site.name} is {shape}, not {expected} × tokens")
+    groups = header["groups"]
+    if groups is not None:
+        groups = tuple(tuple(tuple(each) for each in of_image) for of_image in groups)
+    branches = tuple(header["branches"])
+    steps = tuple((int(first), int(end)) for first, end in header["steps"])
+    streams: dict[str, dict[str, NDArray[np.float32]]] = {}
+    for stream in header["streams"]:
+        streams[stream] = {site.name: maps[f"{stream}/{site.name}"] for site in sites}
+        for site in sites:
+            shape = streams[stream][site.name].shape
+            size = site.size(latent_height, latent_width)
+            expected = (len(prompts), len(branches), len(steps), shape[3], *size, shape[6])
+            if shape != expected or len(words) != len(prompts):
+                raise ValueError(f"{site.name} is {shape}, not {expected}")
     return RecordedRun(
-        maps={site.name: maps[site.name] for site in sites},
+        maps=streams,
         sites=sites,
+        groups=groups,
+        branches=branches,
+        steps=steps,
         prompts=prompts,
         words=words,
         latent_size=(latent_height, latent_width),

@@ -1,19 +1,43 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 
-from t2i_xattn.branches import conditional_rows
+from t2i_xattn.branches import split_branches
 from t2i_xattn.errors import UserError
 
-
-def test_the_conditional_half_comes_second() -> None:
-    assert conditional_rows(4, guided=True, images=2) == slice(2, 4)
-    assert conditional_rows(4, guided=True) == slice(2, 4)
+STOCK = SimpleNamespace()
+PERTURBING = SimpleNamespace(do_perturbed_attention_guidance=True)
 
 
-def test_without_guidance_all_rows() -> None:
-    assert conditional_rows(4, guided=False, images=4) == slice(0, 4)
-    assert conditional_rows(3, guided=False) == slice(0, 3)
+class StableDiffusionInstructPix2PixPipeline:
+    pass
+
+
+@pytest.mark.parametrize(
+    ("pipe", "guided", "batch", "expected"),
+    [
+        (STOCK, True, 4, {"unconditional": slice(0, 2), "conditional": slice(2, 4)}),
+        (STOCK, False, 3, {"conditional": slice(0, 3)}),
+        (
+            StableDiffusionInstructPix2PixPipeline(), True, 3,
+            {"conditional": slice(0, 1), "image": slice(1, 2), "unconditional": slice(2, 3)},
+        ),
+        (
+            PERTURBING, True, 6,
+            {"unconditional": slice(0, 2), "conditional": slice(2, 4), "perturbed": slice(4, 6)},
+        ),
+        (PERTURBING, False, 2, {"conditional": slice(0, 1), "perturbed": slice(1, 2)}),
+        (SimpleNamespace(guider=SimpleNamespace(is_conditional=False)), True, 2,
+         {"unconditional": slice(0, 2)}),
+    ],
+)  # fmt: skip
+def test_rows(pipe: Any, guided: bool, batch: int, expected: dict[str, slice]) -> None:
+    images = batch // len(expected)
+    assert split_branches(pipe, batch, guided, images) == expected
+    assert split_branches(pipe, batch, guided) == expected
 
 
 @pytest.mark.parametrize(
@@ -22,4 +46,4 @@ def test_without_guidance_all_rows() -> None:
 )
 def test_other_stacks_are_refused(batch: int, guided: bool, images: int | None) -> None:
     with pytest.raises(UserError, match=rf"expected .* in the UNet's batch .* but came {batch};"):
-        conditional_rows(batch, guided, images)
+        split_branches(STOCK, batch, guided, images)

@@ -229,7 +229,8 @@ def test_maps_of_a_denoiser_that_looks_in_the_right_place(
             columns = {word.start: word.columns[0] for word in run.words[image]}
             for word, mask in zip(scene.description.words, scene.masks, strict=True):
                 true[image, :, :, columns[word.start]] = mask
-        values = vars(run) | {"maps": dict.fromkeys(run.maps, true)}
+        maps = dict.fromkeys(run.maps["text"], true[:, None, None, None])
+        values = vars(run) | {"maps": {"text": maps}}
         return Trace(RecordedRun(**values))
 
     monkeypatch.setattr(evaluation, "_recorded", perfect)

@@ -7,14 +7,22 @@ import pytest
 import torch
 from diffusers.models.attention_processor import (
     Attention,
+    AttnAddedKVProcessor,
     AttnProcessor,
     AttnProcessor2_0,
+    CustomDiffusionAttnProcessor,
     IPAdapterAttnProcessor2_0,
 )
 from torch import nn
 
 from t2i_xattn import reference
-from t2i_xattn.processors import RecordingProcessor, attention_probs, queries_and_keys
+from t2i_xattn.processors import (
+    RecordingProcessor,
+    Target,
+    attention_probs,
+    queries_and_keys,
+    unrecordable,
+)
 
 LAYERS: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -40,10 +48,18 @@ def make_layer(**changes: Any) -> Attention:
 
 def recording(layer: Attention, batch: int, queries: int, tokens: int) -> RecordingProcessor:
     wrapper = RecordingProcessor.around(layer.processor)
-    wrapper.rows = slice(0, batch)
-    wrapper.accumulator = torch.zeros(batch, queries, tokens)
+    aim(wrapper, slice(0, batch), torch.zeros(batch, 1, queries, tokens))
     layer.processor = wrapper
     return wrapper
+
+
+def aim(wrapper: RecordingProcessor, rows: slice, total: torch.Tensor, **more: Any) -> None:
+    wrapper.targets = (Target(more.pop("stream", 0), rows, total, torch.zeros(1), **more),)
+
+
+def kept(wrapper: RecordingProcessor) -> torch.Tensor:
+    """What was added up, `(rows, queries, tokens)`."""
+    return wrapper.targets[0].total[:, 0]
 
 
 @pytest.mark.parametrize("name", LAYERS)
@@ -101,7 +117,7 @@ def test_a_layer_equals_the_one_written_out() -> None:
     out, probs = reference.cross_attention(picture, text, weights, heads=4)
     wrapper = recording(layer, 2, 9, 5)
     assert torch.allclose(layer(picture, text).double(), out, atol=1e-5)
-    assert torch.allclose(wrapper.accumulator.double(), probs.mean(1), atol=1e-6)
+    assert torch.allclose(kept(wrapper).double(), probs.mean(1), atol=1e-6)
 
 
 def test_softmax_is_in_fp32() -> None:
@@ -129,15 +145,25 @@ def test_masks(additive: bool) -> None:
     assert (probs[1] == 0).all()
 
 
+def test_gradients_of_a_query_that_may_look_nowhere() -> None:
+    query = torch.randn(2, 1, 3, 8, requires_grad=True)
+    mask = torch.zeros(2, 1, 1, 4)
+    mask[1] = float("-inf")
+    attention_probs(query, torch.randn(2, 1, 4, 8), 1.0, mask)[..., 0].sum().backward()
+    assert query.grad is not None
+    assert query.grad.isfinite().all()
+    assert (query.grad[1] == 0).all()
+
+
 @torch.no_grad()
 def test_the_mask_of_diffusers_is_recorded() -> None:
     layer = make_layer()
     wrapper = recording(layer, 1, 9, 5)
-    wrapper.rows = slice(1, 2)
+    aim(wrapper, slice(1, 2), torch.zeros(1, 1, 9, 5))
     keep = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 1, 0.0]])
     layer(torch.randn(2, 9, 32), torch.randn(2, 5, 12), attention_mask=(1 - keep[:, None]) * -1e4)
-    assert (wrapper.accumulator[..., [2, 4]] == 0).all()
-    assert torch.allclose(wrapper.accumulator.sum(-1), torch.ones(1, 9))
+    assert (kept(wrapper)[..., [2, 4]] == 0).all()
+    assert torch.allclose(kept(wrapper).sum(-1), torch.ones(1, 9))
 
 
 @torch.no_grad()
@@ -147,16 +173,16 @@ def test_output_is_the_inner_processors_and_calls_add_up() -> None:
     expected = layer(picture, text)
     wrapper = recording(layer, 2, 9, 5)
     assert torch.equal(layer(picture, text), expected)
-    once = wrapper.accumulator.clone()
+    once = kept(wrapper).clone()
     layer(picture, text)
-    assert torch.equal(wrapper.accumulator, 2 * once)
+    assert torch.equal(kept(wrapper), 2 * once)
 
 
 def test_recording_leaves_gradients_alone() -> None:
     layer = make_layer()
     wrapper = recording(layer, 2, 9, 5)
     layer(torch.randn(2, 9, 32), torch.randn(2, 5, 12)).sum().backward()
-    assert not wrapper.accumulator.requires_grad
+    assert not kept(wrapper).requires_grad
     assert layer.to_q.weight.grad is not None
 
 
@@ -181,7 +207,7 @@ def test_a_module_stays_reachable_and_keeps_its_names() -> None:
     assert inner.to_k_ip[0].weight.dtype == torch.float64
     text, image = torch.randn(2, 5, 12).double(), torch.randn(2, 1, 4, 12).double()
     layer(torch.randn(2, 9, 32).double(), (text, [image]))
-    assert torch.allclose(wrapper.accumulator.sum(-1), torch.ones(2, 9))
+    assert torch.allclose(kept(wrapper).sum(-1), torch.ones(2, 9))
     layer.processor = wrapper.inner
     assert layer.processor is inner
     assert list(layer._modules) == names
@@ -196,7 +222,7 @@ def test_ip_adapter_keeps_its_output_and_its_text_is_recorded() -> None:
     wrapper = recording(layer, 2, 9, 5)
     assert torch.equal(layer(picture, (text, [image])), plain)
     expected = attention_probs(*queries_and_keys(layer, picture, text), layer.scale).mean(1)
-    assert torch.equal(wrapper.accumulator, expected)
+    assert torch.equal(kept(wrapper), expected)
 
 
 @torch.no_grad()
@@ -218,4 +244,53 @@ def test_one_graph_when_compiled() -> None:
     compiled = torch.compile(layer, fullgraph=True, backend="eager")
     for _ in range(3):
         compiled(picture, text)
-    assert torch.allclose(wrapper.accumulator.sum(-1), torch.full((2, 9), 3.0))
+    assert torch.allclose(kept(wrapper).sum(-1), torch.full((2, 9), 3.0))
+
+
+@torch.no_grad()
+def test_heads_and_chosen_columns() -> None:
+    layer = make_layer()
+    picture, text = torch.randn(2, 9, 32), torch.randn(2, 5, 12)
+    probs = attention_probs(*queries_and_keys(layer, picture, text), layer.scale)
+    wrapper = recording(layer, 2, 9, 5)
+    # The sum of columns 1 and 2, and column 4; in the second row 0 and 3.
+    selection = torch.zeros(2, 5, 2)
+    selection[0, [1, 2], 0] = selection[0, 4, 1] = selection[1, 0, 0] = selection[1, 3, 1] = 1
+    aim(wrapper, slice(0, 2), torch.zeros(2, 4, 9, 2), selection=selection)
+    layer(picture, text)
+    total = wrapper.targets[0].total
+    assert torch.allclose(total[0, :, :, 0], probs[0, :, :, 1] + probs[0, :, :, 2])
+    assert torch.allclose(total[0, :, :, 1], probs[0, :, :, 4])
+    assert torch.allclose(total[1, :, :, 0], probs[1, :, :, 0])
+    assert wrapper.targets[0].calls.item() == 1
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@torch.no_grad()
+def test_ip_adapters_pictures_are_a_stream_of_their_own(masked: bool) -> None:
+    """Together one softmax; under masks, one for each picture."""
+    inner = IPAdapterAttnProcessor2_0(32, 12, num_tokens=(4,))
+    layer = make_layer(processor=inner)
+    picture, text, images = torch.randn(2, 9, 32), torch.randn(2, 5, 12), torch.randn(2, 2, 4, 12)
+    options = {"ip_adapter_masks": [torch.ones(1, 2, 3, 3)]} if masked else {}
+    plain = layer(picture, (text, [images]), **options)
+    wrapper = recording(layer, 2, 9, 5)
+    aim(wrapper, slice(0, 2), torch.zeros(2, 1, 9, 8), stream=1)
+    assert torch.equal(layer(picture, (text, [images]), **options), plain)
+    query = queries_and_keys(layer, picture, text)[0]
+    shares = [
+        reference.probs(reference.scores(query, reference.split_heads(keys, 4)))
+        for keys in inner.to_k_ip[0](images if masked else images.flatten(1, 2)[:, None]).unbind(1)
+    ]
+    assert torch.allclose(kept(wrapper), torch.cat(shares, dim=-1).mean(1), atol=1e-6)
+
+
+def test_what_cannot_be_read_says_why() -> None:
+    assert unrecordable(make_layer()) is None
+    assert unrecordable(make_layer(processor=lambda attn, hidden_states: hidden_states)) is None
+    other = make_layer(
+        processor=CustomDiffusionAttnProcessor(hidden_size=32, cross_attention_dim=12)
+    )
+    assert "CustomDiffusionAttnProcessor, which forms its own" in str(unrecordable(other))
+    added = make_layer(added_kv_proj_dim=12, processor=AttnAddedKVProcessor())
+    assert "to those of self-attention" in str(unrecordable(added))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import make_unet, state_of
-from diffusers.models.attention_processor import AttnProcessor
+from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 
 from t2i_xattn.errors import UserError
 from t2i_xattn.recording import record
@@ -71,14 +71,48 @@ class TestLeaving:
         assert vars(pipe)["encode_prompt"] is mine
         assert trace.prompts == ("a red circle",)
 
-    def test_a_processor_installed_meanwhile_stays(self, pipe: Any, draw: Draw) -> None:
+    def test_a_processor_installed_meanwhile_is_recorded_and_stays(
+        self, pipe: Any, draw: Draw
+    ) -> None:
         other = AttnProcessor()
         attn = pipe.unet.mid_block.attentions[0].transformer_blocks[0].attn2
+        with record(pipe) as expected:
+            draw(pipe)
         with record(pipe) as trace:
             attn.set_processor(other)
             draw(pipe)
         assert attn.processor is other
-        with pytest.raises(UserError, match=r"calls at mid_block.* its processor was replaced"):
+        for name, maps in expected.maps.items():
+            assert np.allclose(trace.maps[name], maps, atol=1e-5)
+
+    def test_a_processor_put_back_meanwhile_is_recorded_once(self, pipe: Any, draw: Draw) -> None:
+        """Who saves the processors, ours among them, and sets them again leaves nothing of ours."""
+        before = state_of(pipe)
+        with record(pipe) as trace:
+            saved = pipe.unet.attn_processors
+            pipe.unet.set_attn_processor(AttnProcessor())
+            draw(pipe, num_inference_steps=1)
+        with record(pipe):
+            pass
+        assert trace.settings["calls"] == 1
+        pipe.unet.set_attn_processor(saved)
+        with record(pipe) as again:
+            draw(pipe)
+        assert again.settings["calls"] == 2
+        pipe.unet.set_attn_processor(AttnProcessor2_0())
+        assert state_of(pipe)["repr"] == before["repr"]
+
+    def test_a_processor_replaced_inside_a_call(self, pipe: Any, draw: Draw) -> None:
+        attn = pipe.unet.mid_block.attentions[0].transformer_blocks[0].attn2
+
+        def replace(*_: Any) -> None:
+            attn.set_processor(AttnProcessor())
+
+        handle = pipe.unet.conv_in.register_forward_hook(replace)
+        with record(pipe) as trace:
+            draw(pipe)
+        handle.remove()
+        with pytest.raises(UserError, match=r"calls at mid_block.* or its processor replaced"):
             _ = trace.maps
 
 
@@ -142,9 +176,10 @@ class TestOneRun:
             with record(pipe):
                 draw(pipe, num_inference_steps=steps)
                 held = {
-                    a.processor.accumulator.data_ptr(): a.processor.accumulator.nbytes
+                    target.total.data_ptr(): target.total.nbytes
                     for s, a in walk_sites(pipe.unet)
                     if s.kind == "cross"
+                    for target in a.processor.targets
                 }
             kept.append(sum(held.values()))
         levels = [site.level for site in find_sites(pipe.unet)]

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ SITES = (
     AttentionSite("down.attn2", "cross", "down", 0, 2),
     AttentionSite("mid.attn2", "cross", "mid", 1, 2),
 )
+MID = "text/mid.attn2"
 WORDS = (Word("red", 0, 3, (1,)), Word("cat", 4, 7, (2, 3)), Word("red", 8, 11, (4,)))
 
 
@@ -30,10 +32,13 @@ def make_run() -> RecordedRun:
     for site in SITES:
         logits = generator.normal(size=(2, *site.size(3, 5), 6))
         shares = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
-        maps[site.name] = shares.astype(np.float32)
+        maps[site.name] = shares.astype(np.float32)[:, None, None, None]
     return RecordedRun(
-        maps=maps,
+        maps={"text": maps},
         sites=SITES,
+        groups=None,
+        branches=("conditional",),
+        steps=((0, 2),),
         prompts=("red cat red", None),
         words=(WORDS, ()),
         latent_size=(3, 5),
@@ -106,6 +111,107 @@ def test_a_word_that_is_not_there(trace: Trace) -> None:
 def test_an_aggregate_of_the_users_own(trace: Trace) -> None:
     heat = trace.heatmap("cat", aggregate=lambda maps, size: np.full(size, len(maps)))
     assert (heat.array == 2).all()
+
+
+class TestParts:
+    """Of a run with two branches, three windows of steps and two heads, with known values."""
+
+    @pytest.fixture
+    def rich(self) -> Trace:
+        run = make_run()
+        maps = {}
+        for index, site in enumerate(SITES):
+            shape = (2, 2, 3, 2, *site.size(3, 5), 6)
+            maps[site.name] = np.random.default_rng(index).random(shape, dtype=np.float32)
+        return Trace(
+            replace(
+                run, maps={"text": maps}, branches=("conditional", "unconditional"),
+                steps=((0, 1), (1, 4), (4, 6)),
+            )
+        )  # fmt: skip
+
+    def test_the_mean_over_steps_counts_each_step(self, rich: Trace) -> None:
+        array = rich.run.maps["text"]["mid.attn2"].astype(np.float64)
+        expected = (array[:, 0, 0] + 3 * array[:, 0, 1] + 2 * array[:, 0, 2]) / 6
+        assert np.allclose(rich.maps["mid.attn2"], expected.mean(1), atol=1e-6)
+
+    def test_parts_have_the_values_of_the_whole(self, rich: Trace) -> None:
+        whole = rich.run.maps["text"]["mid.attn2"]
+        part = rich.select(branch="unconditional", steps=[1, 2], heads=1, images=1)
+        assert (part.run.maps["text"]["mid.attn2"] == whole[1:, 1:, 1:, 1:]).all()
+        assert part.run.branches == ("unconditional",)
+        assert part.run.steps == ((1, 4), (4, 6))
+        assert part.prompts == (None,)
+        assert part.run.words == ((),)
+        only = rich.select(sites="mid.attn2", steps=0)
+        assert [site.name for site in only.sites] == ["mid.attn2"]
+        expected = whole[0, 0, 0].mean(0)[:, :, 2:4].sum(-1)
+        coarse = only.heatmap("cat", aggregate=lambda maps, size: maps[0].sum(-1)).array
+        assert np.allclose(coarse, expected)
+
+    def test_a_part_survives_the_file(self, rich: Trace, tmp_path: Path) -> None:
+        rich.select(steps=[0, 2]).save(tmp_path / "part.safetensors")
+        loaded = Trace.load(tmp_path / "part.safetensors")
+        assert loaded.run.steps == ((0, 1), (4, 6))
+        assert loaded.run.branches == ("conditional", "unconditional")
+        expected = rich.run.maps["text"]["down.attn2"][:, :, [0, 2]]
+        assert (loaded.run.maps["text"]["down.attn2"] == expected).all()
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"branch": "image"}, "branch of conditional, unconditional, but came 'image'"),
+            ({"steps": 3}, r"steps from 0 to 2, but came \[3\]; record with steps=\"each\""),
+            ({"heads": [2]}, r"heads from 0 to 1, but came \[2\]; record with heads"),
+            ({"images": []}, r"images from 0 to 1, but came \[\]"),
+            ({"sites": "mid"}, "did you mean 'mid.attn2'"),
+        ],
+    )
+    def test_no_such_part(self, rich: Trace, options: dict[str, Any], message: str) -> None:
+        with pytest.raises(UserError, match=message):
+            rich.select(**options)
+
+    def test_differences_and_means(self, rich: Trace, trace: Trace) -> None:
+        twice = Trace(
+            replace(
+                rich.run,
+                maps={"text": {name: 3 * array for name, array in rich.to_numpy().items()}},
+            )
+        )
+        for name, array in rich.to_numpy().items():
+            assert np.allclose((twice - rich).to_numpy()[name], 2 * array)
+            assert np.allclose(Trace.mean([rich, twice]).to_numpy()[name], 2 * array)
+        assert (twice - rich).settings["minus"] == rich.settings
+        with pytest.raises(UserError, match="they differ; record both runs in the same way"):
+            rich - trace
+        with pytest.raises(UserError, match="at least one trace"):
+            Trace.mean([])
+
+    def test_xarray(self, rich: Trace) -> None:
+        pytest.importorskip("xarray")
+        array = rich.to_xarray()["mid.attn2"]
+        assert array.dims == ("image", "branch", "step", "head", "height", "width", "token")
+        part = array.sel(branch="unconditional", step=4).values
+        assert (part == rich.run.maps["text"]["mid.attn2"][:, 1, 2]).all()
+
+    def test_words_that_were_kept(self, trace: Trace) -> None:
+        """The token axis holds "cat" and "red" only."""
+        maps = {
+            name: np.concatenate(
+                [array[..., 2:4].sum(-1, keepdims=True), array[..., [1, 4]].sum(-1, keepdims=True)],
+                axis=-1,
+            )
+            for name, array in trace.to_numpy().items()
+        }
+        kept = Trace(replace(trace.run, maps={"text": maps}, groups=(((2, 3), (1, 4)),) * 2))
+        for phrase in ("cat", "red", "red cat red"):
+            if phrase == "red cat red":
+                expected = trace.heatmap("cat").array + trace.heatmap("red").array
+            else:
+                expected = trace.heatmap(phrase).array
+            assert np.allclose(kept.heatmap(phrase).array, expected, atol=1e-6)
+        with pytest.raises(UserError, match=r"columns that were kept, \[\[2, 3\], \[1, 4\]\]"):
+            kept.heatmap("red cat", occurrence=0)
 
 
 class TestFile:
@@ -189,7 +295,7 @@ class TestFile:
     @pytest.mark.parametrize(
         ("change", "message"),
         [
-            (lambda h, t: h.update(format_version=2), "format version 1, but .* has 2; read it"),
+            (lambda h, t: h.update(format_version=1), "format version 2, but .* has 1; read it"),
             (lambda h, t: h.pop("format_version"), "damaged"),
             (lambda h, t: ["a list"], "damaged"),
             (lambda h, t: h.pop("words"), "damaged"),
@@ -197,14 +303,16 @@ class TestFile:
             (lambda h, t: h.update(latent_size=[4, 4]), "damaged"),
             (lambda h, t: h["prompts"].append("one too many"), "damaged"),
             (lambda h, t: h.update(shape=3), "damaged"),
+            (lambda h, t: h.update(steps=[[0, 1], [1, 2]]), "damaged"),
+            (lambda h, t: h["streams"].append("picture 1"), "damaged"),
             (lambda h, t: h["shape"].update(more=[1]), "'more' is in one of the two only"),
-            (lambda h, t: t.__delitem__("mid.attn2"), "'mid.attn2' is in one of the two only"),
+            (lambda h, t: t.__delitem__(MID), f"'{MID}' is in one of the two only"),
             (
-                lambda h, t: t.update({"mid.attn2": t["mid.attn2"][..., :-1].copy()}),
-                r"float32 \[2, 2, 3, 6\] .* but came float32 \[2, 2, 3, 5\]",
+                lambda h, t: t.update({MID: t[MID][..., :-1].copy()}),
+                r"float32 \[2, 1, 1, 1, 2, 3, 6\] .* but came float32 \[2, 1, 1, 1, 2, 3, 5\]",
             ),
             (
-                lambda h, t: t.update({"mid.attn2": t["mid.attn2"].astype(np.float64)}),
+                lambda h, t: t.update({MID: t[MID].astype(np.float64)}),
                 "but came float64",
             ),
         ],
