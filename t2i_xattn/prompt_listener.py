@@ -1,4 +1,7 @@
-"""Learns the prompts of a run by listening at the pipeline's own `encode_prompt`."""
+"""Learns the prompts of a run by listening at the pipeline's own `encode_prompt`.
+
+A pipeline without one (Modular Diffusers) is listened to at its text encoder.
+"""
 
 from __future__ import annotations
 
@@ -26,6 +29,14 @@ class EncodedPrompts:
     words: tuple[tuple[Word, ...], ...]
     guided: bool
 
+    def repeated(self, times: int) -> EncodedPrompts:
+        """For so many pictures a prompt, prompt-major: a a b b."""
+        return EncodedPrompts(
+            prompts=tuple(each for each in self.prompts for _ in range(times)),
+            words=tuple(each for each in self.words for _ in range(times)),
+            guided=self.guided,
+        )
+
 
 def can_listen(pipe: Any) -> bool:
     """Whether the pipeline encodes its prompts by a method that can be listened to."""
@@ -37,11 +48,13 @@ def listen(pipe: Any, heard: Callable[[EncodedPrompts], None]) -> Iterator[None]
     """Calls `heard` before each `encode_prompt` of this pipeline; what it raises stops the run.
 
     The method is covered on the instance only, and uncovered when the last listener leaves, in
-    whatever order they do. A pipeline without the method is left as it is, unheard.
+    whatever order they do. In a pipeline without the method each call of the text encoder is heard,
+    as if it made one picture a prompt; one without a text encoder is left as it is, unheard.
     """
     name = _method_name(pipe)
     if name is None:
-        yield
+        with _listen_to_encoder(pipe, heard):
+            yield
         return
     signature = _signature(pipe, name)
     # The instance's dictionary, past `DiffusionPipeline.__setattr__`, which is for components.
@@ -59,6 +72,28 @@ def listen(pipe: Any, heard: Callable[[EncodedPrompts], None]) -> Iterator[None]
                 del own[name]
             else:
                 own[name] = listening.covered
+
+
+@contextmanager
+def _listen_to_encoder(pipe: Any, heard: Callable[[EncodedPrompts], None]) -> Iterator[None]:
+    encoder = getattr(pipe, "text_encoder", None) or getattr(pipe, "text_encoder_2", None)
+    tokenizer = getattr(pipe, "tokenizer", None) or getattr(pipe, "tokenizer_2", None)
+    if encoder is None or tokenizer is None:
+        yield
+        return
+
+    def before(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        ids = kwargs["input_ids"] if "input_ids" in kwargs else args[0]
+        # In the tokenizer's spelling, CLIP's in small letters; the columns are the same.
+        prompts = tuple(tokenizer.batch_decode(ids, skip_special_tokens=True))
+        words = tuple(split_words(tokenizer, prompt) for prompt in prompts)
+        heard(EncodedPrompts(prompts, words, guided=False))
+
+    handle = encoder.register_forward_pre_hook(before, with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 class _Listening:
@@ -114,8 +149,5 @@ def _encoded(pipe: Any, arguments: dict[str, Any]) -> EncodedPrompts:
     words = [() if p is None else split_words(pipe.tokenizer, p) for p in prompts]
     # Prompt-major, as the pipelines repeat the embeddings: a a b b.
     images = arguments.get("num_images_per_prompt") or 1
-    return EncodedPrompts(
-        prompts=tuple(p for p in prompts for _ in range(images)),
-        words=tuple(w for w in words for _ in range(images)),
-        guided=bool(arguments.get("do_classifier_free_guidance", False)),
-    )
+    guided = bool(arguments.get("do_classifier_free_guidance", False))
+    return EncodedPrompts(tuple(prompts), tuple(words), guided).repeated(images)

@@ -162,6 +162,8 @@ class _Run:
                 "expected one run inside `with record(pipe)`, but a second one begins; "
                 "open a new `with record(pipe) as trace:` for each run"
             )
+        if self.encoded is not None and not can_listen(self.pipe):
+            return  # heard at the text encoder, where the negative prompt comes second
         if self.keep.words is not None and self.spans is None and None not in encoded.prompts:
             self.keep.groups(encoded.words, 0)  # a word that is not there is told before the run
         self.encoded = encoded
@@ -179,6 +181,8 @@ class _Run:
         if _last_caller.get(calls.denoiser, id(self.pipe)) != id(self.pipe):
             return None
         rows = shape.images
+        if self.encoded is not None and calls.store.shape is None and not can_listen(self.pipe):
+            self.encoded = self.encoded.repeated(max(1, rows // len(self.encoded.prompts)))
         images = None if self.encoded is None else len(self.encoded.prompts)
         guided = self._guided()
         if calls is not self.denoisers[0] and rows == images:

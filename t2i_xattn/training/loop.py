@@ -2,7 +2,7 @@
 
 A stage is a module and a function ``loss(module, step) -> scalar`` that draws its batch and its
 noise from the step alone. Nothing else has state, so the checkpoint is the module, its moving
-average and AdamW's moments, in one safetensors file.
+average and the optimizers' moments, in one safetensors file.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
+from t2i_xattn.training.muon import Muon, hidden_matrices
 from t2i_xattn.training.recipe import Schedule
 
 LossFunction = Callable[[Any, int], Tensor]
@@ -45,30 +46,56 @@ def seed_for(seed: int, stage: str, step: int) -> list[int]:
     return [seed, sum(stage.encode()), step]
 
 
-def parameter_groups(module: nn.Module, rates: dict[str, float]) -> list[dict[str, Any]]:
-    """AdamW's groups: a learning rate for each child of ``module``; decay for matrices only."""
-    groups = []
+def new_optimizers(
+    module: nn.Module, rates: dict[str, float], matrix_rates: dict[str, float]
+) -> dict[str, torch.optim.Optimizer]:
+    """AdamW, and Muon for the hidden matrices of the children in ``matrix_rates``.
+
+    ``rates`` holds a learning rate for each child of ``module``. AdamW decays matrices only.
+    """
+    adam: list[dict[str, Any]] = []
+    muon: list[dict[str, Any]] = []
     for name, child in module.named_children():
+        hidden = hidden_matrices(child) if name in matrix_rates else []
+        if hidden:
+            muon.append({"params": hidden, "peak": matrix_rates[name], "weight_decay": 0.01})
+        taken = {id(each) for each in hidden}
         trained = [each for each in child.parameters() if each.requires_grad]
         for matrices in (True, False):
-            chosen = [each for each in trained if (each.dim() > 1) == matrices]
+            chosen = [p for p in trained if (p.dim() > 1) == matrices and id(p) not in taken]
             if chosen:
                 decay = 0.01 if matrices else 0.0
-                groups.append({"params": chosen, "peak": rates[name], "weight_decay": decay})
-    return groups
+                adam.append({"params": chosen, "peak": rates[name], "weight_decay": decay})
+    optimizers: dict[str, torch.optim.Optimizer] = {
+        "adam": torch.optim.AdamW(adam, lr=0.0, betas=(0.9, 0.99), fused=True)
+    }
+    if muon:
+        optimizers["muon"] = Muon(muon)
+    return optimizers
 
 
 class _Checkpoint:
     """The whole state of a stage as flat tensors, written whole or not at all."""
 
-    def __init__(self, path: Path, module: nn.Module, average: AveragedModel, adam: Any) -> None:
-        self.path, self.module, self.average, self.adam = path, module, average, adam
+    def __init__(
+        self,
+        path: Path,
+        module: nn.Module,
+        average: AveragedModel,
+        optimizers: dict[str, torch.optim.Optimizer],
+    ) -> None:
+        self.path, self.module, self.average = path, module, average
+        self.optimizers = optimizers
+
+    def _parameters(self, name: str) -> list[Tensor]:
+        return [each for group in self.optimizers[name].param_groups for each in group["params"]]
 
     def _moments(self) -> dict[str, Tensor]:
         tensors = {}
-        for index, each in enumerate(p for g in self.adam.param_groups for p in g["params"]):
-            for key, value in self.adam.state.get(each, {}).items():
-                tensors[f"adam.{index}.{key}"] = value
+        for name, optimizer in self.optimizers.items():
+            for index, each in enumerate(self._parameters(name)):
+                for key, value in optimizer.state.get(each, {}).items():
+                    tensors[f"{name}.{index}.{key}"] = value
         return tensors
 
     def save(self, step: int, curve: Curve) -> None:
@@ -89,17 +116,17 @@ class _Checkpoint:
         for prefix, module in (("module.", self.module), ("average.", self.average)):
             state = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
             module.load_state_dict(state)
-        parameters = [p for g in self.adam.param_groups for p in g["params"]]
-        for index, each in enumerate(parameters):
-            found = {
-                key: tensors[f"adam.{index}.{key}"] for key in ("step", "exp_avg", "exp_avg_sq")
-            }
-            # In the layout of the parameter, so that sums run in the same order as before.
-            moments = {
-                key: torch.empty_like(each, requires_grad=False).copy_(found[key])
-                for key in ("exp_avg", "exp_avg_sq")
-            }
-            self.adam.state[each] = {"step": found["step"], **moments}
+        for name, optimizer in self.optimizers.items():
+            keys = ("step", "exp_avg", "exp_avg_sq") if name == "adam" else ("momentum",)
+            for index, each in enumerate(self._parameters(name)):
+                found = {key: tensors[f"{name}.{index}.{key}"] for key in keys}
+                # In the layout of the parameter, so that sums run in the same order as before.
+                optimizer.state[each] = {
+                    key: value
+                    if key == "step"
+                    else torch.empty_like(each, requires_grad=False).copy_(value)
+                    for key, value in found.items()
+                }
         return int(meta["step"]), [tuple(each) for each in json.loads(meta["curve"])]
 
 
@@ -128,6 +155,7 @@ def train_stage(
     folder: Path,
     *,
     rates: dict[str, float],
+    matrix_rates: dict[str, float] | None = None,
     accelerator: Accelerator,
     save_every: float = 300.0,
     max_steps: int | None = None,
@@ -141,6 +169,7 @@ def train_stage(
         schedule: length and learning rate.
         folder: where the checkpoint lies.
         rates: learning rate of each child of ``module``.
+        matrix_rates: Muon's learning rate of those children whose matrices it trains.
         accelerator: device and precision.
         save_every: seconds between checkpoints; an interrupt saves too.
         max_steps: stop (and save) after this many steps; a later call goes on.
@@ -150,9 +179,9 @@ def train_stage(
     """
     folder.mkdir(parents=True, exist_ok=True)
     module = module.to(accelerator.device)
-    adam = torch.optim.AdamW(parameter_groups(module, rates), lr=0.0, betas=(0.9, 0.99), fused=True)
+    optimizers = new_optimizers(module, rates, matrix_rates or {})
     average = AveragedModel(module, multi_avg_fn=get_ema_multi_avg_fn(schedule.ema))
-    checkpoint = _Checkpoint(folder / f"{name}.safetensors", module, average, adam)
+    checkpoint = _Checkpoint(folder / f"{name}.safetensors", module, average, optimizers)
     step, curve = checkpoint.load()
     start = step
     end = schedule.steps if max_steps is None else min(step + max_steps, schedule.steps)
@@ -162,7 +191,7 @@ def train_stage(
         nonlocal interrupted
         interrupted = True
 
-    previous = {each: signal.signal(each, interrupt) for each in (signal.SIGINT, signal.SIGTERM)}
+    previous = {one: signal.signal(one, interrupt) for one in (signal.SIGINT, signal.SIGTERM)}
     recent: list[float] = []
     saved = time.monotonic()
     # Seconds since the last entry are lost by an interrupt, as are its losses: at most 50 steps'.
@@ -170,14 +199,16 @@ def train_stage(
     try:
         with tqdm(total=schedule.steps, initial=step, desc=name, mininterval=1.0) as bar:
             while step < end and not interrupted:
-                for group in adam.param_groups:
-                    group["lr"] = group["peak"] * schedule.rate(step)
+                for each in optimizers.values():
+                    for group in each.param_groups:
+                        group["lr"] = group["peak"] * schedule.rate(step)
                 with accelerator.autocast():
                     value = loss(module, step)
                 accelerator.backward(value)
                 nn.utils.clip_grad_norm_(module.parameters(), 1.0)
-                adam.step()
-                adam.zero_grad(set_to_none=True)
+                for each in optimizers.values():
+                    each.step()
+                    each.zero_grad(set_to_none=True)
                 average.update_parameters(module)
                 step += 1
                 recent.append(value.item())
@@ -193,8 +224,8 @@ def train_stage(
         if step > start:
             checkpoint.save(step, curve)
     finally:
-        for each, handler in previous.items():
-            signal.signal(each, handler)
+        for one, handler in previous.items():
+            signal.signal(one, handler)
     if interrupted:
         raise KeyboardInterrupt
     return StageResult(average.module, curve, step - start, step == schedule.steps)

@@ -57,6 +57,7 @@ class TextRecipe(Schedule):
 
 @dataclass(frozen=True)
 class DenoiserRecipe(Schedule):
+    matrix_learning_rate: float
     text_learning_rate: float
     channels: list[int]
     heads: list[int]

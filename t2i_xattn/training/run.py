@@ -48,6 +48,7 @@ class _Stages:
         loss: LossFunction,
         schedule: Schedule,
         rates: dict[str, float],
+        matrix_rates: dict[str, float] | None = None,
         **children: nn.Module,
     ) -> Any:
         """The averaged weights of a stage; its children are those given by name."""
@@ -61,6 +62,7 @@ class _Stages:
             schedule,
             self.folder,
             rates=rates,
+            matrix_rates=matrix_rates,
             accelerator=self.accelerator,
             max_steps=self.left,
         )
@@ -133,6 +135,7 @@ def train_pipeline(
                 "text_encoder": recipe.denoiser.text_learning_rate,
                 "unet": recipe.denoiser.learning_rate,
             },
+            {"unet": recipe.denoiser.matrix_learning_rate},
             text_encoder=averaged.text_encoder,
             unet=denoiser,
         )

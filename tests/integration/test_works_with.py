@@ -16,6 +16,7 @@ from conftest import make_pipeline, state_of
 from tiny_pipelines import (
     Run,
     controlnet_pipeline,
+    generator,
     load_ip_adapter,
     make_sdxl,
     noise_picture,
@@ -123,6 +124,41 @@ def precision(dtype: torch.dtype) -> Callable[[], Case]:
         return pipe, runner(pipe)
 
     return make
+
+
+def lora() -> Case:
+    from peft import LoraConfig
+
+    pipe = make_pipeline()
+    torch.manual_seed(4)
+    names = ["to_q", "to_k", "to_v", "to_out.0"]
+    pipe.unet.add_adapter(LoraConfig(r=4, target_modules=names, init_lora_weights="gaussian"))
+    for name, parameter in pipe.unet.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.5)
+    return pipe, runner(pipe, cross_attention_kwargs={"scale": 0.5})
+
+
+def modular() -> Case:
+    from diffusers.modular_pipelines import StableDiffusionXLAutoBlocks
+
+    parts = make_sdxl().components
+    pipe = StableDiffusionXLAutoBlocks().init_pipeline()
+    names = ("unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
+    pipe.update_components(scheduler=parts["scheduler"], **{name: parts[name] for name in names})
+
+    def draw() -> np.ndarray:
+        return pipe(
+            prompt="a red circle",
+            num_inference_steps=3,
+            height=64,
+            width=64,
+            output_type="np",
+            generator=generator(),
+            output="images",
+        )
+
+    return pipe, draw
 
 
 def guidance_that_ends() -> Case:
@@ -239,6 +275,8 @@ WORKS_WITH: dict[str, Callable[[], Case]] = {
         height=64,
         width=64,
     ),
+    "SDXL of Modular Diffusers": modular,
+    "LoRA": lora,
     "IP-Adapter": ip_adapter,
     "FreeU": freeu,
     "attention slicing": sliced,
@@ -272,6 +310,9 @@ def test_same_bytes_whole_maps_and_left_as_found(name: str) -> None:
         maps = trace.maps[site.name]
         assert maps.shape[:3] == (len(plain), *site.size(height // 8, width // 8))
         assert np.allclose(maps.sum(-1), 1, atol=1e-2 if name == "bfloat16" else 1e-5)
+    if name == "LoRA":
+        weight = pipe.unet.mid_block.attentions[0].transformer_blocks[0].attn2.to_k.base_layer
+        assert isinstance(weight, torch.nn.Linear)  # so it is in use
     if "embeddings" not in name:
         assert trace.prompts[0] == "a red circle"
         assert trace.heatmap("red circle").share > 0
