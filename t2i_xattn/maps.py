@@ -1,8 +1,7 @@
-"""Heat maps of words: how sites are pooled, and what can be read off the result."""
+"""Heat maps of words, and what can be read off them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -13,52 +12,6 @@ from t2i_xattn import regions
 
 if TYPE_CHECKING:
     from PIL import Image
-
-FloatMap = NDArray[np.float32]
-"""A map `(height, width)`, or `(height, width, columns)` where tokens are still apart."""
-
-Aggregate = Callable[[Sequence[FloatMap], tuple[int, int]], FloatMap]
-"""Pools sites: `(maps, picture size) -> (height, width)`, with the columns added up. The maps are
-`(height, width, columns)`, one a site."""
-
-
-def mean_over_sites(maps: Sequence[FloatMap], size: tuple[int, int]) -> FloatMap:
-    """Each site enlarged bilinearly to the picture, then the plain mean over the sites.
-
-    Every value is a convex combination of recorded shares, so the unit is kept: the maps of all
-    tokens sum to 1 at each pixel.
-
-    Args:
-        maps: one `(height, width, columns)` a site, shares 0 to 1.
-        size: height and width of the picture.
-
-    Returns:
-        `(height, width)` of the picture, the share of all the columns together.
-    """
-    # Adding the columns first is the same and cheaper, since enlarging is linear.
-    enlarged = [_resized(array.sum(axis=-1, keepdims=True), size, "bilinear") for array in maps]
-    return _mean([array[..., 0] for array in enlarged])
-
-
-def daam(maps: Sequence[FloatMap], size: tuple[int, int]) -> FloatMap:
-    """DAAM's way: bicubic enlargement, clamped at 0, then the mean over the sites.
-
-    Tang et al., "What the DAAM: Interpreting Stable Diffusion Using Cross Attention", ACL 2023
-    (arXiv 2210.04885), section 3. Bicubic weights may be negative, so the unit holds only roughly:
-    sharp maps overshoot and can leave 0 to 1. Three differences from the package `daam`: heads are
-    averaged before the enlargement and not after, sites are enlarged straight to the picture and
-    not first to the latent, and the columns of a word are added and not averaged, so that the unit
-    stays the share of attention.
-
-    Args:
-        maps: one `(height, width, columns)` a site, shares 0 to 1.
-        size: height and width of the picture.
-
-    Returns:
-        `(height, width)` of the picture, not below 0.
-    """
-    enlarged = [_resized(array, size, "bicubic").clip(min=0).sum(axis=-1) for array in maps]
-    return _mean(enlarged)
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,21 +71,3 @@ class HeatMap:
         from t2i_xattn.render import overlay
 
         return overlay(image, self, colormap=colormap, alpha=alpha)
-
-
-def _mean(arrays: Sequence[FloatMap]) -> FloatMap:
-    return np.asarray(np.mean(arrays, axis=0, dtype=np.float64), dtype=np.float32)
-
-
-def _resized(
-    array: FloatMap, size: tuple[int, int], mode: Literal["bilinear", "bicubic"]
-) -> FloatMap:
-    """`(height, width, columns)` to another height and width; pixels are areas, not corners."""
-    # Here, since a trace can be loaded, searched and thresholded without waiting for torch.
-    import torch
-    from torch.nn.functional import interpolate
-
-    tensor = torch.from_numpy(np.ascontiguousarray(array.transpose(2, 0, 1)))[None]
-    resized = interpolate(tensor, size=size, mode=mode, align_corners=False)
-    result: FloatMap = resized[0].permute(1, 2, 0).numpy()
-    return result

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from t2i_xattn.aggregation import Aggregate, SiteMaps, mean_over_sites
 from t2i_xattn.errors import UserError
 from t2i_xattn.keep import TEXT, Groups
-from t2i_xattn.maps import Aggregate, HeatMap, mean_over_sites
+from t2i_xattn.maps import HeatMap
 from t2i_xattn.prompt import Word, find_phrase
 from t2i_xattn.sites import AttentionSite, Sites, choose_sites
 
@@ -146,7 +147,7 @@ class Trace:
                 all together.
             sites: which sites to pool: names, or a function of the site that says yes or no, such
                 as `lambda site: site.level == 0`. By default all.
-            aggregate: how the sites are pooled; see `t2i_xattn.maps`.
+            aggregate: how the sites are pooled; see `t2i_xattn.aggregation`.
             stream: `"text"`, or `"picture 1"` for the tokens of an IP-Adapter's pictures, which
                 are asked for by columns.
 
@@ -184,8 +185,8 @@ class Trace:
         of_stream = run.maps[stream]
         groups = None if run.groups is None or stream != TEXT else run.groups[image]
         places = _places(chosen, groups, of_stream[names[0]].shape[-1])
-        maps = [_pooled(run, of_stream[name])[image][:, :, places] for name in names]
-        return HeatMap(label, aggregate(maps, run.picture_size))
+        maps = [_of_steps(run, of_stream[name])[image] for name in names]
+        return HeatMap(label, aggregate(SiteMaps(maps, places, run.latent_size, run.picture_size)))
 
     def select(
         self,
@@ -353,12 +354,17 @@ def _checked_image(run: RecordedRun, image: int) -> int:
 
 def _pooled(run: RecordedRun, array: NDArray[np.float32]) -> NDArray[np.float32]:
     """`(images, height, width, tokens)`: the first branch, the mean over steps and heads."""
+    of_heads = _of_steps(run, array)
+    return of_heads[:, 0] if of_heads.shape[1] == 1 else of_heads.mean(axis=1)
+
+
+def _of_steps(run: RecordedRun, array: NDArray[np.float32]) -> NDArray[np.float32]:
+    """`(images, heads, height, width, tokens)`: the first branch, the mean over the steps."""
     of_branch = array[:, 0]
-    if of_branch.shape[1:3] == (1, 1):
-        return of_branch[:, 0, 0]
+    if of_branch.shape[1] == 1:
+        return of_branch[:, 0]
     lengths = np.array([end - first for first, end in run.steps], dtype=np.float64)
-    mean = np.average(of_branch.mean(axis=2, dtype=np.float64), axis=1, weights=lengths)
-    return np.asarray(mean, dtype=np.float32)
+    return np.asarray(np.average(of_branch, axis=1, weights=lengths), dtype=np.float32)
 
 
 def _mean(arrays: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:

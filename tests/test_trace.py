@@ -109,7 +109,9 @@ def test_a_word_that_is_not_there(trace: Trace) -> None:
 
 
 def test_an_aggregate_of_the_users_own(trace: Trace) -> None:
-    heat = trace.heatmap("cat", aggregate=lambda maps, size: np.full(size, len(maps)))
+    heat = trace.heatmap(
+        "cat", aggregate=lambda given: np.full(given.picture_size, len(given.maps))
+    )
     assert (heat.array == 2).all()
 
 
@@ -146,7 +148,7 @@ class TestParts:
         only = rich.select(sites="mid.attn2", steps=0)
         assert [site.name for site in only.sites] == ["mid.attn2"]
         expected = whole[0, 0, 0].mean(0)[:, :, 2:4].sum(-1)
-        coarse = only.heatmap("cat", aggregate=lambda maps, size: maps[0].sum(-1)).array
+        coarse = only.heatmap("cat", aggregate=lambda given: given.wanted[0].mean(0).sum(-1)).array
         assert np.allclose(coarse, expected)
 
     def test_a_part_survives_the_file(self, rich: Trace, tmp_path: Path) -> None:

@@ -1,0 +1,144 @@
+"""How the maps of many sites and heads become one heat map: named ways, each with its source."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from t2i_xattn.errors import UserError
+
+FloatMap = NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class SiteMaps:
+    """What a way to aggregate is given: the maps of one picture, and which columns are asked for.
+
+    Attributes:
+        maps: one a site, `(heads, height, width, tokens)`, shares 0 to 1; one head where their mean
+            was recorded.
+        columns: places on the token axis whose map is wanted.
+        latent_size: height and width of the latent.
+        picture_size: height and width of the picture.
+    """
+
+    maps: Sequence[FloatMap]
+    columns: Sequence[int]
+    latent_size: tuple[int, int]
+    picture_size: tuple[int, int]
+
+    @property
+    def wanted(self) -> list[FloatMap]:
+        """The maps of the columns that are asked for, `(heads, height, width, columns)`."""
+        return [array[..., list(self.columns)] for array in self.maps]
+
+
+Aggregate = Callable[[SiteMaps], FloatMap]
+"""A way to aggregate; gives `(height, width)` of the picture."""
+
+
+def mean_over_sites(given: SiteMaps) -> FloatMap:
+    """Head mean; each site enlarged bilinearly to the picture; the plain mean over the sites.
+
+    Every value is a convex combination of recorded shares, so the unit is kept: the maps of all
+    tokens sum to 1 at each pixel. The columns of a word are added.
+    """
+    # Adding up first is the same and cheaper, since enlarging is linear.
+    added = [array.mean(axis=0).sum(axis=-1, keepdims=True) for array in given.wanted]
+    return _mean([resized(array, given.picture_size, "bilinear")[..., 0] for array in added])
+
+
+def daam(given: SiteMaps) -> FloatMap:
+    """DAAM's way: each head enlarged bicubically to the latent's size, clamped at 0; the mean.
+
+    Tang et al., "What the DAAM: Interpreting Stable Diffusion Using Cross Attention", ACL 2023
+    (arXiv 2210.04885), section 3, as its package does it: the mean is over all heads of all sites,
+    and a word's map is the mean of its columns, not their sum. With `record(pipe, heads="each")`
+    the result at the latent's size is the package's, divided by the number of steps (it sums over
+    them); where the heads' mean was recorded, the clamp comes after the mean. The package leaves
+    out sites that are eight times smaller than the latent: `sites=lambda site: site.level < 3`.
+
+    The enlargement to the picture is bicubic and clamped too. Bicubic weights may be negative, so
+    the unit holds only roughly.
+    """
+    heads = []
+    for array in given.wanted:
+        heads += [resized(head, given.latent_size, "bicubic").clip(min=0) for head in array]
+    latent = _mean([head.mean(axis=-1, keepdims=True) for head in heads])
+    return resized(latent, given.picture_size, "bicubic")[..., 0].clip(min=0)
+
+
+def at_resolution(resolution: int) -> Aggregate:
+    """Prompt-to-prompt's way: the mean over heads and sites of one resolution only.
+
+    Hertz et al., "Prompt-to-Prompt Image Editing with Cross Attention Control", arXiv 2208.01626,
+    whose code shows maps of 16 × 16 (of a 512 × 512 picture). Enlarged bilinearly to the picture.
+
+    Args:
+        resolution: the longer side of a site's map.
+    """
+
+    def aggregate(given: SiteMaps) -> FloatMap:
+        chosen = [array for array in given.wanted if max(array.shape[1:3]) == resolution]
+        if not chosen:
+            known = sorted({max(array.shape[1:3]) for array in given.maps})
+            raise UserError(
+                f"expected a resolution of {known}, but came {resolution}; the longer side of a "
+                "site's map is meant"
+            )
+        added = _mean([array.mean(axis=0).sum(axis=-1, keepdims=True) for array in chosen])
+        return resized(added, given.picture_size, "bilinear")[..., 0]
+
+    return aggregate
+
+
+def rescaled(given: SiteMaps) -> FloatMap:
+    """Per-pixel rescaling: the share of what is not given to the start token.
+
+    Meng et al., "Making Training-Free Diffusion Segmentors Scale with the Generative Power", arXiv
+    2603.06178: the start token takes most of the attention, and more of it at some places than at
+    others, so that shares of different places cannot be compared; they are divided by what the
+    other tokens get there. Only this half of the paper's method; its weights of heads and layers
+    are not in it. The unit is the share of the attention to all other tokens, 0 to 1.
+
+    Raises:
+        UserError: if only some columns were recorded.
+    """
+    everything = _summed(given, None)
+    if not np.allclose(everything, 1, atol=1e-2):
+        raise UserError(
+            "expected a trace with every column of the text, which rescaling compares, but this "
+            "one has some only; record without words=… and columns=…"
+        )
+    others = everything - _summed(given, [0])
+    share: FloatMap = _summed(given, [c for c in given.columns if c != 0]) / others.clip(min=1e-6)
+    return share
+
+
+def _summed(given: SiteMaps, columns: list[int] | None) -> FloatMap:
+    if columns is None:
+        columns = list(range(given.maps[0].shape[-1]))
+    return mean_over_sites(SiteMaps(given.maps, columns, given.latent_size, given.picture_size))
+
+
+def _mean(arrays: Sequence[FloatMap]) -> FloatMap:
+    return np.asarray(np.mean(arrays, axis=0, dtype=np.float64), dtype=np.float32)
+
+
+def resized(
+    array: FloatMap, size: tuple[int, int], mode: Literal["bilinear", "bicubic"]
+) -> FloatMap:
+    """`(height, width, columns)` to another height and width; pixels are areas, not corners."""
+    # Here, since a trace can be loaded, searched and thresholded without waiting for torch.
+    import torch
+    from torch.nn.functional import interpolate
+
+    tensor = torch.from_numpy(np.ascontiguousarray(array.transpose(2, 0, 1)))[None]
+    result: FloatMap = (
+        interpolate(tensor, size=size, mode=mode, align_corners=False)[0].permute(1, 2, 0).numpy()
+    )
+    return result
