@@ -98,7 +98,7 @@ def sample_scene(
 
     Args:
         seed: an integer, or a generator to draw from.
-        objects: how many, 1 to 3; ``None`` draws it (1: 25 %, 2: 60 %, 3: 15 %).
+        objects: how many, 1 to 3; ``None`` draws it (1: 40 %, 2: 50 %, 3: 10 %).
         split: ``"train"`` leaves out the held-out combinations of the language,
             ``"held_out"`` has at least one of them, ``"any"`` does not look.
 
@@ -110,7 +110,7 @@ def sample_scene(
         raise ValueError(f"A scene has 1, 2 or 3 objects, got {objects}.")
     words = language()
     rng = np.random.default_rng(seed)
-    count = objects if objects is not None else int(rng.choice([1, 2, 3], p=[0.25, 0.6, 0.15]))
+    count = objects if objects is not None else int(rng.choice([1, 2, 3], p=[0.4, 0.5, 0.1]))
     kinds = _kinds(count, split, words, rng)
     names = list(words.radii)
     weights = [0.25, 0.5, 0.25] if count < 3 else [0.45, 0.5, 0.05]

@@ -35,6 +35,9 @@ def new_denoiser(recipe: Recipe) -> UNet2DConditionModel:
         down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
         cross_attention_dim=recipe.text.width,
+        # Groups of few channels would take the plain grounds for means and norm them away.
+        norm_num_groups=settings.norm_groups,
+        resnet_time_scale_shift="scale_shift",
         # The number of heads, in spite of its name.
         attention_head_dim=tuple(settings.heads),
     )

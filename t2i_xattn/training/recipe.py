@@ -61,6 +61,7 @@ class DenoiserRecipe(Schedule):
     text_learning_rate: float
     channels: list[int]
     heads: list[int]
+    norm_groups: int
     passes: int
     drop_prompt: float
     timestep_power: float

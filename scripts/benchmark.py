@@ -1,0 +1,126 @@
+"""Measure what recording costs, against the plain loop in the same process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from t2i_xattn.benchmark import DENOISERS, MODES, make_loop, mode, peak_memory
+from t2i_xattn.benchmark.timing import ratio, time_in_turn
+from t2i_xattn.errors import UserError
+from t2i_xattn.evaluation.report import check_writable, circumstances, write_json
+from t2i_xattn.recording import record
+
+app = typer.Typer(
+    help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
+)
+
+COST_STEPS, COST_TOKENS, COST_PIXELS = (4, 20, 100), (77, 231, 616), (256, 512, 768)
+
+
+@app.callback()
+def _commands() -> None:
+    """More than one command, later."""
+
+
+@app.command("record")
+def record_command(
+    denoiser: Annotated[str, typer.Option(help=f"One of {', '.join(DENOISERS)}.")] = "sd15",
+    pixels: Annotated[int | None, typer.Option(help="Side of the picture.")] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of a run.")] = 3,
+    limit: Annotated[int, typer.Option(min=1, help="Pairs of runs.")] = 6,
+    compiled: Annotated[bool, typer.Option(help="Compiled runs too.")] = True,
+    memory: Annotated[bool, typer.Option(help="Peak memory too, in processes of their own.")] = True,
+    dtype: Annotated[str, typer.Option(help="bfloat16, float32 or float16.")] = "bfloat16",
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    json: Annotated[Path | None, typer.Option("--json", help="Write the figures here.")] = None,
+) -> None:
+    """Time ratio, added peak memory and bytes kept, for each way to run."""
+    if denoiser not in DENOISERS:
+        raise UserError(f"expected a denoiser of {', '.join(DENOISERS)}, but came {denoiser!r}")
+    if json is not None:
+        check_writable(json)
+    modes = [each for each in MODES if compiled or "compiled" not in each]
+    loop = make_loop(denoiser, pixels=pixels, dtype=getattr(torch, dtype), device=device)
+    seconds = time_in_turn(lambda: loop.run(steps), modes, lambda name: mode(name, loop), limit)
+
+    table = Table(title=f"{denoiser}, {loop.size[0] * 8}², {steps} steps, {dtype}, {device}")
+    for name in ("way", "seconds", "against", "time ratio (range)", "peak memory added, MB"):
+        table.add_column(name, justify="left" if name in ("way", "against") else "right")
+    options: dict[str, Any] = {"pixels": pixels, "dtype": dtype, "device": device}
+    peaks = {
+        name: peak_memory(denoiser, name, steps, **options)
+        for name in ("plain", "record", "unfused")
+        if memory
+    }
+    figures: dict[str, Any] = {}
+    for name in modes:
+        against = "plain compiled" if name == "record compiled" else "plain"
+        found = ratio(seconds[name], seconds[against])
+        added = peaks[name] - peaks["plain"] if name in peaks else None
+        figures[name] = {**vars(found), "against": against, "added_peak_bytes": added}
+        shown = "" if added is None else f"{added / 1e6:.1f}"
+        table.add_row(name, f"{found.seconds:.2f}", against, str(found), shown)
+    with record(loop.pipe) as trace:
+        loop.run(1)
+    kept = sum(array.nbytes for array in trace.to_numpy().values())
+    Console().print(table)
+    Console().print(f"kept for the maps: {kept / 1e6:.1f} MB, the same for any number of steps")
+    if json is not None:
+        settings = {"denoiser": denoiser, "steps": steps, "pairs": limit, **options}
+        write_json(
+            json,
+            {
+                "settings": settings,
+                "ways": figures,
+                "kept_bytes": kept,
+                "circumstances": circumstances(),
+            },
+        )
+
+
+@app.command("cost")
+def cost_command(
+    denoiser: Annotated[str, typer.Option(help=f"One of {', '.join(DENOISERS)}.")] = "sd15",
+    limit: Annotated[int, typer.Option(min=1, help="Pairs of runs.")] = 3,
+    dtype: Annotated[str, typer.Option(help="bfloat16, float32 or float16.")] = "bfloat16",
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+) -> None:
+    """The cost of recording against the number of steps, of tokens, and the picture's size."""
+    table = Table(title=f"Recording, {denoiser}, {dtype}, {device}")
+    for name in ("steps", "tokens", "picture", "time ratio (range)", "bytes kept"):
+        table.add_column(name, justify="right")
+    rows = [(steps, 77, 512) for steps in COST_STEPS]
+    rows += [(2, tokens, 512) for tokens in COST_TOKENS]
+    rows += [(2, 77, pixels) for pixels in COST_PIXELS]
+    for steps, tokens, pixels in rows:
+        loop = make_loop(
+            denoiser, pixels=pixels, tokens=tokens, dtype=getattr(torch, dtype), device=device
+        )
+
+        def enter(name: str, loop: Any = loop) -> Any:
+            return mode(name, loop)
+
+        def run(loop: Any = loop, steps: int = steps) -> Any:
+            return loop.run(steps)
+
+        seconds = time_in_turn(run, ("plain", "record"), enter, limit)
+        with record(loop.pipe) as trace:
+            loop.run(1)
+        kept = sum(array.nbytes for array in trace.to_numpy().values())
+        found = ratio(seconds["record"], seconds["plain"])
+        table.add_row(str(steps), str(tokens), f"{pixels}²", str(found), f"{kept:,}")
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    try:
+        app()
+    except UserError as error:
+        typer.echo(error, err=True)
+        raise SystemExit(2) from error

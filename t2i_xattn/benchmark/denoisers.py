@@ -1,0 +1,128 @@
+"""UNets of known models' exact configuration with random weights, in a plain sampling loop."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from diffusers import DDIMScheduler, UNet2DConditionModel
+
+_SD15: dict[str, Any] = {
+    "sample_size": 64,
+    "block_out_channels": (320, 640, 1280, 1280),
+    "layers_per_block": 2,
+    "down_block_types": ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
+    "up_block_types": ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
+    "cross_attention_dim": 768,
+    "attention_head_dim": 8,
+}
+_SDXL: dict[str, Any] = {
+    "sample_size": 128,
+    "block_out_channels": (320, 640, 1280),
+    "layers_per_block": 2,
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    "transformer_layers_per_block": (1, 2, 10),
+    "cross_attention_dim": 2048,
+    "attention_head_dim": (5, 10, 20),
+    "use_linear_projection": True,
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 256,
+    "projection_class_embeddings_input_dim": 2816,
+}
+_TINY: dict[str, Any] = {
+    "sample_size": 16,
+    "block_out_channels": (32, 64),
+    "layers_per_block": 1,
+    "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+    "cross_attention_dim": 32,
+    "attention_head_dim": 2,
+}
+
+DENOISERS = {"sd15": _SD15, "sdxl": _SDXL, "tiny": _TINY}
+"""Configurations of `UNet2DConditionModel`: Stable Diffusion 1.5's, SDXL's, and a tiny one to try
+the benchmark with."""
+
+
+@dataclass
+class Loop:
+    """A denoiser in a guided DDIM loop, which is all of a pipeline that recording touches.
+
+    Attributes:
+        pipe: what `record` is given: it has the `unet` and says that guidance is on.
+        size: height and width of the latent.
+        tokens: length of the text sequence.
+    """
+
+    pipe: Any
+    size: tuple[int, int]
+    tokens: int
+
+    @torch.no_grad()
+    def run(self, steps: int) -> torch.Tensor:
+        """The latent after so many steps, from the same noise each time."""
+        unet, scheduler = self.pipe.unet, self.pipe.scheduler
+        config = unet.config
+        device, dtype = unet.device, unet.dtype
+        noise = torch.Generator().manual_seed(0)
+        latent = torch.randn(1, 4, *self.size, generator=noise).to(device, dtype)
+        text = torch.randn(2, self.tokens, config.cross_attention_dim, generator=noise)
+        text = text.to(device, dtype)
+        added = None
+        if config.addition_embed_type == "text_time":
+            width = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
+            added = {
+                "text_embeds": torch.zeros(2, width, device=device, dtype=dtype),
+                "time_ids": torch.zeros(2, 6, device=device, dtype=dtype),
+            }
+        scheduler.set_timesteps(steps)
+        for timestep in scheduler.timesteps:
+            both = torch.cat([latent, latent])
+            noises = unet(both, timestep, text, added_cond_kwargs=added, return_dict=False)[0]
+            unconditional, conditional = noises.chunk(2)
+            guided = unconditional + 7.5 * (conditional - unconditional)
+            latent = scheduler.step(guided, timestep, latent, return_dict=False)[0]
+        return latent
+
+
+def make_loop(
+    denoiser: str,
+    *,
+    pixels: int | None = None,
+    tokens: int = 77,
+    dtype: torch.dtype = torch.bfloat16,
+    device: str = "cpu",
+) -> Loop:
+    """A loop around one of `DENOISERS`, with random weights.
+
+    Args:
+        denoiser: its name.
+        pixels: side of the picture; by default what the model was made for.
+        tokens: length of the text sequence.
+        dtype: of weights and activations.
+        device: where it runs.
+    """
+    config = DENOISERS[denoiser]
+    torch.manual_seed(0)
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(**config)
+    # Made where they stay and in their type: SDXL's would take 10 GB in fp32.
+    unet = unet.to(dtype).to_empty(device=device).eval()
+    with torch.no_grad():
+        for name, each in unet.named_parameters():
+            # Biases 0, norms 1, and matrices that keep the size of what they are given.
+            if each.dim() == 1:
+                each.fill_(0.0 if name.endswith("bias") else 1.0)
+            else:
+                each.normal_(std=each[0].numel() ** -0.5)
+    side = config["sample_size"] if pixels is None else pixels // 8
+    pipe = SimpleNamespace(
+        unet=unet,
+        scheduler=DDIMScheduler(clip_sample=False, steps_offset=1),
+        do_classifier_free_guidance=True,
+        guidance_scale=7.5,
+    )
+    return Loop(pipe, (side, side), tokens)

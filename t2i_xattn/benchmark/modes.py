@@ -1,0 +1,45 @@
+"""The ways to run a loop that are compared: plain, recorded, unfused, and by another package."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
+
+from t2i_xattn.benchmark.denoisers import Loop
+from t2i_xattn.recording import record
+
+MODES = ("plain", "record", "plain compiled", "record compiled", "unfused")
+"""`unfused` has diffusers' step-by-step processor at every site, which is what an edit by
+prompt-to-prompt's own code costs at least."""
+
+
+@contextmanager
+def mode(name: str, loop: Loop) -> Iterator[None]:
+    """Sets a loop up for one of `MODES`, and back again on leaving."""
+    unet = loop.pipe.unet
+    if name.endswith("compiled"):
+        loop.pipe.unet = _compiled(unet)
+    elif name == "unfused":
+        unet.set_attn_processor(AttnProcessor())
+    try:
+        if name.startswith("record"):
+            with record(loop.pipe):
+                yield
+        else:
+            yield
+    finally:
+        loop.pipe.unet = unet
+        if name == "unfused":
+            unet.set_attn_processor(AttnProcessor2_0())
+
+
+def _compiled(unet: torch.nn.Module) -> torch.nn.Module:
+    """The compiled form, made once a module so that what was compiled is found again."""
+    form: torch.nn.Module | None = unet.__dict__.get("_benchmark_compiled")
+    if form is None:
+        form = torch.compile(unet, fullgraph=True)
+        unet.__dict__["_benchmark_compiled"] = form
+    return form

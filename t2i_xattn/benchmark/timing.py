@@ -1,0 +1,70 @@
+"""Times taken in turn, and their ratio with its spread."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import torch
+from tqdm import tqdm
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """The ratio of two times, pair by pair.
+
+    Attributes:
+        median, low, high: of the pairs' ratios.
+        pairs: how many there were.
+        seconds: median time of what is measured.
+    """
+
+    median: float
+    low: float
+    high: float
+    pairs: int
+    seconds: float
+
+    def __str__(self) -> str:
+        return f"{self.median:.3f} ({self.low:.3f}–{self.high:.3f})"
+
+
+def time_in_turn(
+    run: Callable[[], object],
+    modes: Sequence[str],
+    enter: Callable[[str], AbstractContextManager[None]],
+    pairs: int,
+) -> dict[str, list[float]]:
+    """Seconds of each mode, measured in turn so that a machine's moods fall on all alike.
+
+    Every mode runs once before, unmeasured; the order is turned round at every other turn.
+    """
+    seconds: dict[str, list[float]] = {mode: [] for mode in modes}
+    for mode in modes:
+        with enter(mode):
+            run()
+    for turn in tqdm(range(pairs), desc="pairs", leave=False, disable=None):
+        for mode in modes if turn % 2 == 0 else reversed(modes):
+            with enter(mode):
+                _wait()
+                start = time.perf_counter()
+                run()
+                _wait()
+                seconds[mode].append(time.perf_counter() - start)
+    return seconds
+
+
+def ratio(measured: Sequence[float], plain: Sequence[float]) -> Ratio:
+    """Of times taken in the same turns."""
+    each = [one / other for one, other in zip(measured, plain, strict=True)]
+    return Ratio(
+        statistics.median(each), min(each), max(each), len(each), statistics.median(measured)
+    )
+
+
+def _wait() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()

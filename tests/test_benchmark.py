@@ -1,0 +1,71 @@
+"""The benchmark runs and compares like with like; no test looks at the time itself."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from t2i_xattn.benchmark import MODES, make_loop, mode
+from t2i_xattn.benchmark.timing import ratio, time_in_turn
+
+
+@pytest.mark.parametrize("name", [name for name in MODES if "compiled" not in name])
+def test_every_way_paints_the_same(name: str) -> None:
+    loop = make_loop("tiny", dtype=torch.float32)
+    plain = loop.run(2)
+    assert plain.isfinite().all()
+    processors = dict(loop.pipe.unet.attn_processors)
+    with mode(name, loop):
+        found = loop.run(2)
+    if name == "unfused":
+        assert torch.allclose(found, plain, atol=1e-4)
+    else:
+        assert torch.equal(found, plain)
+        assert dict(loop.pipe.unet.attn_processors) == processors
+
+
+def test_tokens_and_pixels() -> None:
+    loop = make_loop("tiny", pixels=64, tokens=154, dtype=torch.float32)
+    assert loop.run(1).shape == (1, 4, 8, 8)
+
+
+def test_all_modes_are_timed_in_turn() -> None:
+    order: list[str] = []
+
+    class Entered:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def __enter__(self) -> None:
+            order.append(self.name)
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+    seconds = time_in_turn(lambda: None, ("a", "b"), Entered, 3)  # type: ignore[arg-type]
+    assert order == ["a", "b", "a", "b", "b", "a", "a", "b"]
+    assert {name: len(each) for name, each in seconds.items()} == {"a": 3, "b": 3}
+
+
+def test_ratios_are_of_pairs() -> None:
+    found = ratio([2.0, 3.0, 10.0], [1.0, 2.0, 10.0])
+    assert (found.median, found.low, found.high, found.pairs) == (1.5, 1.0, 2.0, 3)
+    assert str(found) == "1.500 (1.000–2.000)"
+
+
+def test_the_command(tmp_path: Path) -> None:
+    from scripts.benchmark import app
+
+    options = ["record", "--denoiser", "tiny", "--steps", "1", "--limit", "1", "--no-compiled"]
+    path = tmp_path / "figures.json"
+    result = CliRunner().invoke(app, [*options, "--no-memory", "--json", str(path)])
+    assert result.exit_code == 0, result.output
+    figures = json.loads(path.read_text("utf-8"))
+    assert set(figures["ways"]) == {"plain", "record", "unfused"}
+    # Two sites of 16 × 16 and one of 8 × 8 places, 77 tokens, fp32.
+    assert figures["kept_bytes"] == 4 * 77 * (3 * 16 * 16 + 8 * 8)
+    assert figures["ways"]["record"]["median"] > 0
