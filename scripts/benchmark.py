@@ -35,7 +35,9 @@ def record_command(
     steps: Annotated[int, typer.Option(min=1, help="Steps of a run.")] = 3,
     limit: Annotated[int, typer.Option(min=1, help="Pairs of runs.")] = 6,
     compiled: Annotated[bool, typer.Option(help="Compiled runs too.")] = True,
-    memory: Annotated[bool, typer.Option(help="Peak memory too, in processes of their own.")] = True,
+    memory: Annotated[
+        bool, typer.Option(help="Peak memory too, in processes of their own.")
+    ] = True,
     dtype: Annotated[str, typer.Option(help="bfloat16, float32 or float16.")] = "bfloat16",
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     json: Annotated[Path | None, typer.Option("--json", help="Write the figures here.")] = None,

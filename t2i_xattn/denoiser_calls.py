@@ -40,8 +40,7 @@ class DenoiserCalls:
         Raises:
             UserError: if it has no cross-attention, or some that cannot be recorded.
         """
-        self.denoiser = denoiser
-        self.skip_unrecordable = skip_unrecordable
+        self.denoiser, self.prefix = denoiser, prefix
         self.modules = [
             (dataclasses.replace(site, name=prefix + site.name), attn)
             for site, attn in walk_sites(denoiser)
@@ -52,12 +51,16 @@ class DenoiserCalls:
                 f"expected a UNet with cross-attention, but {type(denoiser).__name__} has none; "
                 "record a pipeline whose pictures are conditioned on text"
             )
-        self.modules = [(site, attn) for site, attn in self.modules if self._recordable(site, attn)]
+        if skip_unrecordable:
+            self.modules = [each for each in self.modules if unrecordable(each[1]) is None]
+        for site, attn in self.modules:
+            self._check(site.name, attn)
         if not self.modules:
             raise UserError(
                 f"expected a site that can be recorded, but {type(denoiser).__name__} has none; "
                 'without unrecordable="skip" the reason is told'
             )
+        self.layers: list[tuple[str, nn.Module]] = []
         self.store = MapStore((), Keep())
         self._wrappers: dict[str, list[RecordingProcessor]] = {}
         self._hooks = ExitStack()
@@ -72,7 +75,25 @@ class DenoiserCalls:
         """Decides what is kept: these of its sites."""
         names = {site.name for site in sites}
         self.modules = [(site, attn) for site, attn in self.modules if site.name in names]
-        self.store = MapStore(self.sites, keep)
+        self.layers = [(site.name, attn) for site, attn in self.modules]
+        partners: dict[str, str] = {}
+        if keep.walk:
+            # In a transformer block of diffusers, attn1 looks at the picture, attn2 at the text.
+            own = {
+                site.name: attn for site, attn in walk_sites(self.denoiser) if site.kind == "self"
+            }
+            for site, _ in self.modules:
+                partner = site.name.removesuffix("attn2") + "attn1"
+                inside = partner.removeprefix(self.prefix)
+                if inside not in own:
+                    raise UserError(
+                        f"expected self-attention beside {site.name} for a walk, but its block has "
+                        "none; leave that site out with sites=…"
+                    )
+                self._check(partner, own[inside])
+                partners[site.name] = partner
+                self.layers.append((partner, own[inside]))
+        self.store = MapStore(self.sites, keep, partners)
 
     @contextmanager
     def followed(self, caller: Caller) -> Iterator[None]:
@@ -143,23 +164,23 @@ class DenoiserCalls:
 
     def _wrap(self) -> None:
         """Stands a recording processor around the one at each site, where there is none of ours."""
-        for site, attn in self.modules:
+        for name, attn in self.layers:
             layer: Any = attn
-            wrappers = self._wrappers.setdefault(site.name, [])
+            wrappers = self._wrappers.setdefault(name, [])
             current = [each for each in wrappers if each.is_around(layer.processor)]
             if not current:
-                self._recordable(site, attn)
+                self._check(name, attn)
                 current = [RecordingProcessor.around(layer.processor)]
                 layer.processor = current[0]
             elif wrappers[-1] is current[0]:
                 continue
-            self._wrappers[site.name] = [w for w in wrappers if w is not current[0]] + current[:1]
+            self._wrappers[name] = [w for w in wrappers if w is not current[0]] + current[:1]
 
     def _unwrap(self) -> None:
         self._aim({})
-        for site, attn in self.modules:
+        for name, attn in self.layers:
             layer: Any = attn
-            for wrapper in self._wrappers.pop(site.name, ()):
+            for wrapper in self._wrappers.pop(name, ()):
                 if layer.processor is wrapper:
                     layer.processor = wrapper.inner
                 else:
@@ -167,14 +188,14 @@ class DenoiserCalls:
                     # meanwhile and is not ours to remove.
                     wrapper.take_out_of(layer.processor)
 
-    def _recordable(self, site: AttentionSite, attn: nn.Module) -> bool:
+    @staticmethod
+    def _check(name: str, attn: nn.Module) -> None:
         reason = unrecordable(attn)
-        if reason is not None and not self.skip_unrecordable:
+        if reason is not None:
             raise UserError(
-                f"expected sites whose queries and keys can be read, but {site.name} {reason}; "
+                f"expected sites whose queries and keys can be read, but {name} {reason}; "
                 'leave such sites out with record(pipe, unrecordable="skip")'
             )
-        return reason is None
 
 
 @contextmanager

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from t2i_xattn.attention import attention_probs, normed_inputs, projected
 from t2i_xattn.errors import UserError
-from t2i_xattn.processors import attention_probs, normed_inputs, projected
 
 
 class InterceptingProcessor:

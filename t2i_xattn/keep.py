@@ -20,6 +20,9 @@ TEXT = "text"
 """The stream of the prompt's tokens. The n-th IP-Adapter's picture tokens are `picture n`, from 1;
 their attention is a softmax of its own."""
 
+WALKED = "walked"
+"""The stream of the text's maps carried along the self-attention of their block."""
+
 
 @dataclass(frozen=True)
 class Keep:
@@ -32,6 +35,7 @@ class Keep:
     steps: Steps = "sum"
     branches: tuple[str, ...] = (CONDITIONAL,)
     budget: int | None = None
+    walk: int = 0
 
     def __post_init__(self) -> None:
         if self.words is not None and self.columns is not None:
@@ -41,6 +45,8 @@ class Keep:
                 raise UserError(f"expected {name}=[…] with at least one entry, but came {chosen!r}")
         if self.heads not in ("mean", "each"):
             raise UserError(f'expected heads="mean" or "each", but came {self.heads!r}')
+        if self.walk < 0:
+            raise UserError(f"expected walk=0 or more steps, but came {self.walk}")
         if not self.branches:
             raise UserError("expected at least one branch to keep, but came none")
         for branch in self.branches:

@@ -37,6 +37,7 @@ def record(
     heads: Heads = "mean",
     steps: Steps = "sum",
     branches: str | Sequence[str] = CONDITIONAL,
+    walk: int = 0,
     spans: Spans | Sequence[Spans] | None = None,
     controlnet: bool = False,
     budget: int | None = None,
@@ -65,6 +66,9 @@ def record(
             the steps), or windows `[(first, end), …]`. A step is a call of the denoiser.
         branches: which branches of the guidance: `"conditional"`, `"unconditional"`, `"image"`
             (InstructPix2Pix), `"perturbed"` (PAG), or several.
+        walk: steps by which the maps are carried along the self-attention of their block as well,
+            as the stream `walked`: places that look at each other come to have alike shares. Best
+            with few words, since it costs about as much as self-attention for every 40 columns.
         spans: for prompts that are given as embeddings: the columns of each word or phrase, a
             mapping for all the images or one for each.
         controlnet: whether to record the sites of the pipeline's ControlNet as well; their names
@@ -95,6 +99,7 @@ def record(
         steps=steps if isinstance(steps, str) else tuple(steps),
         branches=(branches,) if isinstance(branches, str) else tuple(branches),
         budget=budget,
+        walk=walk,
     )
     if unrecordable not in ("raise", "skip"):
         raise UserError(f'expected unrecordable="raise" or "skip", but came {unrecordable!r}')

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from t2i_xattn.errors import UserError
-from t2i_xattn.keep import TEXT, Groups, Keep
-from t2i_xattn.processors import Target
+from t2i_xattn.keep import TEXT, WALKED, Groups, Keep
 from t2i_xattn.sites import AttentionSite
+from t2i_xattn.targets import Carry, Tap, Target, Walk
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,10 @@ class _Window:
     reached: dict[tuple[str, str], Tensor]
     calls: list[int]
 
+    def place(self, stream: str, site: str, branch: int) -> tuple[Tensor, Tensor]:
+        """The sum and the count of one branch, to be added to."""
+        return self.sums[stream, site][branch], self.reached[stream, site][branch : branch + 1]
+
 
 class MapStore:
     """Sums of the probs of each site of one denoiser over its calls in one run.
@@ -56,8 +60,20 @@ class MapStore:
         timesteps: the noise level of each call, as handed to the denoiser.
     """
 
-    def __init__(self, sites: Sequence[AttentionSite], keep: Keep) -> None:
+    def __init__(
+        self,
+        sites: Sequence[AttentionSite],
+        keep: Keep,
+        partners: Mapping[str, str] | None = None,
+    ) -> None:
+        """
+        Args:
+            sites: the sites to keep.
+            keep: what to keep of each.
+            partners: for each site, the self-attention site of its block; needed for a walk.
+        """
         self.keep = keep
+        self.partners = dict(partners or {})
         self.sites = tuple(sites)
         self.shape: CallShape | None = None
         self.groups: tuple[Groups, ...] | None = None
@@ -98,9 +114,15 @@ class MapStore:
         assert self.shape is not None
         return 4 * sum(
             int(np.prod(self._sum_shape(stream, site)))
-            for stream in self.shape.tokens
+            for stream in self.streams
             for site in self.sites
         )
+
+    @property
+    def streams(self) -> tuple[str, ...]:
+        """The streams that are kept."""
+        assert self.shape is not None
+        return (*self.shape.tokens, *([WALKED] if self.keep.walk else []))
 
     @property
     def nbytes(self) -> int:
@@ -115,8 +137,10 @@ class MapStore:
         branches: Mapping[str, slice],
         timestep: Tensor | float,
         device: torch.device,
-    ) -> dict[str, tuple[Target, ...]]:
+    ) -> dict[str, tuple[Target | Tap, ...]]:
         """Counts a call and says where the probs of each site are to be added, by site name.
+
+        With a walk, the partners of the sites are named too.
 
         Raises:
             UserError: if this call has another shape than the first, or what is kept of every step
@@ -130,7 +154,7 @@ class MapStore:
         self.calls += 1
         # Kept as it came: reading a number off a GPU would wait for it at every step.
         self.timesteps.append(timestep)
-        targets: dict[str, tuple[Target, ...]] = {site.name: () for site in self.sites}
+        targets: dict[str, tuple[Target | Tap, ...]] = {site.name: () for site in self.sites}
         for index, branch in enumerate(self.keep.branches):
             if branch not in branches:
                 continue
@@ -140,14 +164,20 @@ class MapStore:
                 continue
             window = self._window(place, device)
             window.calls[index] += 1
+            rows = branches[branch]
             for site in self.sites:
+                walk = None
+                if self.keep.walk:
+                    carry, partner = Carry(), self.partners[site.name]
+                    targets[partner] = (*targets.get(partner, ()), Tap(rows, carry))
+                    walk = Walk(carry, self.keep.walk, *window.place(WALKED, site.name, index))
                 targets[site.name] += tuple(
                     Target(
-                        stream=number,
-                        rows=branches[branch],
-                        total=window.sums[stream, site.name][index],
-                        calls=window.reached[stream, site.name][index : index + 1],
+                        number,
+                        rows,
+                        *window.place(stream, site.name, index),
                         selection=self._selection if stream == TEXT else None,
+                        walk=walk if stream == TEXT else None,
                     )
                     for number, stream in enumerate(shape.tokens)
                 )
@@ -196,7 +226,7 @@ class MapStore:
                 )
         return {
             stream: {site.name: self._mean(windows, stream, site) for site in self.sites}
-            for stream in self.shape.tokens
+            for stream in self.streams
         }
 
     def _mean(
@@ -231,10 +261,11 @@ class MapStore:
     def _sum_shape(self, stream: str, site: AttentionSite) -> tuple[int, ...]:
         assert self.shape is not None
         height, width = site.size(*self.shape.latent_size)
-        kept = self.shape.tokens[stream]
-        if stream == TEXT and self.groups is not None:
+        if stream in (TEXT, WALKED) and self.groups is not None:
             kept = len(self.groups[0])
-        heads = site.heads if self.keep.heads == "each" else 1
+        else:
+            kept = self.shape.tokens[TEXT if stream == WALKED else stream]
+        heads = site.heads if self.keep.heads == "each" and stream != WALKED else 1
         return (len(self.keep.branches), self.shape.images, heads, height * width, kept)
 
     def _window(self, place: int, device: torch.device) -> _Window:
@@ -249,7 +280,7 @@ class MapStore:
             )
         if self._selection is None and self.groups is not None:
             self._selection = _selection(self.groups, self.shape.tokens[TEXT]).to(device)
-        keys = [(stream, site) for stream in self.shape.tokens for site in self.sites]
+        keys = [(stream, site) for stream in self.streams for site in self.sites]
         self._windows[place] = _Window(
             sums={
                 (stream, site.name): torch.zeros(

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from t2i_xattn.aggregation import Aggregate, SiteMaps, mean_over_sites
 from t2i_xattn.errors import UserError
-from t2i_xattn.keep import TEXT, Groups
+from t2i_xattn.keep import TEXT, WALKED, Groups
 from t2i_xattn.maps import HeatMap
 from t2i_xattn.prompt import Word, find_phrase
 from t2i_xattn.sites import AttentionSite, Sites, choose_sites
@@ -30,7 +30,8 @@ class RecordedRun:
         maps: by stream and site name, fp32 with the axes `AXES`, at the site's own resolution:
             shares of attention, 0 to 1. Where every token of a stream is kept they sum to 1 at each
             location, special tokens included. The stream `text` is always there; `picture n` holds
-            the n-th IP-Adapter's picture tokens.
+            the n-th IP-Adapter's picture tokens, `walked` the text's maps carried along
+            self-attention.
         sites: the sites, in the order of the forward pass.
         groups: for each image, the columns that each place of the text's token axis stands for;
             None: every column by itself.
@@ -148,7 +149,8 @@ class Trace:
             sites: which sites to pool: names, or a function of the site that says yes or no, such
                 as `lambda site: site.level == 0`. By default all.
             aggregate: how the sites are pooled; see `t2i_xattn.aggregation`.
-            stream: `"text"`, or `"picture 1"` for the tokens of an IP-Adapter's pictures, which
+            stream: `"text"`; `"walked"` for the maps carried along self-attention, where the run
+                was recorded with `walk=…`; or `"picture 1"` for the tokens of an IP-Adapter's pictures, which
                 are asked for by columns.
 
         Returns:
@@ -164,11 +166,11 @@ class Trace:
             raise UserError("expected either a word or phrase, or columns=…; give just one of them")
         if stream not in run.maps:
             raise UserError(
-                f"expected a stream of {', '.join(run.maps)}, but came {stream!r}; pictures are "
-                "recorded where an IP-Adapter gets some"
+                f"expected a stream of {', '.join(run.maps)}, but came {stream!r}; record with "
+                "walk=1 for walked, and with an IP-Adapter for pictures"
             )
         if phrase is not None:
-            if stream != TEXT:
+            if stream not in (TEXT, WALKED):
                 raise UserError(f"expected columns=… for the tokens of {stream}, but came a word")
             if run.prompts[image] is None and not run.words[image]:
                 raise UserError(
@@ -183,7 +185,8 @@ class Trace:
             label = f"column{'s' * (len(chosen) > 1)} {', '.join(map(str, chosen))}"
         names = [site.name for site in choose_sites(run.sites, sites)]
         of_stream = run.maps[stream]
-        groups = None if run.groups is None or stream != TEXT else run.groups[image]
+        of_text = stream in (TEXT, WALKED)
+        groups = run.groups[image] if run.groups is not None and of_text else None
         places = _places(chosen, groups, of_stream[names[0]].shape[-1])
         maps = [_of_steps(run, of_stream[name])[image] for name in names]
         return HeatMap(label, aggregate(SiteMaps(maps, places, run.latent_size, run.picture_size)))

@@ -16,13 +16,9 @@ from diffusers.models.attention_processor import (
 from torch import nn
 
 from t2i_xattn import reference
-from t2i_xattn.processors import (
-    RecordingProcessor,
-    Target,
-    attention_probs,
-    queries_and_keys,
-    unrecordable,
-)
+from t2i_xattn.attention import attention_probs, queries_and_keys
+from t2i_xattn.processors import RecordingProcessor, unrecordable
+from t2i_xattn.targets import Target
 
 LAYERS: dict[str, dict[str, Any]] = {
     "plain": {},

@@ -8,10 +8,10 @@ import torch
 
 from t2i_xattn.errors import UserError
 from t2i_xattn.keep import Keep
-from t2i_xattn.processors import Target
 from t2i_xattn.prompt import Word
 from t2i_xattn.sites import AttentionSite
 from t2i_xattn.store import CallShape, MapStore
+from t2i_xattn.targets import Target
 
 SITES = [
     AttentionSite("fine", "cross", "down", 0, 2),

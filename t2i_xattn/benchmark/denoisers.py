@@ -73,7 +73,9 @@ class Loop:
         text = text.to(device, dtype)
         added = None
         if config.addition_embed_type == "text_time":
-            width = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
+            width = (
+                config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
+            )
             added = {
                 "text_embeds": torch.zeros(2, width, device=device, dtype=dtype),
                 "time_ids": torch.zeros(2, 6, device=device, dtype=dtype),

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import CLIPTokenizer
 
-from t2i_xattn.processors import attention_probs, queries_and_keys
+from t2i_xattn.attention import attention_probs, queries_and_keys
 from t2i_xattn.prompt import split_words
 from t2i_xattn.scenes import Description, Scene, object_masks
 from t2i_xattn.sites import AttentionSite, walk_sites

@@ -1,0 +1,139 @@
+"""Queries, keys and probs of an attention layer, as diffusers forms them; maps carried along it.
+
+Everything here works on tensors and a diffusers `Attention` that is handed in.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+def normed_inputs(
+    attn: Any,
+    hidden_states: Tensor,
+    encoder_hidden_states: Tensor | None = None,
+    temb: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """What an attention layer projects: the picture's and the text's states after its norms.
+
+    Args:
+        attn: a diffusers `Attention`.
+        hidden_states: `(batch, queries, channels)` or `(batch, channels, height, width)`.
+        encoder_hidden_states: `(batch, tokens, text channels)`; None for self-attention.
+        temb: time embedding, used by sites with a spatial norm.
+
+    Returns:
+        `(batch, queries, channels)`, and `(batch, tokens, text channels)`, which is the first again
+        in self-attention.
+    """
+    if attn.spatial_norm is not None:
+        hidden_states = attn.spatial_norm(hidden_states, temb)
+    if hidden_states.ndim == 4:
+        hidden_states = hidden_states.flatten(2).transpose(1, 2)
+    if attn.group_norm is not None:
+        hidden_states = attn.group_norm(hidden_states.transpose(1, 2)).transpose(1, 2)
+    if encoder_hidden_states is None:
+        encoder_hidden_states = hidden_states
+    elif attn.norm_cross:
+        encoder_hidden_states = attn.norm_encoder_hidden_states(encoder_hidden_states)
+    return hidden_states, encoder_hidden_states
+
+
+def projected(attn: Any, picture: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
+    """Queries `(batch, heads, queries, d)` and keys `(batch, heads, tokens, d)` of normed states.
+
+    The projections are called as modules, since LoRA replaces them by wrapped layers.
+    """
+    query, key = (
+        split_heads(attn.to_q(picture), attn.heads),
+        split_heads(attn.to_k(text), attn.heads),
+    )
+    if attn.norm_q is not None:
+        query = attn.norm_q(query)
+    if attn.norm_k is not None:
+        key = attn.norm_k(key)
+    return query, key
+
+
+def queries_and_keys(
+    attn: Any,
+    hidden_states: Tensor,
+    encoder_hidden_states: Tensor | None = None,
+    temb: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The queries and keys that diffusers' `AttnProcessor2_0` would form.
+
+    Takes what `normed_inputs` takes and gives what `projected` gives.
+    """
+    return projected(attn, *normed_inputs(attn, hidden_states, encoder_hidden_states, temb))
+
+
+def attention_probs(query: Tensor, key: Tensor, scale: float, mask: Tensor | None = None) -> Tensor:
+    """softmax(Q Kᵀ · scale + mask) over the tokens, in fp32 whatever the model computes in.
+
+    Vaswani et al. 2017, eq. 1; `t2i_xattn.reference` has it step by step.
+
+    Args:
+        query: `(batch, heads, queries, d)`.
+        key: `(batch, heads, tokens, d)`.
+        scale: usually 1 / √d.
+        mask: broadcast to `(batch, heads, queries, tokens)`; of bool (True: may be looked at), or
+            a number to be added to the scores (−inf: may not).
+
+    Returns:
+        fp32 probs `(batch, heads, queries, tokens)`, 0 to 1, summing to 1 over the tokens; zeros
+        for a query whose tokens are all masked.
+    """
+    # Under autocast the product of two fp32 tensors would be rounded to bf16 again.
+    with torch.autocast(device_type=query.device.type, enabled=False):
+        scores = torch.matmul(query.float() * scale, key.float().transpose(-1, -2))
+        if mask is None:
+            return scores.softmax(dim=-1)
+        if mask.dtype == torch.bool:
+            scores = scores.masked_fill(~mask, float("-inf"))
+        else:
+            scores = scores + mask.float()
+        # Only all-masked queries come out as NaN, and they have looked at nothing.
+        nothing = scores.amax(dim=-1, keepdim=True) == float("-inf")
+        # Filled before too: the gradient of a softmax over −inf alone would be NaN.
+        return scores.masked_fill(nothing, 0.0).softmax(dim=-1).masked_fill(nothing, 0.0)
+
+
+def carried(query: Tensor, key: Tensor, scale: float, maps: Tensor, steps: int = 1) -> Tensor:
+    """Maps carried along self-attention: one or more steps of the walk, `m ← mean over heads (S m)`.
+
+    S is softmax(Q Kᵀ / √d) over the places of the picture. It is never formed: S m is attention
+    with the maps as its values, which the fused kernel does in memory linear in the picture. Places
+    that look at each other come to have alike shares, as in the refinement of DiffSegmenter (Wang
+    et al., arXiv 2309.02773). The rows of S sum to 1, so shares stay shares.
+
+    Args:
+        query: of the self-attention, `(batch, heads, queries, d)`.
+        key: `(batch, heads, queries, d)`.
+        scale: usually 1 / √d.
+        maps: fp32 `(batch, 1, queries, columns)`.
+        steps: how often.
+
+    Returns:
+        fp32, the shape of `maps`.
+    """
+    heads, width = query.shape[1], query.shape[-1]
+    for _ in range(steps):
+        parts = []
+        for part in maps.split(width, dim=-1):
+            # As wide as the queries, or the fused kernels do not take it.
+            values = functional.pad(part, (0, width - part.shape[-1])).to(query.dtype)
+            values = values.expand(-1, heads, -1, -1)
+            out = functional.scaled_dot_product_attention(query, key, values, scale=scale)
+            parts.append(out.float().mean(dim=1, keepdim=True)[..., : part.shape[-1]])
+        maps = torch.cat(parts, dim=-1)
+    return maps
+
+
+def split_heads(projected_states: Tensor, heads: int) -> Tensor:
+    """`(batch, n, heads · d)` to `(batch, heads, n, d)`."""
+    return projected_states.unflatten(-1, (heads, -1)).transpose(1, 2)

@@ -1,0 +1,151 @@
+"""What a recording processor does with a call of its layer: add probs up, or keep what forms them."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from t2i_xattn.attention import attention_probs, carried, queries_and_keys, split_heads
+
+
+class LayerCall(NamedTuple):
+    """One call of an attention layer, with the whole batch.
+
+    Attributes:
+        attn: the diffusers `Attention`.
+        processor: the one that computes the output, under all wrappers.
+        hidden_states: the picture's.
+        text: the text's states; None in self-attention.
+        pictures: for each IP-Adapter, its pictures' tokens `(batch, pictures, tokens, channels)`.
+        attention_mask, temb: as the processor gets them.
+        masked_pictures: whether each picture of an adapter has a softmax of its own.
+    """
+
+    attn: Any
+    processor: Any
+    hidden_states: Tensor
+    text: Tensor | None
+    pictures: tuple[Tensor, ...]
+    attention_mask: Tensor | None
+    temb: Tensor | None
+    masked_pictures: bool
+
+    def queries_and_keys(self, rows: slice) -> tuple[Tensor, Tensor]:
+        """`(rows, heads, n, d)` each."""
+        return queries_and_keys(
+            self.attn,
+            self.hidden_states[rows],
+            None if self.text is None else self.text[rows],
+            None if self.temb is None else self.temb[rows],
+        )
+
+    def mask(self, rows: slice) -> Tensor | None:
+        """As `attention_probs` takes it."""
+        if self.attention_mask is None:
+            return None
+        batch = self.hidden_states.shape[0]
+        tokens = self.hidden_states.shape[1] if self.text is None else self.text.shape[1]
+        mask = self.attn.prepare_attention_mask(self.attention_mask, tokens, batch)
+        return mask.view(batch, self.attn.heads, -1, mask.shape[-1])[rows]
+
+
+class Carry:
+    """Queries and keys of a block's self-attention, on their way to its cross-attention."""
+
+    def __init__(self) -> None:
+        self.query: Tensor | None = None
+        self.key: Tensor | None = None
+        self.scale = 1.0
+
+
+class Tap(NamedTuple):
+    """Keeps the queries and keys of a self-attention layer until the walk has used them."""
+
+    rows: slice
+    carry: Carry
+
+    def take(self, call: LayerCall) -> None:
+        """Called by the processor before the layer is computed."""
+        self.carry.query, self.carry.key = call.queries_and_keys(self.rows)
+        self.carry.scale = call.attn.scale
+
+
+class Walk(NamedTuple):
+    """Where the maps go after they were carried along the self-attention of their block.
+
+    Attributes:
+        carry: filled by the `Tap` at the self-attention.
+        steps: of the walk.
+        total: fp32 `(rows, 1, queries, kept)`.
+        calls: fp32 `(1,)`.
+    """
+
+    carry: Carry
+    steps: int
+    total: Tensor
+    calls: Tensor
+
+    def add(self, probs: Tensor) -> None:
+        """Adds the carried head mean of `(rows, heads, queries, kept)`."""
+        query, key = self.carry.query, self.carry.key
+        assert query is not None
+        assert key is not None
+        self.carry.query = self.carry.key = None
+        mean = probs.mean(dim=1, keepdim=True)
+        self.total.add_(carried(query, key, self.carry.scale, mean, self.steps))
+        self.calls.add_(1)
+
+
+class Target(NamedTuple):
+    """Where the probs of one block of rows are to be added.
+
+    Attributes:
+        stream: whose keys: 0 the text's, n the pictures' of the n-th IP-Adapter.
+        rows: the rows of the batch.
+        total: fp32 `(rows, heads, queries, kept)`; with one head in it, the heads' mean is added.
+        calls: fp32 `(1,)`, counts what was added.
+        selection: `(rows, tokens, kept)` of 0 and 1, the tokens that are summed into each place;
+            None: every token by itself.
+        walk: where the maps carried along self-attention go, if they are wanted.
+    """
+
+    stream: int
+    rows: slice
+    total: Tensor
+    calls: Tensor
+    selection: Tensor | None = None
+    walk: Walk | None = None
+
+    def take(self, call: LayerCall) -> None:
+        """Called by the processor before the layer is computed."""
+        query, key = call.queries_and_keys(self.rows)
+        if self.stream == 0:
+            probs = attention_probs(query, key, call.attn.scale, call.mask(self.rows))
+        else:
+            probs = self._of_pictures(call, query)
+        if self.total.shape[1] == 1:
+            probs = probs.mean(dim=1, keepdim=True)
+        if self.selection is not None:
+            probs = torch.matmul(probs, self.selection[:, None])
+        seen, expected = tuple(probs.shape), tuple(self.total.shape)
+        assert seen == expected, (seen, expected)
+        self.total.add_(probs)
+        self.calls.add_(1)
+        if self.walk is not None:
+            self.walk.add(probs)
+
+    def _of_pictures(self, call: LayerCall, query: Tensor) -> Tensor:
+        to_key = call.processor.to_k_ip[self.stream - 1]
+        keys = to_key(call.pictures[self.stream - 1][self.rows])
+        # (rows, pictures, tokens, heads · d); under masks each picture has its own softmax.
+        keys = keys if call.masked_pictures else keys.flatten(1, 2)[:, None]
+        heads = call.attn.heads
+        return torch.cat(
+            [
+                attention_probs(query, split_heads(one, heads), call.attn.scale)
+                for one in keys.unbind(1)
+            ],
+            dim=-1,
+        )
