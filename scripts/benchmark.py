@@ -57,7 +57,7 @@ def record_command(
     options: dict[str, Any] = {"pixels": pixels, "dtype": dtype, "device": device}
     peaks = {
         name: peak_memory(denoiser, name, steps, **options)
-        for name in ("plain", "record", "unfused")
+        for name in ("plain", "record", "walk", "unfused")
         if memory
     }
     figures: dict[str, Any] = {}

@@ -18,6 +18,10 @@ RECIPE = Path(__file__).parents[1] / "t2i_xattn" / "training" / "recipes" / "sha
 def main(
     run: Annotated[Path, typer.Option(help="Folder of the run: checkpoints and losses.")],
     recipe: Annotated[Path, typer.Option(help="The recipe, a TOML file.")] = RECIPE,
+    init: Annotated[
+        Path | None,
+        typer.Option(help="A pipeline's folder to begin from: only its denoiser is trained on."),
+    ] = None,
     max_steps: Annotated[int | None, typer.Option(help="Stop after this many steps.")] = None,
     export: Annotated[
         Path | None, typer.Option(help="Folder for the finished pipeline, fp16, with its card.")
@@ -28,7 +32,7 @@ def main(
 ) -> None:
     """Train all stages. Interrupt at any moment; the same command goes on."""
     settings = load_recipe(recipe)
-    pipeline = train_pipeline(settings, run, max_steps=max_steps)
+    pipeline = train_pipeline(settings, run, init=init, max_steps=max_steps)
     if pipeline is None:
         typer.echo("stopped before the end; the same command goes on")
     elif export is not None:

@@ -104,7 +104,7 @@ def attention_probs(query: Tensor, key: Tensor, scale: float, mask: Tensor | Non
 
 
 def carried(query: Tensor, key: Tensor, scale: float, maps: Tensor, steps: int = 1) -> Tensor:
-    """Maps carried along self-attention: one or more steps of the walk, `m ← mean over heads (S m)`.
+    """Maps carried along self-attention, step by step: `m ← mean over heads of (S m)`.
 
     S is softmax(Q Kᵀ / √d) over the places of the picture. It is never formed: S m is attention
     with the maps as its values, which the fused kernel does in memory linear in the picture. Places

@@ -1,4 +1,4 @@
-"""What a recording processor does with a call of its layer: add probs up, or keep what forms them."""
+"""What a recording processor does with a call of its layer: add up probs, or pass them on."""
 
 from __future__ import annotations
 

@@ -150,8 +150,8 @@ class Trace:
                 as `lambda site: site.level == 0`. By default all.
             aggregate: how the sites are pooled; see `t2i_xattn.aggregation`.
             stream: `"text"`; `"walked"` for the maps carried along self-attention, where the run
-                was recorded with `walk=…`; or `"picture 1"` for the tokens of an IP-Adapter's pictures, which
-                are asked for by columns.
+                was recorded with `walk=…`; or `"picture 1"` for the tokens of an IP-Adapter's
+                pictures, which are asked for by columns.
 
         Returns:
             The map at picture size, the mean over steps and heads of the first branch that was

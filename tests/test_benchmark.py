@@ -65,7 +65,7 @@ def test_the_command(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, [*options, "--no-memory", "--json", str(path)])
     assert result.exit_code == 0, result.output
     figures = json.loads(path.read_text("utf-8"))
-    assert set(figures["ways"]) == {"plain", "record", "unfused"}
+    assert set(figures["ways"]) == {"plain", "record", "walk", "unfused"}
     # Two sites of 16 × 16 and one of 8 × 8 places, 77 tokens, fp32.
     assert figures["kept_bytes"] == 4 * 77 * (3 * 16 * 16 + 8 * 8)
     assert figures["ways"]["record"]["median"] > 0

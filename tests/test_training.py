@@ -124,6 +124,28 @@ def test_a_run_that_was_stopped_ends_at_the_same_weights(tiny: Recipe, tmp_path:
         assert all(torch.equal(expected[key], found[key]) for key in expected), part
 
 
+def test_training_goes_on_from_a_pipeline(tiny: Recipe, tmp_path: Path) -> None:
+    first = train_pipeline(tiny, tmp_path / "first")
+    assert first is not None
+    first.save_pretrained(tmp_path / "model")
+    none = dataclasses.replace(tiny, denoiser=dataclasses.replace(tiny.denoiser, steps=0))
+    same = train_pipeline(none, tmp_path / "same", init=tmp_path / "model")
+    more = train_pipeline(tiny, tmp_path / "more", init=tmp_path / "model")
+    assert same is not None
+    assert more is not None
+    for part in ("vae", "text_encoder", "unet"):
+        expected = getattr(first, part).state_dict()
+        found, moved = (getattr(each, part).state_dict() for each in (same, more))
+        assert all(torch.equal(expected[key], found[key]) for key in expected), part
+        changed = any(not torch.equal(expected[key], moved[key]) for key in expected)
+        assert changed == (part == "unet")
+    other = dataclasses.replace(
+        tiny, denoiser=dataclasses.replace(tiny.denoiser, channels=[64, 32, 32])
+    )
+    with pytest.raises(UserError, match="of the recipe's shape"):
+        train_pipeline(other, tmp_path / "other", init=tmp_path / "model")
+
+
 def test_an_interrupt_saves_and_the_run_goes_on(tmp_path: Path) -> None:
     schedule = Schedule(steps=6, batch=1, learning_rate=0.1, warmup=0, decay=0, ema=0.5)
     accelerator = Accelerator(mixed_precision="no", cpu=True)

@@ -39,10 +39,15 @@ def peak_memory(
     Raises:
         RuntimeError: the run failed; its last lines are in the message.
     """
-    options = dict(
-        denoiser=denoiser, mode=mode, steps=steps, pixels=pixels, tokens=tokens, dtype=dtype,
-        device=device,
-    )  # fmt: skip
+    options = {
+        "denoiser": denoiser,
+        "mode": mode,
+        "steps": steps,
+        "pixels": pixels,
+        "tokens": tokens,
+        "dtype": dtype,
+        "device": device,
+    }
     done = subprocess.run(
         [sys.executable, "-c", _CODE, json.dumps(options)], capture_output=True, text=True
     )

@@ -11,9 +11,10 @@ from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 from t2i_xattn.benchmark.denoisers import Loop
 from t2i_xattn.recording import record
 
-MODES = ("plain", "record", "plain compiled", "record compiled", "unfused")
+MODES = ("plain", "record", "walk", "plain compiled", "record compiled", "unfused")
 """`unfused` has diffusers' step-by-step processor at every site, which is what an edit by
-prompt-to-prompt's own code costs at least."""
+prompt-to-prompt's own code costs at least; `walk` records eight columns, carried along
+self-attention as well."""
 
 
 @contextmanager
@@ -28,6 +29,9 @@ def mode(name: str, loop: Loop) -> Iterator[None]:
         if name.startswith("record"):
             with record(loop.pipe):
                 yield
+        elif name == "walk":
+            with record(loop.pipe, columns=range(1, 9), walk=1):
+                yield
         else:
             yield
     finally:
@@ -38,8 +42,7 @@ def mode(name: str, loop: Loop) -> Iterator[None]:
 
 def _compiled(unet: torch.nn.Module) -> torch.nn.Module:
     """The compiled form, made once a module so that what was compiled is found again."""
-    form: torch.nn.Module | None = unet.__dict__.get("_benchmark_compiled")
-    if form is None:
-        form = torch.compile(unet, fullgraph=True)
-        unet.__dict__["_benchmark_compiled"] = form
+    if "_benchmark_compiled" not in vars(unet):
+        vars(unet)["_benchmark_compiled"] = torch.compile(unet, fullgraph=True)
+    form: torch.nn.Module = vars(unet)["_benchmark_compiled"]
     return form

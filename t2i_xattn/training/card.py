@@ -90,7 +90,7 @@ def _table(names: list[str], rows: list[tuple[Any, ...]]) -> str:
 
 def _training(recipe: Recipe, curves: dict[str, list[list[float]]]) -> str:
     rows = []
-    for name in STAGES:
+    for name in (each for each in STAGES if each in curves):
         schedule: Schedule = getattr(recipe, name)
         curve = curves[name]
         points = [curve[0], *(curve[len(curve) * part // 4 - 1] for part in (1, 2, 3, 4))]

@@ -8,10 +8,13 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from diffusers import StableDiffusionPipeline
+from diffusers import AutoencoderTiny, StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor2_0
 from torch import nn
+from transformers import CLIPTokenizer
 
+from t2i_xattn.default_model import load_pipeline
+from t2i_xattn.errors import UserError
 from t2i_xattn.scenes import language
 from t2i_xattn.training.autoencoder import (
     autoencoder_loss,
@@ -76,7 +79,7 @@ class _Stages:
 
 
 def train_pipeline(
-    recipe: Recipe, folder: Path, *, max_steps: int | None = None
+    recipe: Recipe, folder: Path, *, init: Path | None = None, max_steps: int | None = None
 ) -> StableDiffusionPipeline | None:
     """Train what is not trained yet and return the pipeline of the averaged weights.
 
@@ -84,48 +87,29 @@ def train_pipeline(
         recipe: the settings.
         folder: checkpoints, one a stage, and ``curves.json``, the losses of the finished stages. A
             call with the same folder goes on where the last one stopped.
+        init: a pipeline's folder to begin from: its autoencoder and text encoder are kept as they
+            are, and the denoiser begins with its weights.
         max_steps: train at most this many steps, over all stages, in this call.
 
     Returns:
         The pipeline, or ``None`` where ``max_steps`` came before the end.
+
+    Raises:
+        UserError: ``init`` is not a pipeline of this recipe's shape.
     """
     accelerator = Accelerator(mixed_precision=recipe.mixed_precision)
     stages = _Stages(folder, accelerator, max_steps)
     tokenizer = build_tokenizer(language().vocabulary())
     try:
-        torch.manual_seed(recipe.seed)
-        model = new_autoencoder(recipe).to(memory_format=torch.channels_last)
-        averaged = stages.train(
-            "autoencoder",
-            autoencoder_loss(recipe, accelerator),
-            recipe.autoencoder,
-            {"model": recipe.autoencoder.learning_rate},
-            model=model,
-        )
-        autoencoder = finish_autoencoder(averaged.model, recipe, accelerator)
-        averaged = stages.train(
-            "decoder",
-            decoder_loss(recipe, autoencoder, accelerator),
-            recipe.decoder,
-            {"decoder": recipe.decoder.learning_rate},
-            decoder=autoencoder.decoder.requires_grad_(True).train(),
-        )
-        autoencoder.decoder = averaged.decoder.eval()
-
-        torch.manual_seed(recipe.seed + 1)
-        averaged = stages.train(
-            "text",
-            text_loss(recipe, tokenizer, accelerator),
-            recipe.text,
-            dict.fromkeys(("text_encoder", "reader"), recipe.text.learning_rate),
-            text_encoder=new_text_encoder(recipe, tokenizer),
-            reader=Reader(recipe.text),
-        )
-
         torch.manual_seed(recipe.seed + 2)
-        # It comes from a moving average, which has no gradients.
-        averaged.text_encoder.requires_grad_(recipe.denoiser.text_learning_rate > 0)
         denoiser = new_denoiser(recipe)
+        if init is None:
+            autoencoder = _trained_autoencoder(recipe, stages)
+            text_encoder = _trained_text_encoder(recipe, stages, tokenizer)
+        else:
+            autoencoder, text_encoder = _begin_from(init, denoiser)
+        # Of a moving average, which has no gradients, or of a pipeline, which has.
+        text_encoder.requires_grad_(recipe.denoiser.text_learning_rate > 0)
         unfused_on_cpu(denoiser)
         averaged = stages.train(
             "denoiser",
@@ -136,7 +120,7 @@ def train_pipeline(
                 "unet": recipe.denoiser.learning_rate,
             },
             {"unet": recipe.denoiser.matrix_learning_rate},
-            text_encoder=averaged.text_encoder,
+            text_encoder=text_encoder,
             unet=denoiser,
         )
         averaged.unet.set_attn_processor(AttnProcessor2_0())
@@ -152,3 +136,51 @@ def train_pipeline(
         feature_extractor=None,
         requires_safety_checker=False,
     )
+
+
+def _trained_autoencoder(recipe: Recipe, stages: _Stages) -> AutoencoderTiny:
+    torch.manual_seed(recipe.seed)
+    model = new_autoencoder(recipe).to(memory_format=torch.channels_last)
+    averaged = stages.train(
+        "autoencoder",
+        autoencoder_loss(recipe, stages.accelerator),
+        recipe.autoencoder,
+        {"model": recipe.autoencoder.learning_rate},
+        model=model,
+    )
+    autoencoder = finish_autoencoder(averaged.model, recipe, stages.accelerator)
+    averaged = stages.train(
+        "decoder",
+        decoder_loss(recipe, autoencoder, stages.accelerator),
+        recipe.decoder,
+        {"decoder": recipe.decoder.learning_rate},
+        decoder=autoencoder.decoder.requires_grad_(True).train(),
+    )
+    autoencoder.decoder = averaged.decoder.eval()
+    return autoencoder
+
+
+def _trained_text_encoder(recipe: Recipe, stages: _Stages, tokenizer: CLIPTokenizer) -> Any:
+    torch.manual_seed(recipe.seed + 1)
+    averaged = stages.train(
+        "text",
+        text_loss(recipe, tokenizer, stages.accelerator),
+        recipe.text,
+        dict.fromkeys(("text_encoder", "reader"), recipe.text.learning_rate),
+        text_encoder=new_text_encoder(recipe, tokenizer),
+        reader=Reader(recipe.text),
+    )
+    return averaged.text_encoder
+
+
+def _begin_from(folder: Path, denoiser: UNet2DConditionModel) -> tuple[AutoencoderTiny, Any]:
+    """A pipeline's autoencoder and text encoder; its denoiser's weights go into ``denoiser``."""
+    try:
+        pipe = load_pipeline(str(folder))
+        denoiser.load_state_dict(pipe.unet.state_dict())
+    except RuntimeError as error:
+        raise UserError(
+            f"expected a denoiser of the recipe's shape in {folder}, but its weights do not fit; "
+            "train it with the recipe that it was made with"
+        ) from error
+    return pipe.vae.eval(), pipe.text_encoder
