@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from t2i_xattn.benchmark import DENOISERS, MODES, make_loop, mode, peak_memory
+from t2i_xattn.benchmark import DENOISERS, MODES, Loop, make_loop, mode, peak_memory
 from t2i_xattn.benchmark.timing import ratio, time_in_turn
 from t2i_xattn.errors import UserError
 from t2i_xattn.evaluation.report import check_writable, circumstances, write_json
@@ -23,9 +23,10 @@ app = typer.Typer(
 COST_STEPS, COST_TOKENS, COST_PIXELS = (4, 20, 100), (77, 231, 616), (256, 512, 768)
 
 
-@app.callback()
-def _commands() -> None:
-    """More than one command, later."""
+def _kept_bytes(loop: Loop) -> int:
+    with record(loop.pipe) as trace:
+        loop.run(1)
+    return sum(array.nbytes for array in trace.to_numpy().values())
 
 
 @app.command("record")
@@ -68,9 +69,7 @@ def record_command(
         figures[name] = {**vars(found), "against": against, "added_peak_bytes": added}
         shown = "" if added is None else f"{added / 1e6:.1f}"
         table.add_row(name, f"{found.seconds:.2f}", against, str(found), shown)
-    with record(loop.pipe) as trace:
-        loop.run(1)
-    kept = sum(array.nbytes for array in trace.to_numpy().values())
+    kept = _kept_bytes(loop)
     Console().print(table)
     Console().print(f"kept for the maps: {kept / 1e6:.1f} MB, the same for any number of steps")
     if json is not None:
@@ -112,9 +111,7 @@ def cost_command(
             return loop.run(steps)
 
         seconds = time_in_turn(run, ("plain", "record"), enter, limit)
-        with record(loop.pipe) as trace:
-            loop.run(1)
-        kept = sum(array.nbytes for array in trace.to_numpy().values())
+        kept = _kept_bytes(loop)
         found = ratio(seconds["record"], seconds["plain"])
         table.add_row(str(steps), str(tokens), f"{pixels}²", str(found), f"{kept:,}")
     Console().print(table)

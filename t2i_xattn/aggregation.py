@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -49,7 +49,7 @@ def mean_over_sites(given: SiteMaps) -> FloatMap:
     """
     # Adding up first is the same and cheaper, since enlarging is linear.
     added = [array.mean(axis=0).sum(axis=-1, keepdims=True) for array in given.wanted]
-    return _mean([resized(array, given.picture_size, "bilinear")[..., 0] for array in added])
+    return mean_of([resized(array, given.picture_size, "bilinear")[..., 0] for array in added])
 
 
 def daam(given: SiteMaps) -> FloatMap:
@@ -68,7 +68,7 @@ def daam(given: SiteMaps) -> FloatMap:
     heads = []
     for array in given.wanted:
         heads += [resized(head, given.latent_size, "bicubic").clip(min=0) for head in array]
-    latent = _mean([head.mean(axis=-1, keepdims=True) for head in heads])
+    latent = mean_of([head.mean(axis=-1, keepdims=True) for head in heads])
     return resized(latent, given.picture_size, "bicubic")[..., 0].clip(min=0)
 
 
@@ -83,15 +83,14 @@ def at_resolution(resolution: int) -> Aggregate:
     """
 
     def aggregate(given: SiteMaps) -> FloatMap:
-        chosen = [array for array in given.wanted if max(array.shape[1:3]) == resolution]
+        chosen = [array for array in given.maps if max(array.shape[1:3]) == resolution]
         if not chosen:
             known = sorted({max(array.shape[1:3]) for array in given.maps})
             raise UserError(
                 f"expected a resolution of {known}, but came {resolution}; the longer side of a "
                 "site's map is meant"
             )
-        added = _mean([array.mean(axis=0).sum(axis=-1, keepdims=True) for array in chosen])
-        return resized(added, given.picture_size, "bilinear")[..., 0]
+        return mean_over_sites(replace(given, maps=chosen))
 
     return aggregate
 
@@ -108,24 +107,21 @@ def rescaled(given: SiteMaps) -> FloatMap:
     Raises:
         UserError: if only some columns were recorded.
     """
-    everything = _summed(given, None)
+    every = range(given.maps[0].shape[-1])
+    everything = mean_over_sites(replace(given, columns=every))
     if not np.allclose(everything, 1, atol=1e-2):
         raise UserError(
             "expected a trace with every column of the text, which rescaling compares, but this "
             "one has some only; record without words=… and columns=…"
         )
-    others = everything - _summed(given, [0])
-    share: FloatMap = _summed(given, [c for c in given.columns if c != 0]) / others.clip(min=1e-6)
+    others = everything - mean_over_sites(replace(given, columns=[0]))
+    wanted = [column for column in given.columns if column != 0]
+    share: FloatMap = mean_over_sites(replace(given, columns=wanted)) / others.clip(min=1e-6)
     return share
 
 
-def _summed(given: SiteMaps, columns: list[int] | None) -> FloatMap:
-    if columns is None:
-        columns = list(range(given.maps[0].shape[-1]))
-    return mean_over_sites(SiteMaps(given.maps, columns, given.latent_size, given.picture_size))
-
-
-def _mean(arrays: Sequence[FloatMap]) -> FloatMap:
+def mean_of(arrays: Sequence[FloatMap]) -> FloatMap:
+    """The plain mean of arrays of one shape, summed in fp64."""
     return np.asarray(np.mean(arrays, axis=0, dtype=np.float64), dtype=np.float32)
 
 

@@ -9,7 +9,6 @@ from typing import Literal
 from t2i_xattn.branches import BRANCHES, CONDITIONAL
 from t2i_xattn.errors import UserError, nearest
 from t2i_xattn.prompt import Word, find_phrase
-from t2i_xattn.sites import Sites
 
 Heads = Literal["mean", "each"]
 Steps = Literal["sum", "each"] | Sequence[tuple[int, int]]
@@ -26,9 +25,8 @@ WALKED = "walked"
 
 @dataclass(frozen=True)
 class Keep:
-    """What to keep of a run; see `record`, which takes these as its arguments."""
+    """What to keep of each site in a run; see `record`, which takes these as its arguments."""
 
-    sites: Sites | None = None
     words: Sequence[str] | None = None
     columns: Sequence[int] | None = None
     heads: Heads = "mean"

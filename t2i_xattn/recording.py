@@ -92,7 +92,6 @@ def record(
         >>> trace.heatmap("red").overlay(image).save("red.png")
     """
     keep = Keep(
-        sites=sites,
         words=words,
         columns=columns,
         heads=heads,

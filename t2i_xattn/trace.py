@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from t2i_xattn.aggregation import Aggregate, SiteMaps, mean_over_sites
+from t2i_xattn.aggregation import Aggregate, SiteMaps, mean_of, mean_over_sites
 from t2i_xattn.errors import UserError
 from t2i_xattn.keep import TEXT, WALKED, Groups
 from t2i_xattn.maps import HeatMap
@@ -290,7 +290,7 @@ class Trace:
             _check_alike(runs[0], run)
         maps = {
             stream: {
-                name: _mean([run.maps[stream][name] for run in runs]) for name in of_sites
+                name: mean_of([run.maps[stream][name] for run in runs]) for name in of_sites
             }
             for stream, of_sites in runs[0].maps.items()
         }  # fmt: skip
@@ -357,8 +357,7 @@ def _checked_image(run: RecordedRun, image: int) -> int:
 
 def _pooled(run: RecordedRun, array: NDArray[np.float32]) -> NDArray[np.float32]:
     """`(images, height, width, tokens)`: the first branch, the mean over steps and heads."""
-    of_heads = _of_steps(run, array)
-    return of_heads[:, 0] if of_heads.shape[1] == 1 else of_heads.mean(axis=1)
+    return _of_steps(run, array).mean(axis=1)
 
 
 def _of_steps(run: RecordedRun, array: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -368,10 +367,6 @@ def _of_steps(run: RecordedRun, array: NDArray[np.float32]) -> NDArray[np.float3
         return of_branch[:, 0]
     lengths = np.array([end - first for first, end in run.steps], dtype=np.float64)
     return np.asarray(np.average(of_branch, axis=1, weights=lengths), dtype=np.float32)
-
-
-def _mean(arrays: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
-    return np.asarray(np.mean(arrays, axis=0, dtype=np.float64), dtype=np.float32)
 
 
 def _places(columns: tuple[int, ...], groups: Groups | None, tokens: int) -> list[int]:

@@ -1,4 +1,4 @@
-"""The ways to run a loop that are compared: plain, recorded, unfused, and by another package."""
+"""The ways to run a loop that are compared: plain, recorded, and unfused."""
 
 from __future__ import annotations
 

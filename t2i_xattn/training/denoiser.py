@@ -1,4 +1,4 @@
-"""Stage three: the UNet learns to denoise latents under a prompt."""
+"""The last stage: the UNet learns to denoise latents under a prompt."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stage two: the text encoder learns what prompts mean, before it meets a denoiser.
+"""Stage three: the text encoder learns what prompts mean, before it meets a denoiser.
 
 Stable Diffusion takes a text encoder that has read before; here it reads alone. A small reader,
 thrown away afterwards, answers questions from the embeddings of a prompt's words: is there
