@@ -14,7 +14,8 @@ from t2i_xattn.errors import UserError
 from t2i_xattn.keep import TEXT, Keep
 from t2i_xattn.processors import RecordingProcessor, unrecordable
 from t2i_xattn.sites import AttentionSite, walk_sites
-from t2i_xattn.store import CallShape, MapStore
+from t2i_xattn.store import MapStore
+from t2i_xattn.sums import CallShape
 
 Caller = Callable[["DenoiserCalls", CallShape], dict[str, slice] | None]
 """Told of a call and its shape (with all rows as images): the rows of each branch, or None where
@@ -77,7 +78,7 @@ class DenoiserCalls:
         self.modules = [(site, attn) for site, attn in self.modules if site.name in names]
         self.layers = [(site.name, attn) for site, attn in self.modules]
         partners: dict[str, str] = {}
-        if keep.walk:
+        if keep.needs_self_attention:
             # In a transformer block of diffusers, attn1 looks at the picture, attn2 at the text.
             own = {
                 site.name: attn for site, attn in walk_sites(self.denoiser) if site.kind == "self"
@@ -87,7 +88,7 @@ class DenoiserCalls:
                 inside = partner.removeprefix(self.prefix)
                 if inside not in own:
                     raise UserError(
-                        f"expected self-attention beside {site.name} for a walk, but its block has "
+                        f"expected self-attention beside {site.name} to read, but its block has "
                         "none; leave that site out with sites=…"
                     )
                 self._check(partner, own[inside])

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from t2i_xattn.targets import LayerCall, Tap, Target
+from t2i_xattn.targets import Action, LayerCall
 
 READABLE = {
     "AttnProcessor",
@@ -57,7 +57,7 @@ class RecordingProcessor:
     """
 
     inner: Any
-    targets: tuple[Target | Tap, ...]
+    targets: tuple[Action, ...]
 
     def __init__(self, inner: Any) -> None:
         # `object.__setattr__`: in the Module form, plain assignment would make `inner` a child.

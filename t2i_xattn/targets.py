@@ -7,7 +7,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from t2i_xattn.attention import attention_probs, carried, queries_and_keys, split_heads
+from t2i_xattn.attention import (
+    attention_probs,
+    carried,
+    head_weights,
+    normed_inputs,
+    queries_and_keys,
+    split_heads,
+)
 
 
 class LayerCall(NamedTuple):
@@ -41,6 +48,16 @@ class LayerCall(NamedTuple):
             None if self.temb is None else self.temb[rows],
         )
 
+    def values(self, rows: slice) -> Tensor:
+        """`(rows, heads, tokens, d)`."""
+        _, text = normed_inputs(
+            self.attn,
+            self.hidden_states[rows],
+            None if self.text is None else self.text[rows],
+            None if self.temb is None else self.temb[rows],
+        )
+        return split_heads(self.attn.to_v(text), self.attn.heads)
+
     def mask(self, rows: slice) -> Tensor | None:
         """As `attention_probs` takes it."""
         if self.attention_mask is None:
@@ -52,16 +69,24 @@ class LayerCall(NamedTuple):
 
 
 class Carry:
-    """Queries and keys of a block's self-attention, on their way to its cross-attention."""
+    """Queries and keys of a layer, on their way to where they are used."""
 
     def __init__(self) -> None:
         self.query: Tensor | None = None
         self.key: Tensor | None = None
         self.scale = 1.0
 
+    def taken(self) -> tuple[Tensor, Tensor]:
+        """Queries and keys, which are let go of."""
+        query, key = self.query, self.key
+        assert query is not None
+        assert key is not None
+        self.query = self.key = None
+        return query, key
+
 
 class Tap(NamedTuple):
-    """Keeps the queries and keys of a self-attention layer until the walk has used them."""
+    """Keeps the queries and keys of a layer until they have been used."""
 
     rows: slice
     carry: Carry
@@ -70,6 +95,43 @@ class Tap(NamedTuple):
         """Called by the processor before the layer is computed."""
         self.carry.query, self.carry.key = call.queries_and_keys(self.rows)
         self.carry.scale = call.attn.scale
+
+
+class Looks(NamedTuple):
+    """Where the self-attention of chosen places is to be added.
+
+    Attributes:
+        rows: the rows of the batch.
+        total: fp32 `(rows, heads, keys, places)`; with one head in it, the heads' mean is added.
+        calls: fp32 `(1,)`, counts what was added.
+        places: int64 `(places,)`, the queries to keep; None: all.
+    """
+
+    rows: slice
+    total: Tensor
+    calls: Tensor
+    places: Tensor | None
+
+    def take(self, call: LayerCall) -> None:
+        """Called by the processor before the layer is computed."""
+        query, key = call.queries_and_keys(self.rows)
+        mask = call.mask(self.rows)
+        if self.places is not None:
+            query = query[:, :, self.places]
+            if mask is not None and mask.shape[2] > 1:
+                mask = mask[:, :, self.places]
+        heads = query.shape[1]
+        # One head at a time, since all of a large matrix would not fit.
+        for head in range(heads):
+            one = slice(head, head + 1)
+            of_head = None if mask is None else mask[:, one]
+            probs = attention_probs(query[:, one], key[:, one], call.attn.scale, of_head)
+            looks = probs.transpose(-1, -2)
+            if self.total.shape[1] == 1:
+                self.total.add_(looks, alpha=1 / heads)
+            else:
+                self.total[:, one].add_(looks)
+        self.calls.add_(1)
 
 
 class Walk(NamedTuple):
@@ -89,10 +151,7 @@ class Walk(NamedTuple):
 
     def add(self, probs: Tensor) -> None:
         """Adds the carried head mean of `(rows, heads, queries, kept)`."""
-        query, key = self.carry.query, self.carry.key
-        assert query is not None
-        assert key is not None
-        self.carry.query = self.carry.key = None
+        query, key = self.carry.taken()
         mean = probs.mean(dim=1, keepdim=True)
         self.total.add_(carried(query, key, self.carry.scale, mean, self.steps))
         self.calls.add_(1)
@@ -109,6 +168,8 @@ class Target(NamedTuple):
         selection: `(rows, tokens, kept)` of 0 and 1, the tokens that are summed into each place;
             None: every token by itself.
         walk: where the maps carried along self-attention go, if they are wanted.
+        weighed: whether the heads are weighed by what they add to the layer's output, instead of
+            their plain mean.
     """
 
     stream: int
@@ -117,6 +178,7 @@ class Target(NamedTuple):
     calls: Tensor
     selection: Tensor | None = None
     walk: Walk | None = None
+    weighed: bool = False
 
     def take(self, call: LayerCall) -> None:
         """Called by the processor before the layer is computed."""
@@ -125,7 +187,10 @@ class Target(NamedTuple):
             probs = attention_probs(query, key, call.attn.scale, call.mask(self.rows))
         else:
             probs = self._of_pictures(call, query)
-        if self.total.shape[1] == 1:
+        if self.weighed:
+            weights = head_weights(probs, call.values(self.rows), call.attn.to_out[0])
+            probs = (probs * weights[..., None]).sum(dim=1, keepdim=True)
+        elif self.total.shape[1] == 1:
             probs = probs.mean(dim=1, keepdim=True)
         if self.selection is not None:
             probs = torch.matmul(probs, self.selection[:, None])
@@ -149,3 +214,7 @@ class Target(NamedTuple):
             ],
             dim=-1,
         )
+
+
+Action = Target | Tap | Looks
+"""What can be done with a call of a layer."""

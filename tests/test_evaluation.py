@@ -217,7 +217,8 @@ def test_maps_of_a_denoiser_that_looks_in_the_right_place(
 ) -> None:
     """With each word's true mask as its map, words score 1 and wrong words about 0."""
     from t2i_xattn.evaluation import maps as evaluation
-    from t2i_xattn.trace import RecordedRun, Trace
+    from t2i_xattn.recorded_run import RecordedRun
+    from t2i_xattn.trace import Trace
 
     real = evaluation._recorded
 
