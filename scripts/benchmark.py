@@ -53,8 +53,9 @@ def record_command(
     seconds = time_in_turn(lambda: loop.run(steps), modes, lambda name: mode(name, loop), limit)
 
     table = Table(title=f"{denoiser}, {loop.size[0] * 8}², {steps} steps, {dtype}, {device}")
-    for name in ("way", "seconds", "against", "time ratio (range)", "peak memory added, MB"):
-        table.add_column(name, justify="left" if name in ("way", "against") else "right")
+    for name in ("way", "seconds", "against", "time ratio", "peak, MB more"):
+        left = name in ("way", "against")
+        table.add_column(name, justify="left" if left else "right", no_wrap=name != "peak, MB more")
     options: dict[str, Any] = {"pixels": pixels, "dtype": dtype, "device": device}
     peaks = {
         name: peak_memory(denoiser, name, steps, **options)
@@ -94,7 +95,7 @@ def cost_command(
 ) -> None:
     """The cost of recording against the number of steps, of tokens, and the picture's size."""
     table = Table(title=f"Recording, {denoiser}, {dtype}, {device}")
-    for name in ("steps", "tokens", "picture", "time ratio (range)", "bytes kept"):
+    for name in ("steps", "tokens", "picture", "time ratio", "bytes kept"):
         table.add_column(name, justify="right")
     rows = [(steps, 77, 512) for steps in COST_STEPS]
     rows += [(2, tokens, 512) for tokens in COST_TOKENS]
