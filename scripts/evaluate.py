@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,7 @@ from t2i_xattn.evaluation.judging import SPOILINGS, JudgeAccuracy, judge_accurac
 from t2i_xattn.evaluation.maps import TIMESTEPS, evaluate_maps
 from t2i_xattn.evaluation.pictures import Keep, judge_prompts, picture_figures
 from t2i_xattn.evaluation.prompts import Prompt, benchmark_prompts
+from t2i_xattn.evaluation.ways import USUAL, WAYS, chosen_ways
 from t2i_xattn.judge import Verdict
 from t2i_xattn.output import output_folder
 
@@ -104,9 +105,11 @@ def _judged_pictures(
     return pipe, {"judge": own, "pictures": painted}
 
 
-def _maps(pipe: Any, limit: int | None, batch: int) -> list[dict[str, Any]]:
+def _maps(
+    pipe: Any, limit: int | None, batch: int, ways: Sequence[str] = USUAL
+) -> list[dict[str, Any]]:
     scenes = limit or SCENES
-    figures = evaluate_maps(pipe, scenes, batch=batch)
+    figures = evaluate_maps(pipe, scenes, batch=batch, ways=ways)
     Console().print(report.maps_table(figures, scenes))
     return [each.as_json() for each in figures]
 
@@ -153,14 +156,19 @@ def pictures(
 @app.command()
 def maps(
     model: Model = None,
+    ways: Annotated[str, typer.Option(help=f"How maps are made, of: {', '.join(WAYS)}.")] = (
+        ",".join(USUAL)
+    ),
     batch: Batch = 25,
     limit: Limit = None,
     json: Json = None,
     device: Device = "cpu",
 ) -> None:
     """Hold the heat maps of words against the pixels that they name."""
-    settings = {"model": model, "timesteps": TIMESTEPS, "limit": limit}
-    _run(json, settings, lambda: {"maps": _maps(_load(model, device), limit, batch)})
+    chosen = [each.strip() for each in ways.split(",")]
+    chosen_ways(chosen)  # a name that is none is told before a model is loaded
+    settings = {"model": model, "ways": chosen, "timesteps": TIMESTEPS, "limit": limit}
+    _run(json, settings, lambda: {"maps": _maps(_load(model, device), limit, batch, chosen)})
 
 
 @app.command("all")

@@ -61,7 +61,7 @@ def pictures_table(
 def maps_table(figures: Sequence[MapFigure], scenes: int) -> Table:
     """Every map figure; each row of a word's own map is followed by its two baselines."""
     table = Table(
-        "sites",
+        "way",
         "words",
         "timestep",
         "map of",
@@ -75,7 +75,7 @@ def maps_table(figures: Sequence[MapFigure], scenes: int) -> Table:
     ordered = sorted(
         figures,
         key=lambda each: (
-            each.sites,
+            each.way,
             each.kind != "noun",
             last if each.timestep is None else each.timestep,
             order.index(each.map_of),
@@ -83,7 +83,7 @@ def maps_table(figures: Sequence[MapFigure], scenes: int) -> Table:
     )
     for each in ordered:
         table.add_row(
-            each.sites,
+            each.way,
             each.kind,
             "all" if each.timestep is None else str(each.timestep),
             each.map_of,
