@@ -15,6 +15,7 @@ from rich.console import Console
 from t2i_xattn.default_model import load_pipeline
 from t2i_xattn.errors import UserError
 from t2i_xattn.evaluation import report
+from t2i_xattn.evaluation.inversions import evaluate_inversions
 from t2i_xattn.evaluation.judging import SPOILINGS, JudgeAccuracy, judge_accuracy
 from t2i_xattn.evaluation.maps import TIMESTEPS, evaluate_maps
 from t2i_xattn.evaluation.pictures import Keep, judge_prompts, picture_figures
@@ -169,6 +170,29 @@ def maps(
     chosen_ways(chosen)  # a name that is none is told before a model is loaded
     settings = {"model": model, "ways": chosen, "timesteps": TIMESTEPS, "limit": limit}
     _run(json, settings, lambda: {"maps": _maps(_load(model, device), limit, batch, chosen)})
+
+
+@app.command()
+def inversions(
+    model: Model = None,
+    steps: Steps = 25,
+    guidance: Guidance = 5.0,
+    batch: Annotated[int, typer.Option(min=1, help="Pictures at once.")] = 10,
+    limit: Limit = None,
+    json: Json = None,
+    device: Device = "cpu",
+) -> None:
+    """Invert 50 rendered pictures by every method, and paint them again."""
+    settings = {"model": model, "steps": steps, "guidance": guidance, "limit": limit}
+
+    def measure() -> dict[str, Any]:
+        figures = evaluate_inversions(
+            _load(model, device), limit or 50, steps=steps, guidance=guidance, batch=batch
+        )
+        Console().print(report.inversions_table(figures))
+        return {"inversions": [vars(each) for each in figures]}
+
+    _run(json, settings, measure)
 
 
 @app.command("all")

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from t2i_xattn.default_model import load_default
     from t2i_xattn.errors import UserError
     from t2i_xattn.interception import InterceptingProcessor, attention_forward
+    from t2i_xattn.inversion import invert
     from t2i_xattn.maps import HeatMap
     from t2i_xattn.processors import RecordingProcessor
     from t2i_xattn.recording import record
@@ -36,6 +37,7 @@ __all__ = [
     "attention_forward",
     "contact_sheet",
     "find_sites",
+    "invert",
     "load_default",
     "record",
 ]
@@ -52,6 +54,7 @@ _HOMES = {
     "attention_forward": "interception",
     "contact_sheet": "render",
     "find_sites": "sites",
+    "invert": "inversion",
     "load_default": "default_model",
     "record": "recording",
 }
