@@ -22,6 +22,12 @@ their attention is a softmax of its own."""
 WALKED = "walked"
 """The stream of the text's maps carried along the self-attention of their block."""
 
+EDITED = "edited"
+"""The stream of the text's maps after the edits that act on the pipeline; `text` is before them."""
+
+OF_TEXT = (TEXT, WALKED, EDITED)
+"""The streams whose token axis is the text's."""
+
 
 @dataclass(frozen=True)
 class Keep:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from t2i_xattn.errors import UserError
-from t2i_xattn.keep import TEXT, WALKED, Groups, Keep
+from t2i_xattn.keep import EDITED, OF_TEXT, TEXT, WALKED, Groups, Keep
 from t2i_xattn.sites import AttentionSite
 from t2i_xattn.targets import Carry, Tap, Target, Walk
 
@@ -56,6 +56,7 @@ class MapStore:
         sites: the sites kept, in forward order.
         shape: what the first call fixed; None before it.
         groups: for each image, the columns kept of the text; None: all.
+        edited: whether edits act on the sites, so that the maps after them are kept too.
         calls, finished: calls of the denoiser that began, and that ran to their end.
         timesteps: the noise level of each call, as handed to the denoiser.
     """
@@ -77,6 +78,7 @@ class MapStore:
         self.sites = tuple(sites)
         self.shape: CallShape | None = None
         self.groups: tuple[Groups, ...] | None = None
+        self.edited = False
         self.calls = 0
         self.finished = 0
         self.timesteps: list[Tensor | float] = []
@@ -85,7 +87,11 @@ class MapStore:
         self._selection: Tensor | None = None
 
     def begin_run(
-        self, shape: CallShape, groups: tuple[Groups, ...] | None, steps: int | None
+        self,
+        shape: CallShape,
+        groups: tuple[Groups, ...] | None,
+        steps: int | None,
+        edited: bool = False,
     ) -> None:
         """Fixes the sizes, and refuses what would not fit.
 
@@ -93,11 +99,12 @@ class MapStore:
             shape: of every call to come.
             groups: the columns to keep for each image, see `Keep.groups`.
             steps: steps of the run, if they are known.
+            edited: whether edits act on the sites.
 
         Raises:
             UserError: if the maps would be larger than the budget.
         """
-        self.shape, self.groups = shape, groups
+        self.shape, self.groups, self.edited = shape, groups, edited
         windows = self.keep.windows(steps) or 1
         budget = self.keep.budget
         if budget is not None and windows * self.window_nbytes > budget:
@@ -122,7 +129,8 @@ class MapStore:
     def streams(self) -> tuple[str, ...]:
         """The streams that are kept."""
         assert self.shape is not None
-        return (*self.shape.tokens, *([WALKED] if self.keep.walk else []))
+        walked, edited = [WALKED] if self.keep.walk else [], [EDITED] if self.edited else []
+        return (*self.shape.tokens, *walked, *edited)
 
     @property
     def nbytes(self) -> int:
@@ -166,7 +174,9 @@ class MapStore:
             window.calls[index] += 1
             rows = branches[branch]
             for site in self.sites:
-                walk = None
+                walk = edited = None
+                if self.edited:
+                    edited = window.place(EDITED, site.name, index)
                 if self.keep.walk:
                     carry, partner = Carry(), self.partners[site.name]
                     targets[partner] = (*targets.get(partner, ()), Tap(rows, carry))
@@ -178,6 +188,7 @@ class MapStore:
                         *window.place(stream, site.name, index),
                         selection=self._selection if stream == TEXT else None,
                         walk=walk if stream == TEXT else None,
+                        edited=edited if stream == TEXT else None,
                     )
                     for number, stream in enumerate(shape.tokens)
                 )
@@ -261,10 +272,10 @@ class MapStore:
     def _sum_shape(self, stream: str, site: AttentionSite) -> tuple[int, ...]:
         assert self.shape is not None
         height, width = site.size(*self.shape.latent_size)
-        if stream in (TEXT, WALKED) and self.groups is not None:
+        if stream in OF_TEXT and self.groups is not None:
             kept = len(self.groups[0])
         else:
-            kept = self.shape.tokens[TEXT if stream == WALKED else stream]
+            kept = self.shape.tokens[TEXT if stream in OF_TEXT else stream]
         heads = site.heads if self.keep.heads == "each" and stream != WALKED else 1
         return (len(self.keep.branches), self.shape.images, heads, height * width, kept)
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from t2i_xattn.aggregation import Aggregate, SiteMaps, mean_of, mean_over_sites
 from t2i_xattn.errors import UserError
-from t2i_xattn.keep import TEXT, WALKED, Groups
+from t2i_xattn.keep import OF_TEXT, TEXT, Groups
 from t2i_xattn.maps import HeatMap
 from t2i_xattn.prompt import Word, find_phrase
 from t2i_xattn.sites import AttentionSite, Sites, choose_sites
@@ -31,7 +31,7 @@ class RecordedRun:
             shares of attention, 0 to 1. Where every token of a stream is kept they sum to 1 at each
             location, special tokens included. The stream `text` is always there; `picture n` holds
             the n-th IP-Adapter's picture tokens, `walked` the text's maps carried along
-            self-attention.
+            self-attention, `edited` the text's maps after the edits that acted.
         sites: the sites, in the order of the forward pass.
         groups: for each image, the columns that each place of the text's token axis stands for;
             None: every column by itself.
@@ -150,7 +150,8 @@ class Trace:
                 as `lambda site: site.level == 0`. By default all.
             aggregate: how the sites are pooled; see `t2i_xattn.aggregation`.
             stream: `"text"`; `"walked"` for the maps carried along self-attention, where the run
-                was recorded with `walk=…`; or `"picture 1"` for the tokens of an IP-Adapter's
+                was recorded with `walk=…`; `"edited"` for those after the edits, where
+                the run had any; or `"picture 1"` for the tokens of an IP-Adapter's
                 pictures, which are asked for by columns.
 
         Returns:
@@ -167,10 +168,10 @@ class Trace:
         if stream not in run.maps:
             raise UserError(
                 f"expected a stream of {', '.join(run.maps)}, but came {stream!r}; record with "
-                "walk=1 for walked, and with an IP-Adapter for pictures"
+                "walk=1 for walked, inside tx.edit(…) for edited, and with an IP-Adapter for pictures"
             )
         if phrase is not None:
-            if stream not in (TEXT, WALKED):
+            if stream not in OF_TEXT:
                 raise UserError(f"expected columns=… for the tokens of {stream}, but came a word")
             if run.prompts[image] is None and not run.words[image]:
                 raise UserError(
@@ -185,7 +186,7 @@ class Trace:
             label = f"column{'s' * (len(chosen) > 1)} {', '.join(map(str, chosen))}"
         names = [site.name for site in choose_sites(run.sites, sites)]
         of_stream = run.maps[stream]
-        of_text = stream in (TEXT, WALKED)
+        of_text = stream in OF_TEXT
         groups = run.groups[image] if run.groups is not None and of_text else None
         places = _places(chosen, groups, of_stream[names[0]].shape[-1])
         maps = [_of_steps(run, of_stream[name])[image] for name in names]
