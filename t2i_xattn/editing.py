@@ -75,9 +75,7 @@ def _as_edit(given: Any) -> Edit:
         raise UserError(f"expected an edit, but came the class {given.__name__}; call it first")
     if callable(given):
         return EditFunction(given)
-    raise UserError(
-        f"expected an edit or a function (probs, context) -> probs, but came {given!r}"
-    )
+    raise UserError(f"expected an edit or a function (probs, context) -> probs, but came {given!r}")
 
 
 class _EditedDenoiser(FollowedDenoiser):
@@ -127,9 +125,7 @@ class _EditedRun(FollowedRun):
                     f"has {', '.join(branches)}; turn guidance on, or name other branches=…"
                 )
         prompts = (None,) * shape.images if self.encoded is None else self.encoded.prompts
-        tokenizer = getattr(self.pipe, "tokenizer", None) or getattr(
-            self.pipe, "tokenizer_2", None
-        )
+        tokenizer = getattr(self.pipe, "tokenizer", None) or getattr(self.pipe, "tokenizer_2", None)
         calls.schedule.begin_run(
             shape,
             self.words(shape.images),

@@ -111,7 +111,7 @@ class EditingProcessor(WrappingProcessor):
                 if output.ndim == 4:
                     change = change.transpose(1, 2).reshape(plain.shape)
                 # Adding 0 would turn −0 into 0: what is not changed is to keep its bytes.
-                changed = (plain.float() + change).to(plain.dtype)
+                changed = (plain + change).to(plain.dtype)
                 output[rows] = torch.where(change == 0, plain, changed)
         return output
 

@@ -146,7 +146,7 @@ class FollowedDenoiser:
                 self._pictures = tuple(each.shape[1] * each.shape[2] for each in project(embeds))
         return self._pictures
 
-    def _aim(self, targets: dict[str, Any]) -> None:
+    def _aim(self, targets: Mapping[str, tuple[Any, ...]]) -> None:
         for name, wrappers in self._wrappers.items():
             for wrapper in wrappers:
                 wrapper.targets = ()

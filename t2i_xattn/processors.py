@@ -80,8 +80,9 @@ class WrappingProcessor:
         the order of the attention layer's parts. The wrapper is called with the same arguments as
         the processor: diffusers drops the `cross_attention_kwargs` that a signature does not name.
         """
+        form: type = cls
         kind: type = type(inner)
-        made: Self = _called_like(cls, kind)(inner)
+        made: Self = _called_like(form, kind)(inner)
         return made
 
     def before(self, call: LayerCall) -> None:

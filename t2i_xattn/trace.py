@@ -168,7 +168,7 @@ class Trace:
         if stream not in run.maps:
             raise UserError(
                 f"expected a stream of {', '.join(run.maps)}, but came {stream!r}; record with "
-                "walk=1 for walked, inside tx.edit(…) for edited, and with an IP-Adapter for pictures"
+                "walk=1 for walked, with edits for edited, and with an IP-Adapter for pictures"
             )
         if phrase is not None:
             if stream not in OF_TEXT:

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from conftest import state_of
+from conftest import make_tokenizer, state_of
 from test_interception import CASES, make_call
-from tiny_pipelines import load_ip_adapter, of_class, picture_embeds, runner
+from tiny_pipelines import add_lora, load_ip_adapter, of_class, picture_embeds, runner
 from torch import Tensor
+from torch._dynamo.testing import CompileCounter
 
 import t2i_xattn as tx
+from t2i_xattn.editing import EditSchedule
 from t2i_xattn.editing_processor import EditingProcessor
 from t2i_xattn.errors import UserError
 from t2i_xattn.interception import attention_forward
 from t2i_xattn.processors import wrappers
+from t2i_xattn.prompt import split_words, token_ids
+from t2i_xattn.store import CallShape
 
 Draw = Callable[..., np.ndarray]
 PROMPTS = ["a red circle", "a blue circle"]
@@ -173,7 +178,10 @@ class TestWhereAndWhen:
         ]
         drawn = []
         for edit in edits:
-            with tx.edit(pipe, edit), tx.record(pipe, branches=["conditional", "unconditional"]) as t:
+            with (
+                tx.edit(pipe, edit),
+                tx.record(pipe, branches=["conditional", "unconditional"]) as t,
+            ):
                 drawn.append(draw(pipe).tobytes())
             text, edited = (next(iter(t.to_numpy(s).values())) for s in ("text", "edited"))
             for at, branch in enumerate(("conditional", "unconditional")):
@@ -270,18 +278,19 @@ class TestComposing:
 
 
 class TestCircumstances:
-    def test_lora(self) -> None:
-        from test_interception import InterceptingProcessor
-        from test_works_with import lora
-
-        pipe, draw = lora()
+    def test_lora(self, pipe: Any) -> None:
+        """At the values and the output projection too."""
+        add_lora(pipe)
+        draw = runner(pipe, cross_attention_kwargs={"scale": 0.5})
         plain = draw()
         with tx.edit(pipe, tx.TopK(4, branches=["conditional", "unconditional"])):
             drawn = draw()
         processors = dict(pipe.unet.attn_processors)
         for name in processors:
             if "attn2" in name:
-                processors[name] = InterceptingProcessor(lambda p: tx.TopK(4).apply(p, None, None))
+                processors[name] = tx.InterceptingProcessor(
+                    lambda probs: tx.TopK(4).apply(probs, None, None)
+                )
         pipe.unet.set_attn_processor(processors)
         expected = draw()
         assert np.allclose(drawn, expected, atol=1e-4)
@@ -301,43 +310,62 @@ class TestCircumstances:
         with tx.edit(pipe, same):
             assert draw().tobytes() == plain.tobytes()
 
-    @pytest.mark.parametrize("in_place", [False, True])
-    def test_compiled(self, pipe: Any, draw: Draw, in_place: bool) -> None:
-        edits = [
-            tx.Reweight("red", 3.0, steps=(0, 2)),
-            tx.Drop("circle", renormalise=True),
-            tx.TopK(20),
-            tx.Temperature(0.5),
-            tx.Restrict("red", (0, 0, 0.5, 1)),
-            tx.MaskPadding(),
-            tx.SwapMaps("red", "circle"),
-            tx.Add("red", 0.1),
-            louder_compiled,
-        ]
+    def test_compiled(self, pipe: Any, draw: Draw) -> None:
+        edits = [tx.Reweight("red", 3.0, steps=(0, 2)), tx.Drop("circle")]
         with tx.edit(pipe, *edits), tx.record(pipe) as expected:
             plain = draw(pipe, num_inference_steps=4)
         torch._dynamo.reset()
-        counter = torch._dynamo.testing.CompileCounter()
-        if in_place:
-            pipe.unet.compile(backend=counter, fullgraph=True)
-        else:
-            pipe.unet = torch.compile(pipe.unet, backend=counter, fullgraph=True)
+        counter = CompileCounter()
+        pipe.unet = torch.compile(pipe.unet, backend=counter, fullgraph=True)
         for _ in range(2):
             with tx.edit(pipe, *edits), tx.record(pipe) as trace:
                 assert np.allclose(draw(pipe, num_inference_steps=4), plain, atol=1e-4)
         for name, maps in expected.to_numpy("edited").items():
             assert np.allclose(trace.to_numpy("edited")[name], maps, atol=1e-5)
-        # One with all edits, one after the window of the first.
+        # One with both edits, one after the window of the first.
         assert counter.frame_count == 2
 
-    def test_compiled_prompt_to_prompt(self, pipe: Any, draw: Draw) -> None:
-        edits = [tx.Replace(), tx.SelfReplace()]
-        with tx.edit(pipe, *edits):
-            plain = draw(pipe, PROMPTS)
+    @torch.no_grad()
+    def test_every_edit_is_compiled(self) -> None:
+        """At one layer, in one graph however many steps and runs there are."""
+        edits = [
+            tx.Replace(),
+            tx.Refine(),
+            tx.Reweight("circle", 3.0, renormalise=True),
+            tx.Drop("circle", images=[1]),
+            tx.TopK(20, words=["circle"]),
+            tx.Temperature(0.5),
+            tx.Restrict("circle", (0, 0, 0.5, 1)),
+            tx.MaskPadding(),
+            tx.SwapMaps("a", "circle"),
+            tx.InjectMap("circle", np.eye(4, dtype=bool)),
+            tx.Add("circle", 0.1),
+            tx.EditFunction(lambda probs, context: probs / context.height),
+        ]
+        layer, _ = make_call(CASES["plain"])
+        picture = torch.randn(2, 16, layer.query_dim)
+        text = torch.randn(2, 77, layer.to_k.in_features)
+        wrapper = layer.processor = EditingProcessor.around(layer.processor)
         torch._dynamo.reset()
-        pipe.unet = torch.compile(pipe.unet, backend="eager", fullgraph=True)
-        with tx.edit(pipe, *edits):
-            assert np.allclose(draw(pipe, PROMPTS), plain, atol=1e-4)
+        counter = CompileCounter()
+        compiled = torch.compile(layer, backend=counter, fullgraph=True)
+        site = tx.AttentionSite("attn2", "cross", "mid", 1, layer.heads)
+        schedule = EditSchedule([(each, [site]) for each in edits])
+        shape = CallShape(2, (8, 8), {"text": 77})
+        tokenizer = make_tokenizer()
+        for _ in range(2):
+            schedule.reset()
+            words = tuple(split_words(tokenizer, prompt) for prompt in PROMPTS)
+            ids = tuple(token_ids(tokenizer, prompt) for prompt in PROMPTS)
+            schedule.begin_run(shape, words, ids, 3)
+            for step in range(3):
+                timestep = torch.tensor(900 - step)
+                branches = {"conditional": slice(0, 2)}
+                targets = schedule.begin_call(shape, branches, timestep, torch.device("cpu"))
+                wrapper.targets = targets["attn2"]
+                assert torch.allclose(compiled(picture, text), layer(picture, text), atol=1e-5)
+                schedule.end_call()
+        assert counter.frame_count == 1
 
     def test_bfloat16(self, pipe: Any, draw: Draw) -> None:
         pipe.to(torch.bfloat16)
@@ -362,13 +390,8 @@ class TestCircumstances:
             assert runner(other, prompt="blue")().tobytes() == plain.tobytes()
 
 
-def louder_compiled(probs: Tensor, context: tx.EditContext) -> Tensor:
-    return probs.clamp_min(1e-6)
-
-
 class TestMistakes:
-    @pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
-    @pytest.mark.parametrize("compiled", [False, True])
+    @pytest.mark.parametrize(("wrong", "compiled"), [(math.nan, False), (math.inf, True)])
     def test_numbers_that_are_not_finite(
         self, pipe: Any, draw: Draw, wrong: float, compiled: bool
     ) -> None:

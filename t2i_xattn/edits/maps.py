@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from t2i_xattn.aggregation import FloatMap, SiteMaps
 from t2i_xattn.edits.alignment import matrix_of_pairs
 from t2i_xattn.edits.edit import Edit, EditContext
 from t2i_xattn.edits.picture import at_site, checked_shares
@@ -95,13 +96,19 @@ class InjectMap(Edit):
     def _of_trace(self, given: Any, image: int, context: EditContext) -> Any:
         if not isinstance(given, Trace):
             return given
-        has = [site.name for site in given.sites]
-        sites = [context.site.name] if context.site.name in has else None
-        of = image if image < len(given.prompts) else 0
-        return given.heatmap(self.word, image=of, sites=sites).array.clip(0, 1)
+        of, name = image if image < len(given.prompts) else 0, context.site.name
+        if all(site.name != name for site in given.sites):
+            return given.heatmap(self.word, image=of).array.clip(0, 1)
+        own = given.heatmap(self.word, image=of, sites=[name], aggregate=_as_recorded)
+        return own.array.clip(0, 1)
 
     def apply(self, probs: Tensor, prepared: Any, context: EditContext) -> Tensor:
         span, places, evenly = prepared
         others = probs * (1 - span)
         left = others.sum(dim=-1, keepdim=True).clamp_min(torch.finfo(probs.dtype).tiny)
         return others * ((1 - places) / left) + places * evenly
+
+
+def _as_recorded(given: SiteMaps) -> FloatMap:
+    """The map of one site at its own resolution."""
+    return given.wanted[0].mean(axis=0).sum(axis=-1)

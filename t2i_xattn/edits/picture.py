@@ -20,7 +20,8 @@ def checked_box(box: Sequence[float]) -> tuple[float, float, float, float]:
     Raises:
         UserError: if it reaches out of the picture or is inside out.
     """
-    top, left, bottom, right = (float(each) for each in box)
+    sides = tuple(float(each) for each in box)
+    top, left, bottom, right = sides if len(sides) == 4 else (1.0, 1.0, 0.0, 0.0)
     if not (0 <= top < bottom <= 1 and 0 <= left < right <= 1):
         raise UserError(
             "expected a box (top, left, bottom, right) inside the picture, from 0 to 1 with top "
