@@ -34,7 +34,9 @@ def edit(
     no edit touches are computed as they were, by the processors that stand there. On leaving, by
     success or by exception, all is as it was found.
 
-    Several runs may follow each other inside one context.
+    Several runs may follow each other inside one context. An edit may be asked twice at a site, by
+    the editor and by the recorder. Around a processor of one's own that does more with its values
+    than diffusers' do, what the edit changes is added as in a plain layer.
 
     Args:
         pipe: any loaded pipeline with a cross-attending `unet`.

@@ -311,21 +311,21 @@ class TestCircumstances:
             assert draw().tobytes() == plain.tobytes()
 
     def test_compiled(self, pipe: Any, draw: Draw) -> None:
-        edits = [tx.Reweight("red", 3.0, steps=(0, 2)), tx.Drop("circle")]
-        with tx.edit(pipe, *edits), tx.record(pipe) as expected:
+        where: dict[str, Any] = {"sites": lambda site: site.place == "mid"}
+        edits = [tx.Reweight("red", 3.0, steps=(0, 2), **where), tx.Drop("circle", **where)]
+        with tx.edit(pipe, *edits), tx.record(pipe, **where) as expected:
             plain = draw(pipe, num_inference_steps=4)
         torch._dynamo.reset()
         counter = CompileCounter()
         pipe.unet = torch.compile(pipe.unet, backend=counter, fullgraph=True)
         for _ in range(2):
-            with tx.edit(pipe, *edits), tx.record(pipe) as trace:
+            with tx.edit(pipe, *edits), tx.record(pipe, **where) as trace:
                 assert np.allclose(draw(pipe, num_inference_steps=4), plain, atol=1e-4)
         for name, maps in expected.to_numpy("edited").items():
             assert np.allclose(trace.to_numpy("edited")[name], maps, atol=1e-5)
         # One with both edits, one after the window of the first.
         assert counter.frame_count == 2
 
-    @torch.no_grad()
     def test_every_edit_is_compiled(self) -> None:
         """At one layer, in one graph however many steps and runs there are."""
         edits = [
@@ -342,30 +342,12 @@ class TestCircumstances:
             tx.Add("circle", 0.1),
             tx.EditFunction(lambda probs, context: probs / context.height),
         ]
-        layer, _ = make_call(CASES["plain"])
-        picture = torch.randn(2, 16, layer.query_dim)
-        text = torch.randn(2, 77, layer.to_k.in_features)
-        wrapper = layer.processor = EditingProcessor.around(layer.processor)
-        torch._dynamo.reset()
-        counter = CompileCounter()
-        compiled = torch.compile(layer, backend=counter, fullgraph=True)
-        site = tx.AttentionSite("attn2", "cross", "mid", 1, layer.heads)
-        schedule = EditSchedule([(each, [site]) for each in edits])
-        shape = CallShape(2, (8, 8), {"text": 77})
-        tokenizer = make_tokenizer()
-        for _ in range(2):
-            schedule.reset()
-            words = tuple(split_words(tokenizer, prompt) for prompt in PROMPTS)
-            ids = tuple(token_ids(tokenizer, prompt) for prompt in PROMPTS)
-            schedule.begin_run(shape, words, ids, 3)
-            for step in range(3):
-                timestep = torch.tensor(900 - step)
-                branches = {"conditional": slice(0, 2)}
-                targets = schedule.begin_call(shape, branches, timestep, torch.device("cpu"))
-                wrapper.targets = targets["attn2"]
-                assert torch.allclose(compiled(picture, text), layer(picture, text), atol=1e-5)
-                schedule.end_call()
-        assert counter.frame_count == 1
+        assert graphs_of_a_layer(*edits) == 1
+
+    def test_the_look_at_the_numbers_is_compiled_too(self) -> None:
+        endless = tx.EditFunction(lambda probs, _: probs / 0)
+        with pytest.raises(UserError, match="<lambda> to return finite probs at attn2"):
+            graphs_of_a_layer(endless)
 
     def test_bfloat16(self, pipe: Any, draw: Draw) -> None:
         pipe.to(torch.bfloat16)
@@ -390,27 +372,51 @@ class TestCircumstances:
             assert runner(other, prompt="blue")().tobytes() == plain.tobytes()
 
 
+@torch.no_grad()
+def graphs_of_a_layer(*edits: tx.Edit) -> int:
+    """How many a compiled layer has after two runs of three steps, each like the plain layer."""
+    layer, _ = make_call(CASES["cross"])
+    picture = torch.randn(2, 16, layer.query_dim)
+    text = torch.randn(2, 77, layer.to_k.in_features)
+    wrapper = layer.processor = EditingProcessor.around(layer.processor)
+    torch._dynamo.reset()
+    counter = CompileCounter()
+    compiled = torch.compile(layer, backend=counter, fullgraph=True)
+    site = tx.AttentionSite("attn2", "cross", "mid", 1, layer.heads)
+    schedule = EditSchedule([(each, [site]) for each in edits])
+    shape = CallShape(2, (8, 8), {"text": 77})
+    tokenizer = make_tokenizer()
+    for _ in range(2):
+        schedule.reset()
+        words = tuple(split_words(tokenizer, prompt) for prompt in PROMPTS)
+        ids = tuple(token_ids(tokenizer, prompt) for prompt in PROMPTS)
+        schedule.begin_run(shape, words, ids, 3)
+        for step in range(3):
+            branches = {"conditional": slice(0, 2)}
+            targets = schedule.begin_call(
+                shape, branches, torch.tensor(900 - step), torch.device("cpu")
+            )
+            wrapper.targets = targets["attn2"]
+            out = compiled(picture, text)
+            schedule.end_call()
+            assert torch.allclose(out, layer(picture, text), atol=1e-5)
+    return int(counter.frame_count)
+
+
 class TestMistakes:
-    @pytest.mark.parametrize(("wrong", "compiled"), [(math.nan, False), (math.inf, True)])
-    def test_numbers_that_are_not_finite(
-        self, pipe: Any, draw: Draw, wrong: float, compiled: bool
-    ) -> None:
+    @pytest.mark.parametrize("wrong", [math.nan, math.inf])
+    def test_numbers_that_are_not_finite(self, pipe: Any, draw: Draw, wrong: float) -> None:
         def divides_by_nothing(probs: Tensor, context: tx.EditContext) -> Tensor:
             return probs * wrong
 
         before = state_of(pipe)
         site = tx.find_sites(pipe.unet)[3].name
         edit = tx.EditFunction(divides_by_nothing, sites=[site])
-        unet = pipe.unet
-        if compiled:
-            torch._dynamo.reset()
-            pipe.unet = torch.compile(unet, backend="eager", fullgraph=True)
         with (
             pytest.raises(UserError, match=f"divides_by_nothing to return finite .* at {site}"),
             tx.edit(pipe, same, edit),
         ):
             draw(pipe)
-        pipe.unet = unet
         assert state_of(pipe)["processors"] == before["processors"]
 
     @pytest.mark.parametrize(

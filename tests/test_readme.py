@@ -15,12 +15,13 @@ def test_the_examples_run(
 ) -> None:
     text = (ROOT / "README.md").read_text("utf-8")
     # The last has a model of the user's own, whose place nobody knows.
-    first, kept, _ = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    first, kept, edited, _ = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}
-    for example in (first, kept):
+    for example in (first, kept, edited):
         exec(compile(example, "README.md", "exec"), names)
     assert len(names["arrays"]) == 4  # type: ignore[arg-type]
+    assert names["before"] > names["after"] > 0  # type: ignore[operator]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["red_circle.png", "run.safetensors"]
     printed = capsys.readouterr().out
     assert "(128, 128)" in printed
