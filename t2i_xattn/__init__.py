@@ -14,6 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from t2i_xattn.default_model import load_default
+    from t2i_xattn.editing import edit
+    from t2i_xattn.edits.distribution import MaskPadding, Temperature, TopK
+    from t2i_xattn.edits.edit import Edit, EditContext, EditFunction
+    from t2i_xattn.edits.maps import InjectMap, SwapMaps
+    from t2i_xattn.edits.prompt_to_prompt import Refine, Replace, SelfReplace
+    from t2i_xattn.edits.restrict import Restrict
+    from t2i_xattn.edits.weights import Add, Drop, Reweight
     from t2i_xattn.errors import UserError
     from t2i_xattn.interception import InterceptingProcessor, attention_forward
     from t2i_xattn.inversion import invert
@@ -27,15 +34,31 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Add",
     "AttentionSite",
+    "Drop",
+    "Edit",
+    "EditContext",
+    "EditFunction",
     "HeatMap",
+    "InjectMap",
     "InterceptingProcessor",
+    "MaskPadding",
     "RecordingProcessor",
+    "Refine",
+    "Replace",
+    "Restrict",
+    "Reweight",
+    "SelfReplace",
+    "SwapMaps",
+    "Temperature",
+    "TopK",
     "Trace",
     "UserError",
     "__version__",
     "attention_forward",
     "contact_sheet",
+    "edit",
     "find_sites",
     "invert",
     "load_default",
@@ -45,14 +68,30 @@ __all__ = [
 # Where each public name lives. They are imported when they are first asked for (PEP 562), since
 # torch and diffusers take seconds.
 _HOMES = {
+    "Add": "edits.weights",
     "AttentionSite": "sites",
+    "Drop": "edits.weights",
+    "Edit": "edits.edit",
+    "EditContext": "edits.edit",
+    "EditFunction": "edits.edit",
     "HeatMap": "maps",
+    "InjectMap": "edits.maps",
     "InterceptingProcessor": "interception",
+    "MaskPadding": "edits.distribution",
     "RecordingProcessor": "processors",
+    "Refine": "edits.prompt_to_prompt",
+    "Replace": "edits.prompt_to_prompt",
+    "Restrict": "edits.restrict",
+    "Reweight": "edits.weights",
+    "SelfReplace": "edits.prompt_to_prompt",
+    "SwapMaps": "edits.maps",
+    "Temperature": "edits.distribution",
+    "TopK": "edits.distribution",
     "Trace": "trace",
     "UserError": "errors",
     "attention_forward": "interception",
     "contact_sheet": "render",
+    "edit": "editing",
     "find_sites": "sites",
     "invert": "inversion",
     "load_default": "default_model",

@@ -27,6 +27,11 @@ SELF = "self"
 
 Places = Sequence[tuple[float, float]] | Literal["all"]
 """Places of the picture as (down, right), 0 to 1; `"all"`: every place of each site's map."""
+EDITED = "edited"
+"""The stream of the text's maps after the edits that act on the pipeline; `text` is before them."""
+
+OF_TEXT = (TEXT, WALKED, EDITED)
+"""The streams whose token axis is the text's."""
 
 
 @dataclass(frozen=True)

@@ -26,8 +26,9 @@ class RecordedRun:
             shares of attention, 0 to 1. Where every token of a stream is kept they sum to 1 at each
             location, special tokens included. The stream `text` is always there; `picture n` holds
             the n-th IP-Adapter's picture tokens, `walked` the text's maps carried along
-            self-attention. `self` holds the self-attention of chosen places, one a place of the
-            token axis; there the shares of one place sum to 1 over height and width.
+            self-attention, `edited` the text's maps after the edits that acted. `self` holds the
+            self-attention of chosen places, one a place of the token axis; there the shares of one
+            place sum to 1 over height and width.
         sites: the sites, in the order of the forward pass.
         groups: for each image, the columns that each place of the text's token axis stands for;
             None: every column by itself.

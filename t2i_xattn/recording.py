@@ -4,28 +4,24 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any, Literal
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
 
-from t2i_xattn.branches import CONDITIONAL, split_branches
+from t2i_xattn.branches import CONDITIONAL, UNCONDITIONAL
 from t2i_xattn.denoiser_calls import DenoiserCalls
+from t2i_xattn.editing_processor import EditingProcessor
 from t2i_xattn.errors import UserError
+from t2i_xattn.following import FollowedDenoiser, FollowedRun, Spans
 from t2i_xattn.keep import Heads, Keep, Places, Steps
-from t2i_xattn.prompt import Word
-from t2i_xattn.prompt_listener import EncodedPrompts, can_listen, listen
+from t2i_xattn.processors import wrappers
+from t2i_xattn.prompt_listener import EncodedPrompts
 from t2i_xattn.recorded_run import RecordedRun
 from t2i_xattn.sites import Sites, choose_sites
 from t2i_xattn.sums import CallShape
 from t2i_xattn.trace import Trace
-
-Spans = Mapping[str, Sequence[int]]
-
-_last_caller: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
-"""The recorded pipeline that began the last run on a denoiser; several may share one."""
 
 
 @contextmanager
@@ -136,11 +132,7 @@ def record(
     run = _Run(pipe, keep, followed, spans)
     trace = Trace(run.read)
     try:
-        with ExitStack() as undo:
-            undo.callback(run.leave)
-            undo.enter_context(listen(pipe, run.prompts_heard))
-            for each in followed:
-                undo.enter_context(each.followed(run.called))
+        with run.followed():
             yield trace
     finally:
         trace.finish()
@@ -171,8 +163,8 @@ def _denoisers(pipe: Any, controlnet: bool, skip: bool) -> list[DenoiserCalls]:
     return denoisers
 
 
-class _Run:
-    """Follows one run: what is asked, whose call it is, which rows."""
+class _Run(FollowedRun):
+    """One recorded run, and what is read of it."""
 
     def __init__(
         self,
@@ -181,75 +173,34 @@ class _Run:
         denoisers: Sequence[DenoiserCalls],
         spans: Spans | Sequence[Spans] | None,
     ) -> None:
-        self.pipe, self.keep, self.denoisers, self.spans = pipe, keep, denoisers, spans
-        self.encoded: EncodedPrompts | None = None
+        super().__init__(pipe, denoisers, spans)
+        self.keep, self.denoisers = keep, denoisers
         self.guidance_scale: float | None = None
 
-    def prompts_heard(self, encoded: EncodedPrompts) -> None:
-        if any(each.store.calls for each in self.denoisers):
-            raise UserError(
-                "expected one run inside `with record(pipe)`, but a second one begins; "
-                "open a new `with record(pipe) as trace:` for each run"
-            )
-        if self.encoded is not None and not can_listen(self.pipe):
-            return  # heard at the text encoder, where the negative prompt comes second
+    def run_again(self) -> None:
+        raise UserError(
+            "expected one run inside `with record(pipe)`, but a second one begins; "
+            "open a new `with record(pipe) as trace:` for each run"
+        )
+
+    def check(self, encoded: EncodedPrompts) -> None:
         if self.keep.words is not None and self.spans is None and None not in encoded.prompts:
             self.keep.groups(encoded.words, 0)  # a word that is not there is told before the run
-        self.encoded = encoded
-        self.denoisers[0].listen_to(self.pipe.unet, self.called)
-        for each in self.denoisers:
-            _last_caller[each.denoiser] = id(self.pipe)
 
-    def leave(self) -> None:
-        for each in self.denoisers:
-            if _last_caller.get(each.denoiser) == id(self.pipe):
-                del _last_caller[each.denoiser]
-
-    def called(self, calls: DenoiserCalls, shape: CallShape) -> dict[str, slice] | None:
-        """The rows of each branch in a call, or None if the call is another pipeline's."""
-        if _last_caller.get(calls.denoiser, id(self.pipe)) != id(self.pipe):
-            return None
-        rows = shape.images
-        if self.encoded is not None and calls.store.shape is None and not can_listen(self.pipe):
-            self.encoded = self.encoded.repeated(max(1, rows // len(self.encoded.prompts)))
-        images = None if self.encoded is None else len(self.encoded.prompts)
-        guided = self._guided()
-        if calls is not self.denoisers[0] and rows == images:
-            guided = False  # a ControlNet in guess mode sees the conditional half only
-        branches = split_branches(self.pipe, rows, guided, images)
-        store = calls.store
-        if store.shape is None:
-            each = next(iter(branches.values()))
-            images = each.stop - each.start
-            groups = self.keep.groups(self._words(images), next(iter(shape.tokens.values())))
-            steps = getattr(self.pipe, "_num_timesteps", None)
-            store.begin_run(CallShape(images, shape.latent_size, shape.tokens), groups, steps)
-            self.guidance_scale = getattr(self.pipe, "guidance_scale", None) if guided else None
-        return branches
-
-    def _guided(self) -> bool:
-        """Whether this UNet call carries an unconditional half.
-
-        The pipeline's property is read at each call, since a callback may switch guidance off on
-        the way. It keeps its value after a run, so for a UNet that is called by hand, with prompts
-        encoded without guidance or not by the pipeline at all, it says nothing.
-        """
-        if self.encoded is None and can_listen(self.pipe):
-            return False
-        encoded = False if self.encoded is None else self.encoded.guided
-        now = bool(getattr(self.pipe, "do_classifier_free_guidance", encoded))
-        return now and (encoded or self.encoded is None)
-
-    def _words(self, images: int) -> tuple[tuple[Word, ...], ...]:
-        if self.spans is None:
-            return ((),) * images if self.encoded is None else self.encoded.words
-        each = [self.spans] * images if isinstance(self.spans, Mapping) else list(self.spans)
-        if len(each) != images:
-            raise UserError(f"expected spans for {images} images, but came {len(each)}")
-        return tuple(
-            tuple(Word(text, 0, 0, tuple(columns)) for text, columns in spans.items())
-            for spans in each
+    def begin(
+        self, calls: FollowedDenoiser, shape: CallShape, branches: Mapping[str, slice]
+    ) -> None:
+        assert isinstance(calls, DenoiserCalls)
+        groups = self.keep.groups(self.words(shape.images), next(iter(shape.tokens.values())))
+        steps = getattr(self.pipe, "_num_timesteps", None)
+        edited = any(
+            isinstance(each, EditingProcessor)
+            for _, attn in calls.modules
+            for each in wrappers(attn.processor)
         )
+        calls.store.begin_run(shape, groups, steps, edited)
+        guided = UNCONDITIONAL in branches
+        self.guidance_scale = getattr(self.pipe, "guidance_scale", None) if guided else None
 
     def read(self) -> RecordedRun:
         """What has been recorded so far.
@@ -274,7 +225,7 @@ class _Run:
             branches=self.keep.branches,
             steps=stores[0].windows(),
             prompts=none if self.encoded is None else self.encoded.prompts,
-            words=self._words(shape.images),
+            words=self.words(shape.images),
             latent_size=(height, width),
             picture_size=(height * scale, width * scale),
             settings=self._settings(),

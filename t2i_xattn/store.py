@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from t2i_xattn.errors import UserError
-from t2i_xattn.keep import SELF, TEXT, WALKED, Groups, Keep
+from t2i_xattn.keep import EDITED, SELF, TEXT, WALKED, Groups, Keep
 from t2i_xattn.site_weights import agreement, reference_affinity, reference_site
 from t2i_xattn.sites import AttentionSite
 from t2i_xattn.sums import CallShape, Kept, Sums
@@ -75,7 +75,11 @@ class MapStore:
         return None if self._kept is None else self._kept.groups
 
     def begin_run(
-        self, shape: CallShape, groups: tuple[Groups, ...] | None, steps: int | None
+        self,
+        shape: CallShape,
+        groups: tuple[Groups, ...] | None,
+        steps: int | None,
+        edited: bool = False,
     ) -> None:
         """Fixes the sizes, and refuses what would not fit.
 
@@ -83,11 +87,12 @@ class MapStore:
             shape: of every call to come.
             groups: the columns to keep for each image, see `Keep.groups`.
             steps: steps of the run, if they are known.
+            edited: whether edits act on the sites, so that the maps after them are kept too.
 
         Raises:
             UserError: if the maps would be larger than the budget.
         """
-        self._kept = Kept(self.keep, self.sites, shape, groups)
+        self._kept = Kept(self.keep, self.sites, shape, groups, edited)
         windows = self.keep.windows(steps) or 1
         budget = self.keep.budget
         if budget is not None and windows * self._kept.nbytes > budget:
@@ -152,7 +157,7 @@ class MapStore:
         self, rows: slice, window: Sums, branch: int, device: torch.device
     ) -> list[tuple[str, tuple[Action, ...]]]:
         """What is to be done with one branch's rows, by site."""
-        assert self.shape is not None
+        assert self._kept is not None
         walks = self.keep.walk > 0 and window.calls[branch] % self.keep.walk_every == 0
         window.calls[branch] += 1
         window.walks[branch] += walks
@@ -160,7 +165,7 @@ class MapStore:
         affinity = _Affinity(window.weights, branch, {site.name: Carry() for site in self.sites})
         actions: list[tuple[str, tuple[Action, ...]]] = []
         for site in self.sites:
-            walk = None
+            walk = edited = None
             at_partner: list[Action] = []
             if walks:
                 carry = Carry()
@@ -173,6 +178,8 @@ class MapStore:
                 at_partner.append(Looks(rows, *window.place(SELF, site.name, branch), queries))
             if at_partner:
                 actions.append((self.partners[site.name], tuple(at_partner)))
+            if self._kept.edited:
+                edited = window.place(EDITED, site.name, branch)
             targets = tuple(
                 Target(
                     number,
@@ -180,9 +187,10 @@ class MapStore:
                     *window.place(stream, site.name, branch),
                     selection=self._selection if stream == TEXT else None,
                     walk=walk if stream == TEXT else None,
+                    edited=edited if stream == TEXT else None,
                     weighed=auto and stream == TEXT,
                 )
-                for number, stream in enumerate(self.shape.tokens)
+                for number, stream in enumerate(self._kept.shape.tokens)
             )
             actions.append((site.name, targets))
         if auto:

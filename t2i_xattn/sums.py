@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from t2i_xattn.errors import UserError
-from t2i_xattn.keep import SELF, TEXT, WALKED, Groups, Keep
+from t2i_xattn.keep import EDITED, OF_TEXT, SELF, TEXT, WALKED, Groups, Keep
 from t2i_xattn.sites import AttentionSite
 
 
@@ -39,17 +39,23 @@ class Kept:
         sites: the sites kept.
         shape: of a call.
         groups: for each image, the columns kept of the text; None: all.
+        edited: whether edits act on the sites, so that the maps after them are kept too.
     """
 
     keep: Keep
     sites: tuple[AttentionSite, ...]
     shape: CallShape
     groups: tuple[Groups, ...] | None
+    edited: bool = False
 
     @property
     def streams(self) -> tuple[str, ...]:
         """The streams that are kept."""
-        more = ((WALKED, self.keep.walk > 0), (SELF, self.keep.self_attention is not None))
+        more = (
+            (WALKED, self.keep.walk > 0),
+            (EDITED, self.edited),
+            (SELF, self.keep.self_attention is not None),
+        )
         return (*self.shape.tokens, *(stream for stream, wanted in more if wanted))
 
     def sum_shape(self, stream: str, site: AttentionSite) -> tuple[int, ...]:
@@ -59,10 +65,10 @@ class Kept:
             places = self.keep.self_attention
             assert places is not None
             kept = height * width if isinstance(places, str) else len(places)
-        elif stream in (TEXT, WALKED) and self.groups is not None:
+        elif stream in OF_TEXT and self.groups is not None:
             kept = len(self.groups[0])
         else:
-            kept = self.shape.tokens[TEXT if stream == WALKED else stream]
+            kept = self.shape.tokens[TEXT if stream in OF_TEXT else stream]
         heads = site.heads if self.keep.heads == "each" and stream != WALKED else 1
         return (len(self.keep.branches), self.shape.images, heads, height * width, kept)
 

@@ -28,6 +28,7 @@ class LayerCall(NamedTuple):
         pictures: for each IP-Adapter, its pictures' tokens `(batch, pictures, tokens, channels)`.
         attention_mask, temb: as the processor gets them.
         masked_pictures: whether each picture of an adapter has a softmax of its own.
+        wrappers: all that stand around the processor, the outermost first.
     """
 
     attn: Any
@@ -38,6 +39,7 @@ class LayerCall(NamedTuple):
     attention_mask: Tensor | None
     temb: Tensor | None
     masked_pictures: bool
+    wrappers: tuple[Any, ...] = ()
 
     def queries_and_keys(self, rows: slice) -> tuple[Tensor, Tensor]:
         """`(rows, heads, n, d)` each."""
@@ -49,14 +51,14 @@ class LayerCall(NamedTuple):
         )
 
     def values(self, rows: slice) -> Tensor:
-        """`(rows, heads, tokens, d)`."""
-        _, text = normed_inputs(
+        """`(rows, heads, tokens, d)`, of the text or, in self-attention, of the picture."""
+        _, keys_from = normed_inputs(
             self.attn,
             self.hidden_states[rows],
             None if self.text is None else self.text[rows],
             None if self.temb is None else self.temb[rows],
         )
-        return split_heads(self.attn.to_v(text), self.attn.heads)
+        return split_heads(self.attn.to_v(keys_from), self.attn.heads)
 
     def mask(self, rows: slice) -> Tensor | None:
         """As `attention_probs` takes it."""
@@ -170,6 +172,8 @@ class Target(NamedTuple):
         walk: where the maps carried along self-attention go, if they are wanted.
         weighed: whether the heads are weighed by what they add to the layer's output, instead of
             their plain mean.
+        edited: like `total` and `calls`, for the probs after the edits at the site, if there are
+            any; all else is from before them.
     """
 
     stream: int
@@ -179,6 +183,7 @@ class Target(NamedTuple):
     selection: Tensor | None = None
     walk: Walk | None = None
     weighed: bool = False
+    edited: tuple[Tensor, Tensor] | None = None
 
     def take(self, call: LayerCall) -> None:
         """Called by the processor before the layer is computed."""
@@ -187,19 +192,29 @@ class Target(NamedTuple):
             probs = attention_probs(query, key, call.attn.scale, call.mask(self.rows))
         else:
             probs = self._of_pictures(call, query)
-        if self.weighed:
-            weights = head_weights(probs, call.values(self.rows), call.attn.to_out[0])
-            probs = (probs * weights[..., None]).sum(dim=1, keepdim=True)
-        elif self.total.shape[1] == 1:
-            probs = probs.mean(dim=1, keepdim=True)
-        if self.selection is not None:
-            probs = torch.matmul(probs, self.selection[:, None])
+        if self.edited is not None:
+            after = probs
+            for wrapper in reversed(call.wrappers):  # the inmost first, as the edits compose
+                after = wrapper.edited(after, self.rows)
+            total, calls = self.edited
+            total.add_(self._kept(after, call))
+            calls.add_(1)
+        probs = self._kept(probs, call)
         seen, expected = tuple(probs.shape), tuple(self.total.shape)
         assert seen == expected, (seen, expected)
         self.total.add_(probs)
         self.calls.add_(1)
         if self.walk is not None:
             self.walk.add(probs)
+
+    def _kept(self, probs: Tensor, call: LayerCall) -> Tensor:
+        """The heads and tokens of `(rows, heads, queries, tokens)` that are kept."""
+        if self.weighed:
+            weights = head_weights(probs, call.values(self.rows), call.attn.to_out[0])
+            probs = (probs * weights[..., None]).sum(dim=1, keepdim=True)
+        elif self.total.shape[1] == 1:
+            probs = probs.mean(dim=1, keepdim=True)
+        return probs if self.selection is None else torch.matmul(probs, self.selection[:, None])
 
     def _of_pictures(self, call: LayerCall, query: Tensor) -> Tensor:
         to_key = call.processor.to_k_ip[self.stream - 1]

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from t2i_xattn.aggregation import Aggregate, SiteMaps, mean_over_sites
 from t2i_xattn.errors import UserError
-from t2i_xattn.keep import SELF, TEXT, WALKED, Groups
+from t2i_xattn.keep import OF_TEXT, SELF, TEXT, Groups
 from t2i_xattn.maps import HeatMap
 from t2i_xattn.prompt import Word, find_phrase
 from t2i_xattn.recorded_run import AXES, RecordedRun, of_steps
@@ -112,9 +112,10 @@ class Trace:
                 as `lambda site: site.level == 0`. By default all.
             aggregate: how the sites are pooled; see `t2i_xattn.aggregation`.
             stream: `"text"`; `"walked"` for the maps carried along self-attention, where the run
-                was recorded with `walk=…`; `"picture 1"` for the tokens of an IP-Adapter's
-                pictures; or `"self"` for the self-attention of chosen places. The last two are
-                asked for by columns, which are the pictures' tokens or the chosen places.
+                was recorded with `walk=…`; `"edited"` for those after the edits, where the run had
+                any; `"picture 1"` for the tokens of an IP-Adapter's pictures; or `"self"` for the
+                self-attention of chosen places. The last two are asked for by columns, which are
+                the pictures' tokens or the chosen places.
 
         Returns:
             The map at picture size, the mean over steps and heads of the first branch that was
@@ -130,10 +131,11 @@ class Trace:
         if stream not in run.maps:
             raise UserError(
                 f"expected a stream of {', '.join(run.maps)}, but came {stream!r}; record with "
-                "walk=1 for walked, self_attention=… for self, and an IP-Adapter for pictures"
+                "walk=1 for walked, with edits for edited, self_attention=… for self, and an "
+                "IP-Adapter for pictures"
             )
         if phrase is not None:
-            if stream not in (TEXT, WALKED):
+            if stream not in OF_TEXT:
                 raise UserError(f"expected columns=… for the tokens of {stream}, but came a word")
             if run.prompts[image] is None and not run.words[image]:
                 raise UserError(
@@ -148,7 +150,7 @@ class Trace:
             label = f"column{'s' * (len(chosen) > 1)} {', '.join(map(str, chosen))}"
         names = [site.name for site in choose_sites(run.sites, sites)]
         of_stream = run.maps[stream]
-        of_text = stream in (TEXT, WALKED)
+        of_text = stream in OF_TEXT
         groups = run.groups[image] if run.groups is not None and of_text else None
         places = _places(chosen, groups, of_stream[names[0]].shape[-1])
         maps = [of_steps(run, of_stream[name])[image] for name in names]

@@ -298,7 +298,7 @@ class TestFile:
     @pytest.mark.parametrize(
         ("change", "message"),
         [
-            (lambda h, t: h.update(format_version=1), "format version 2, but .* has 1; read it"),
+            (lambda h, t: h.update(format_version=1), "format version 3, but .* has 1; read it"),
             (lambda h, t: h.pop("format_version"), "damaged"),
             (lambda h, t: ["a list"], "damaged"),
             (lambda h, t: h.pop("words"), "damaged"),

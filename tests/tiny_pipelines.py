@@ -112,6 +112,18 @@ def load_ip_adapter(pipe: Any) -> None:
     unet._load_ip_adapter_weights([{"image_proj": proj, "ip_adapter": weights}])
 
 
+def add_lora(pipe: Any) -> None:
+    """Random weights that change the picture, for queries, keys, values and outputs."""
+    from peft import LoraConfig
+
+    torch.manual_seed(4)
+    names = ["to_q", "to_k", "to_v", "to_out.0"]
+    pipe.unet.add_adapter(LoraConfig(r=4, target_modules=names, init_lora_weights="gaussian"))
+    for name, parameter in pipe.unet.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.5)
+
+
 def picture_embeds(guided: bool = True) -> list[torch.Tensor]:
     embeds = torch.randn(1, 1, 32, generator=torch.Generator().manual_seed(3))
     return [torch.cat([torch.zeros_like(embeds), embeds])] if guided else [embeds]

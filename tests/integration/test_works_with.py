@@ -15,6 +15,7 @@ import torch
 from conftest import make_pipeline, state_of
 from tiny_pipelines import (
     Run,
+    add_lora,
     controlnet_pipeline,
     generator,
     load_ip_adapter,
@@ -127,15 +128,8 @@ def precision(dtype: torch.dtype) -> Callable[[], Case]:
 
 
 def lora() -> Case:
-    from peft import LoraConfig
-
     pipe = make_pipeline()
-    torch.manual_seed(4)
-    names = ["to_q", "to_k", "to_v", "to_out.0"]
-    pipe.unet.add_adapter(LoraConfig(r=4, target_modules=names, init_lora_weights="gaussian"))
-    for name, parameter in pipe.unet.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(parameter, std=0.5)
+    add_lora(pipe)
     return pipe, runner(pipe, cross_attention_kwargs={"scale": 0.5})
 
 

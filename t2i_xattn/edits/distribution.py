@@ -1,0 +1,88 @@
+"""Edits of how each place spreads its attention, whatever the words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from t2i_xattn.edits.edit import Edit, EditContext, checked_number, renormalised
+from t2i_xattn.errors import UserError
+
+
+@dataclass(frozen=True, eq=False)
+class Temperature(Edit):
+    """Divides the scores by a temperature before the softmax.
+
+    On probs this is softmax(s / T) ∝ P^(1/T), computed as softmax(log P / T): exact but for shares
+    so small (below 1e-45) that fp32 has made them 0.
+
+    Attributes:
+        temperature: T, above 0; below 1 sharpens, above 1 flattens.
+    """
+
+    temperature: float
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        checked_number(self, "temperature", self.temperature)
+        if self.temperature <= 0:
+            raise UserError(f"expected a temperature above 0, but came {self.temperature}")
+
+    def apply(self, probs: Tensor, prepared: Any, context: EditContext) -> Tensor:
+        # Negative shares are of an edit before this one; they have no logarithm.
+        logs = probs.clamp_min(0).log() / self.temperature
+        nothing = logs.amax(dim=-1, keepdim=True) == float("-inf")
+        return logs.masked_fill(nothing, 0.0).softmax(dim=-1).masked_fill(nothing, 0.0)
+
+
+@dataclass(frozen=True, eq=False)
+class TopK(Edit):
+    """Keeps of every query the k tokens with the largest shares, and renormalises those.
+
+    Attributes:
+        k: 1 or more; as many as there are tokens changes nothing but rounding.
+    """
+
+    k: int
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.k, bool) or not isinstance(self.k, int) or self.k < 1:
+            raise UserError(f"expected k=1 or more whole tokens for TopK, but came {self.k!r}")
+
+    def apply(self, probs: Tensor, prepared: Any, context: EditContext) -> Tensor:
+        largest = probs.topk(min(self.k, probs.shape[-1]), dim=-1)
+        kept = torch.zeros_like(probs).scatter(-1, largest.indices, largest.values)
+        return renormalised(kept)
+
+
+@dataclass(frozen=True, eq=False)
+class MaskPadding(Edit):
+    """Hides the padding after the end token, and renormalises the rest.
+
+    The same as a mask of −∞ on those keys. Models that were trained without such a mask put part of
+    the picture there.
+
+    Raises:
+        UserError: before the first step, for prompts given as embeddings, whose padding is not
+            known.
+    """
+
+    def prepare(self, context: EditContext) -> Any:
+        context.text_of_branch()
+        visible = torch.ones(len(context.words), 1, 1, context.tokens)
+        for image in context.images:
+            ids = context.token_ids[image]
+            if ids is None:
+                raise UserError(
+                    "expected prompts as text for MaskPadding, which has to know where they end, "
+                    "but came embeddings; hand the prompts to the pipeline"
+                )
+            visible[image, ..., len(ids) :] = 0
+        return visible.to(context.device)
+
+    def apply(self, probs: Tensor, prepared: Any, context: EditContext) -> Tensor:
+        return renormalised(probs * prepared)

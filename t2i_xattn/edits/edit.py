@@ -1,0 +1,283 @@
+"""What an edit is: a pure function `(probs, context) -> probs`, and where and when it acts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from t2i_xattn.branches import BRANCHES, CONDITIONAL, PERTURBED
+from t2i_xattn.errors import UserError, WordNotFoundError, nearest
+from t2i_xattn.prompt import Word, find_phrase
+from t2i_xattn.sites import AttentionSite, Kind, Sites
+
+
+@dataclass(frozen=True, eq=False)
+class EditContext:
+    """Where and when an edit acts.
+
+    Attributes:
+        site: the attention site.
+        height, width: of the picture's states at the site; queries are in reading order.
+        latent_size: height and width of the latent.
+        branch: of the guidance, see `t2i_xattn.branches`.
+        step: index in the run; a step is a call of the denoiser.
+        steps: how many the run has; None if the pipeline does not say.
+        timestep: the noise level, as handed to the denoiser.
+        words: for each image of the batch, the words of its prompt with their columns.
+        token_ids: for each image, the tokens of its prompt from the start token to the end token,
+            without padding; None where the prompt was given as embeddings.
+        tokens: length of the text sequence; in self-attention, height · width.
+        images: the images of the batch that the edit may change.
+        device: where the probs are.
+    """
+
+    site: AttentionSite
+    height: int
+    width: int
+    latent_size: tuple[int, int]
+    branch: str
+    step: int
+    steps: int | None
+    timestep: Tensor | float
+    words: tuple[tuple[Word, ...], ...]
+    token_ids: tuple[tuple[int, ...] | None, ...]
+    tokens: int
+    images: tuple[int, ...]
+    device: torch.device
+
+    def columns(self, phrase: str, image: int) -> tuple[int, ...]:
+        """The columns of a word or phrase in the prompt of an image.
+
+        Raises:
+            UserError: if it is not there, or the branch's prompt is not known.
+        """
+        self.text_of_branch()
+        try:
+            return find_phrase(self.words[image], phrase)
+        except WordNotFoundError as error:
+            if len(self.words) == 1:
+                raise
+            raise WordNotFoundError(
+                f"{error} (in image {image} of the batch; images=[…] restricts an edit to some)"
+            ) from error
+
+    def span(self, phrase: str) -> Tensor:
+        """fp32 `(images, 1, 1, tokens)`: 1 at the columns of a word or phrase, 0 elsewhere.
+
+        All 0 for the images that the edit does not change.
+
+        Raises:
+            UserError: if one of the others does not have it, or the branch's prompt is not known.
+        """
+        span = torch.zeros(len(self.words), 1, 1, self.tokens)
+        for image in self.images:
+            span[image, ..., list(self.columns(phrase, image))] = 1
+        return span.to(self.device)
+
+    def text_of_branch(self) -> None:
+        """Raises `UserError` where the prompt of the branch is not known."""
+        if self.branch not in (CONDITIONAL, PERTURBED):
+            raise UserError(
+                f"expected an edit without words in the branch {self.branch!r}, whose prompt is "
+                "another one, but came one with words; leave that branch out of branches=…"
+            )
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Edit:
+    """An edit of the probs at some sites, in some steps, of some branches and images.
+
+    To write one, subclass it and give `apply`, or hand a function to `EditFunction`. It acts in
+    fp32, and must not change its tensors in place. What it makes of a query's shares is used as it
+    is: nothing makes them sum to 1 again.
+
+    Attributes:
+        sites: which sites, of the edit's kind: names, or a function of the `AttentionSite` that
+            says yes or no. By default all.
+        steps: the window of steps, first and end: an `int` is a number of steps, a `float` a
+            fraction of the run. So `(0, 0.4)` are the first two fifths (rounded down to whole
+            steps), `(0, 1)` is the first step only, `(0, 1.0)` all. By default all. A step is a
+            call of the denoiser.
+        branches: of the guidance; `"conditional"` by default, or several.
+        images: the images of the batch that are changed; by default all. All are seen.
+        words: the words whose columns are changed; by default all. Nothing is renormalised after.
+    """
+
+    sites: Sites | None = None
+    steps: tuple[float, float] | None = None
+    branches: str | Sequence[str] = CONDITIONAL
+    images: Sequence[int] | None = None
+    words: Sequence[str] | None = None
+
+    def __post_init__(self) -> None:
+        for branch in self.of_branches:
+            if branch not in BRANCHES:
+                raise UserError(
+                    f"expected a branch of {', '.join(BRANCHES)}, but came {branch!r}"
+                    f"{nearest(branch, BRANCHES)}"
+                )
+        if self.steps is not None:
+            self._check_steps()
+        for name, chosen in (("images", self.images), ("words", self.words)):
+            if isinstance(chosen, str) or (chosen is not None and not len(chosen)):
+                raise UserError(f"expected {name}=[…] with at least one entry, but came {chosen!r}")
+        if self.words is not None and self.kind == "self":
+            raise UserError(
+                "expected no words=… for an edit of self-attention, which looks at no text, but "
+                f"came {list(self.words)!r}"
+            )
+
+    @property
+    def kind(self) -> Kind:
+        """The sites it is for: those of cross- or of self-attention."""
+        return "cross"
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        return type(self).__name__
+
+    @property
+    def of_branches(self) -> tuple[str, ...]:
+        """`branches`, as a tuple."""
+        return (self.branches,) if isinstance(self.branches, str) else tuple(self.branches)
+
+    def __call__(self, probs: Tensor, context: EditContext) -> Tensor:
+        """fp32 `(images, heads, queries, tokens)` to the same, of one branch."""
+        return self.apply(probs, self.prepare(context), context)
+
+    def prepare(self, context: EditContext) -> Any:
+        """What stays the same over a run at a site and branch, made before the first step.
+
+        Raises:
+            UserError: if the edit does not fit the run.
+        """
+        return None
+
+    def apply(self, probs: Tensor, prepared: Any, context: EditContext) -> Tensor:
+        """The edit itself, with what `prepare` gave.
+
+        In a compiled UNet this is compiled too, with `fullgraph=True`. Tensors in `prepared` may
+        differ from step to step and from run to run, but a number read off the context makes a
+        graph of its own.
+        """
+        raise NotImplementedError
+
+    def acts_at(self, context: EditContext) -> bool:
+        """Whether it acts at a site of this size."""
+        return True
+
+    def images_of(self, count: int) -> tuple[int, ...]:
+        """The images of a batch of so many that are changed.
+
+        Raises:
+            UserError: if one of them is not in the batch.
+        """
+        if self.images is None:
+            return tuple(range(count))
+        for image in self.images:
+            if not 0 <= image < count:
+                raise UserError(
+                    f"expected images from 0 to {count - 1} for {self.name}, but came {image}; "
+                    f"this run has {count} in its batch"
+                )
+        return tuple(self.images)
+
+    def window(self, steps: int | None) -> tuple[int, float]:
+        """First step and end in a run of so many; without an end, infinity.
+
+        Raises:
+            UserError: if the window holds none of them, or the steps are not known and a fraction
+                was asked for.
+        """
+        if self.steps is None:
+            return 0, math.inf
+        if steps is None:
+            if any(isinstance(end, float) for end in self.steps):
+                raise UserError(
+                    f"expected steps=(first, end) in whole steps for {self.name}, since this "
+                    f"pipeline does not say how many it has, but came {self.steps}"
+                )
+            return int(self.steps[0]), int(self.steps[1])
+        # 0.29 · 100 is a little less than 29 in floating point.
+        first, end = (
+            int(each * steps + 1e-6) if isinstance(each, float) else each for each in self.steps
+        )
+        if not first < min(end, steps):
+            raise UserError(
+                f"expected a window of steps that holds one of {steps} for {self.name}, but came "
+                f"{self.steps}; a float is a fraction of the run, an int a number of steps"
+            )
+        return int(first), end
+
+    def _check_steps(self) -> None:
+        window: Any = self.steps
+        if isinstance(window, (int, float)) or len(window) != 2:
+            raise UserError(
+                f"expected steps=(first, end) for {self.name}, such as (0, 0.4), but came "
+                f"{window!r}"
+            )
+        first, end = window
+        fractions = all(0 <= each <= 1 for each in window if isinstance(each, float))
+        alike = isinstance(first, float) == isinstance(end, float)
+        if not (fractions and min(window) >= 0 and end > 0) or (alike and first >= end):
+            raise UserError(
+                f"expected steps=(first, end) for {self.name} with first before end, as whole "
+                f"steps or as fractions from 0.0 to 1.0, but came {window!r}"
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class EditFunction(Edit):
+    """An edit by a function of one's own.
+
+    Compiled with the UNet like all edits. Reading `context.step` or `context.timestep` in there
+    makes a graph for each step, so use `steps=…` for a window.
+
+    Attributes:
+        function: from probs and context to probs, see `Edit.apply`.
+        attention: `"cross"`, or `"self"` for an edit of self-attention.
+
+    Example:
+        >>> def louder(probs, context):
+        ...     return probs * (1 + context.span("red"))
+        >>> with tx.edit(pipe, tx.EditFunction(louder, steps=(0, 0.5))):
+        ...     image = pipe("a red circle").images[0]
+    """
+
+    function: Callable[[Tensor, EditContext], Tensor]
+    attention: Kind = "cross"
+
+    @property
+    def kind(self) -> Kind:
+        return self.attention
+
+    @property
+    def name(self) -> str:
+        return str(getattr(self.function, "__name__", type(self.function).__name__))
+
+    def __post_init__(self) -> None:
+        if self.attention not in ("cross", "self"):
+            raise UserError(f'expected attention="cross" or "self", but came {self.attention!r}')
+        super().__post_init__()
+
+    def apply(self, probs: Tensor, prepared: Any, context: EditContext) -> Tensor:
+        # A copy, since what is changed in place would be taken for unchanged.
+        return self.function(probs.clone(), context)
+
+
+def renormalised(probs: Tensor) -> Tensor:
+    """Shares that sum to 1 over the tokens again; a query that has none left keeps zeros."""
+    total = probs.sum(dim=-1, keepdim=True)
+    return torch.where(total > 0, probs / total.clamp_min(torch.finfo(probs.dtype).tiny), probs)
+
+
+def checked_number(edit: Edit, name: str, value: float) -> None:
+    """Raises `UserError` unless the value is a finite number."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise UserError(f"expected a finite number as {name} of {edit.name}, but came {value!r}")

@@ -1,0 +1,89 @@
+"""What a user gives of a picture (a box, a mask, a map), brought to the size of a site."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from t2i_xattn.edits.edit import EditContext
+from t2i_xattn.errors import UserError
+
+
+def checked_box(box: Sequence[float]) -> tuple[float, float, float, float]:
+    """Top, left, bottom, right as fractions of the picture.
+
+    Raises:
+        UserError: if it reaches out of the picture or is inside out.
+    """
+    sides = tuple(float(each) for each in box)
+    top, left, bottom, right = sides if len(sides) == 4 else (1.0, 1.0, 0.0, 0.0)
+    if not (0 <= top < bottom <= 1 and 0 <= left < right <= 1):
+        raise UserError(
+            "expected a box (top, left, bottom, right) inside the picture, from 0 to 1 with top "
+            f"above bottom and left of right, but came {tuple(box)}; y comes first"
+        )
+    return top, left, bottom, right
+
+
+def checked_shares(name: str, given: Any) -> Tensor:
+    """A mask, map or PIL picture as fp32 `(height, width)` of 0 to 1.
+
+    Raises:
+        UserError: if it has other axes, other values, or is 0 everywhere.
+    """
+    if hasattr(given, "convert"):  # PIL
+        array = np.asarray(given.convert("L"), dtype=np.float32) / 255
+    else:
+        array = np.asarray(given)
+    if array.ndim != 2 or not array.size:
+        raise UserError(f"expected {name} (height, width), but came shape {array.shape}")
+    array = array.astype(np.float32)
+    if not np.isfinite(array).all() or array.min() < 0 or array.max() > 1:
+        raise UserError(
+            f"expected {name} with values from 0 to 1, but came {array.min():g} to "
+            f"{array.max():g}; divide by its highest value"
+        )
+    if not array.any():
+        raise UserError(f"expected {name} with something in it, but it is 0 everywhere")
+    return torch.from_numpy(array)
+
+
+def box_coverage(box: Sequence[float], height: int, width: int) -> Tensor:
+    """`(height, width)`: how much of each place a box covers, 0 to 1."""
+    top, left, bottom, right = box
+    return torch.outer(_covered(top, bottom, height), _covered(left, right, width))
+
+
+def at_site(name: str, shares: Tensor, context: EditContext) -> Tensor:
+    """`(height, width)` of the picture, at any resolution, brought to that of the site.
+
+    Raises:
+        UserError: if it has not the picture's aspect.
+    """
+    height, width = shares.shape
+    rows, columns = context.latent_size
+    # A picture may be a pixel or so off the latent's aspect.
+    if abs(height * columns - width * rows) > max(height, width):
+        raise UserError(
+            f"expected {name} of the picture's aspect, {rows}:{columns} (height:width), but came "
+            f"{height}×{width}; resize it to the picture"
+        )
+    resized = functional.interpolate(
+        shares[None, None],
+        size=(context.height, context.width),
+        mode="bilinear",
+        align_corners=False,
+        antialias=True,
+    )
+    return resized[0, 0].clamp(0, 1)
+
+
+def _covered(first: float, end: float, count: int) -> Tensor:
+    """How much of each of `count` equal parts of 0 to 1 lies from `first` to `end`."""
+    edges = torch.arange(count + 1, dtype=torch.float64) / count
+    return (edges[1:].clamp(max=end) - edges[:-1].clamp(min=first)).clamp(min=0).mul(count).float()

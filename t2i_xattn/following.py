@@ -1,0 +1,323 @@
+"""Follows one run of a pipeline: wraps the attention sites of its denoisers, tells each call's rows
+and step to whoever is to act on it, and leaves everything as it was found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any, Protocol
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from t2i_xattn.branches import split_branches
+from t2i_xattn.errors import UserError
+from t2i_xattn.keep import TEXT
+from t2i_xattn.processors import WrappingProcessor, unrecordable
+from t2i_xattn.prompt import Word
+from t2i_xattn.prompt_listener import EncodedPrompts, can_listen, listen
+from t2i_xattn.sums import CallShape
+
+Spans = Mapping[str, Sequence[int]]
+
+Caller = Callable[["FollowedDenoiser", CallShape], dict[str, slice] | None]
+"""Told of a call and its shape (with all rows as images): the rows of each branch, or None where
+the call is not of the followed run."""
+
+_last_caller: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
+"""The followed pipeline that began the last run on a denoiser; several may share one."""
+
+
+class Consumer(Protocol):
+    """Who says what is to be done at the sites in each call.
+
+    Attributes:
+        shape: what the first call of a run fixed; None before it.
+        calls: calls of this run so far.
+    """
+
+    @property
+    def shape(self) -> CallShape | None: ...
+
+    @property
+    def calls(self) -> int: ...
+
+    def begin_call(
+        self,
+        shape: CallShape,
+        branches: Mapping[str, slice],
+        timestep: Tensor | float,
+        device: torch.device,
+    ) -> Mapping[str, tuple[Any, ...]]:
+        """By site name, the targets of its wrapper in this call."""
+        ...
+
+    def end_call(self) -> None:
+        """The call ran through all its sites."""
+        ...
+
+
+class FollowedDenoiser:
+    """One denoiser (a UNet, or a ControlNet) while its calls are followed.
+
+    Attributes:
+        denoiser: the module.
+        layers: names and attention layers of the sites to wrap.
+        consumer: says what is done there; set before the first call.
+    """
+
+    wrapper: type[WrappingProcessor]
+    """What stands around the processors at the sites."""
+
+    way_out: str
+    """What a user can do about a site that cannot be read."""
+
+    def __init__(self, denoiser: nn.Module, prefix: str = "") -> None:
+        """
+        Args:
+            denoiser: a UNet or ControlNet of diffusers.
+            prefix: set before the names of its sites.
+        """
+        self.denoiser, self.prefix = denoiser, prefix
+        self.layers: list[tuple[str, nn.Module]] = []
+        self.consumer: Consumer
+        self._wrappers: dict[str, list[WrappingProcessor]] = {}
+        self._hooks = ExitStack()
+        self._pictures: tuple[int, ...] | None = None
+
+    @contextmanager
+    def followed(self, caller: Caller) -> Iterator[None]:
+        """Wraps the sites and listens to the denoiser; on leaving all is as it was found."""
+        try:
+            self._wrap()
+            self.listen_to(self.denoiser, caller)
+            yield
+        finally:
+            self._hooks.close()
+            self._unwrap()
+
+    def listen_to(self, module: nn.Module, caller: Caller) -> None:
+        """Listens to the calls of a module from now on: the denoiser, or what it was compiled to.
+
+        Hooks that were there when it was compiled would be compiled too.
+        """
+        begun = False
+
+        def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            nonlocal begun
+            begun = self._begin_call(caller, args, kwargs)
+
+        def after(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            if begun:
+                self.consumer.end_call()
+
+        self._hooks.close()
+        self._hooks.enter_context(_around_calls(module, before, after))
+
+    def _begin_call(self, caller: Caller, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        given = dict(zip(("sample", "timestep", "encoder_hidden_states"), args, strict=False))
+        given.update(kwargs)
+        sample, text = given["sample"], given["encoder_hidden_states"]
+        tokens = {TEXT: int(text.shape[1])}
+        for number, count in enumerate(self._picture_tokens(given), 1):
+            tokens[f"picture {number}"] = count
+        latent_size = (int(sample.shape[-2]), int(sample.shape[-1]))
+        branches = caller(self, CallShape(int(sample.shape[0]), latent_size, tokens))
+        if branches is None:
+            self._aim({})
+            return False
+        # An adapter that was loaded since has put its own processors at the sites.
+        self._wrap()
+        rows = next(iter(branches.values()))
+        shape = CallShape(rows.stop - rows.start, latent_size, tokens)
+        self._aim(self.consumer.begin_call(shape, branches, given["timestep"], sample.device))
+        return True
+
+    def _picture_tokens(self, given: dict[str, Any]) -> tuple[int, ...]:
+        """The number of keys that each IP-Adapter's pictures give."""
+        embeds = (given.get("added_cond_kwargs") or {}).get("image_embeds")
+        project = getattr(self.denoiser, "encoder_hid_proj", None)
+        if embeds is None or project is None or not hasattr(project, "image_projection_layers"):
+            return ()
+        if self._pictures is None:
+            # (rows, pictures, tokens, width); only the layers know how many tokens they make.
+            with torch.no_grad():
+                self._pictures = tuple(each.shape[1] * each.shape[2] for each in project(embeds))
+        return self._pictures
+
+    def _aim(self, targets: Mapping[str, tuple[Any, ...]]) -> None:
+        for name, wrappers in self._wrappers.items():
+            for wrapper in wrappers:
+                wrapper.targets = ()
+            # The last is the one in use; see `_wrap`.
+            wrappers[-1].targets = targets.get(name, ())
+
+    def _wrap(self) -> None:
+        """Stands a wrapper around the one at each site, where there is none of ours."""
+        for name, attn in self.layers:
+            layer: Any = attn
+            wrappers = self._wrappers.setdefault(name, [])
+            current = [each for each in wrappers if each.is_around(layer.processor)]
+            if not current:
+                self._check(name, attn)
+                current = [self.wrapper.around(layer.processor)]
+                layer.processor = current[0]
+            elif wrappers[-1] is current[0]:
+                continue
+            self._wrappers[name] = [w for w in wrappers if w is not current[0]] + current[:1]
+
+    def _unwrap(self) -> None:
+        self._aim({})
+        for name, attn in self.layers:
+            layer: Any = attn
+            for wrapper in self._wrappers.pop(name, ()):
+                if layer.processor is wrapper:
+                    layer.processor = wrapper.inner
+                else:
+                    # Another context that stays longer, or a processor that was installed
+                    # meanwhile and is not ours to remove.
+                    wrapper.take_out_of(layer.processor)
+
+    def _check(self, name: str, attn: nn.Module) -> None:
+        reason = unrecordable(attn)
+        if reason is not None:
+            raise UserError(
+                f"expected sites whose queries and keys can be read, but {name} {reason}; "
+                f"leave such sites out with {self.way_out}"
+            )
+
+
+@contextmanager
+def _around_calls(
+    module: nn.Module, before: Callable[..., None], after: Callable[..., None]
+) -> Iterator[None]:
+    """Hooks before and after the module's forward, outside of what was compiled.
+
+    `module.compile()` compiles the hooks as well, or ignores those that come later; then the
+    compiled call itself is covered, on this instance.
+    """
+    compiled = getattr(module, "_compiled_call_impl", None)
+    if compiled is None:
+        handles = [
+            module.register_forward_pre_hook(before, with_kwargs=True),
+            module.register_forward_hook(after),
+        ]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+        return
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        before(module, args, kwargs)
+        output = compiled(*args, **kwargs)
+        after(module, args, output)
+        return output
+
+    own = vars(module)
+    own["_compiled_call_impl"] = call
+    try:
+        yield
+    finally:
+        # Nested contexts leave in any order; only the outermost cover is taken off here.
+        if own.get("_compiled_call_impl") is call:
+            own["_compiled_call_impl"] = compiled
+
+
+class FollowedRun:
+    """Follows one run: its prompts, whose call it is, which rows.
+
+    A subclass says what to do when a run begins.
+    """
+
+    def __init__(
+        self,
+        pipe: Any,
+        denoisers: Sequence[FollowedDenoiser],
+        spans: Spans | Sequence[Spans] | None,
+    ) -> None:
+        self.pipe, self.followed_denoisers, self.spans = pipe, denoisers, spans
+        self.encoded: EncodedPrompts | None = None
+
+    def run_again(self) -> None:
+        """A second run begins; raises `UserError` where there must be none."""
+        raise NotImplementedError
+
+    def check(self, encoded: EncodedPrompts) -> None:
+        """Raises `UserError` for prompts that cannot be, before the run."""
+
+    def begin(
+        self, calls: FollowedDenoiser, shape: CallShape, branches: Mapping[str, slice]
+    ) -> None:
+        """The first call of a denoiser in this run."""
+        raise NotImplementedError
+
+    @contextmanager
+    def followed(self) -> Iterator[None]:
+        """Listens to the pipeline and its denoisers; on leaving all is as it was found."""
+        with ExitStack() as undo:
+            undo.callback(self._leave)
+            undo.enter_context(listen(self.pipe, self._prompts_heard))
+            for each in self.followed_denoisers:
+                undo.enter_context(each.followed(self._called))
+            yield
+
+    def _prompts_heard(self, encoded: EncodedPrompts) -> None:
+        if any(each.consumer.calls for each in self.followed_denoisers):
+            self.run_again()
+        if self.encoded is not None and not can_listen(self.pipe):
+            return  # heard at the text encoder, where the negative prompt comes second
+        self.check(encoded)
+        self.encoded = encoded
+        self.followed_denoisers[0].listen_to(self.pipe.unet, self._called)
+        for each in self.followed_denoisers:
+            _last_caller[each.denoiser] = id(self.pipe)
+
+    def _leave(self) -> None:
+        for each in self.followed_denoisers:
+            if _last_caller.get(each.denoiser) == id(self.pipe):
+                del _last_caller[each.denoiser]
+
+    def _called(self, calls: FollowedDenoiser, shape: CallShape) -> dict[str, slice] | None:
+        """The rows of each branch in a call, or None if the call is another pipeline's."""
+        if _last_caller.get(calls.denoiser, id(self.pipe)) != id(self.pipe):
+            return None
+        rows, first = shape.images, calls.consumer.shape is None
+        if self.encoded is not None and first and not can_listen(self.pipe):
+            self.encoded = self.encoded.repeated(max(1, rows // len(self.encoded.prompts)))
+        images = None if self.encoded is None else len(self.encoded.prompts)
+        guided = self._guided()
+        if calls is not self.followed_denoisers[0] and rows == images:
+            guided = False  # a ControlNet in guess mode sees the conditional half only
+        branches = split_branches(self.pipe, rows, guided, images)
+        if first:
+            each = next(iter(branches.values()))
+            images = each.stop - each.start
+            self.begin(calls, CallShape(images, shape.latent_size, shape.tokens), branches)
+        return branches
+
+    def _guided(self) -> bool:
+        """Whether this UNet call carries an unconditional half.
+
+        The pipeline's property is read at each call, since a callback may switch guidance off on
+        the way. It keeps its value after a run, so for a UNet that is called by hand, with prompts
+        encoded without guidance or not by the pipeline at all, it says nothing.
+        """
+        if self.encoded is None and can_listen(self.pipe):
+            return False
+        encoded = False if self.encoded is None else self.encoded.guided
+        now = bool(getattr(self.pipe, "do_classifier_free_guidance", encoded))
+        return now and (encoded or self.encoded is None)
+
+    def words(self, images: int) -> tuple[tuple[Word, ...], ...]:
+        if self.spans is None:
+            return ((),) * images if self.encoded is None else self.encoded.words
+        each = [self.spans] * images if isinstance(self.spans, Mapping) else list(self.spans)
+        if len(each) != images:
+            raise UserError(f"expected spans for {images} images, but came {len(each)}")
+        return tuple(
+            tuple(Word(text, 0, 0, tuple(columns)) for text, columns in spans.items())
+            for spans in each
+        )
