@@ -22,6 +22,14 @@ if TYPE_CHECKING:
     from t2i_xattn.edits.restrict import Restrict
     from t2i_xattn.edits.weights import Add, Drop, Reweight
     from t2i_xattn.errors import UserError
+    from t2i_xattn.guidance import (
+        AttendAndExcite,
+        Binding,
+        BoxDiff,
+        GuidanceLoss,
+        Layout,
+        guide,
+    )
     from t2i_xattn.interception import InterceptingProcessor, attention_forward
     from t2i_xattn.inversion import invert
     from t2i_xattn.maps import HeatMap
@@ -35,14 +43,19 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Add",
+    "AttendAndExcite",
     "AttentionSite",
+    "Binding",
+    "BoxDiff",
     "Drop",
     "Edit",
     "EditContext",
     "EditFunction",
+    "GuidanceLoss",
     "HeatMap",
     "InjectMap",
     "InterceptingProcessor",
+    "Layout",
     "MaskPadding",
     "RecordingProcessor",
     "Refine",
@@ -60,6 +73,7 @@ __all__ = [
     "contact_sheet",
     "edit",
     "find_sites",
+    "guide",
     "invert",
     "load_default",
     "record",
@@ -69,14 +83,19 @@ __all__ = [
 # torch and diffusers take seconds.
 _HOMES = {
     "Add": "edits.weights",
+    "AttendAndExcite": "guidance",
     "AttentionSite": "sites",
+    "Binding": "guidance",
+    "BoxDiff": "guidance",
     "Drop": "edits.weights",
     "Edit": "edits.edit",
     "EditContext": "edits.edit",
     "EditFunction": "edits.edit",
+    "GuidanceLoss": "guidance",
     "HeatMap": "maps",
     "InjectMap": "edits.maps",
     "InterceptingProcessor": "interception",
+    "Layout": "guidance",
     "MaskPadding": "edits.distribution",
     "RecordingProcessor": "processors",
     "Refine": "edits.prompt_to_prompt",
@@ -93,6 +112,7 @@ _HOMES = {
     "contact_sheet": "render",
     "edit": "editing",
     "find_sites": "sites",
+    "guide": "guidance",
     "invert": "inversion",
     "load_default": "default_model",
     "record": "recording",

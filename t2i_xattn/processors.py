@@ -15,7 +15,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from t2i_xattn.targets import LayerCall
+from t2i_xattn.targets import Action, LayerCall
 
 READABLE = {
     "AttnProcessor",
