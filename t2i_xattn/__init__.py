@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from t2i_xattn.editing import edit
     from t2i_xattn.edits.distribution import MaskPadding, Temperature, TopK
     from t2i_xattn.edits.edit import Edit, EditContext, EditFunction
+    from t2i_xattn.edits.local_blend import LocalBlend
     from t2i_xattn.edits.maps import InjectMap, SwapMaps
     from t2i_xattn.edits.prompt_to_prompt import Refine, Replace, SelfReplace
     from t2i_xattn.edits.restrict import Restrict
@@ -56,6 +57,7 @@ __all__ = [
     "InjectMap",
     "InterceptingProcessor",
     "Layout",
+    "LocalBlend",
     "MaskPadding",
     "RecordingProcessor",
     "Refine",
@@ -96,6 +98,7 @@ _HOMES = {
     "InjectMap": "edits.maps",
     "InterceptingProcessor": "interception",
     "Layout": "guidance",
+    "LocalBlend": "edits.local_blend",
     "MaskPadding": "edits.distribution",
     "RecordingProcessor": "processors",
     "Refine": "edits.prompt_to_prompt",

@@ -1,0 +1,176 @@
+"""The pipelines that steer, loaded the way diffusers' users load community pipelines."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import make_pipeline
+from diffusers import DiffusionPipeline, StableDiffusionPipeline
+
+import t2i_xattn as tx
+
+FOLDER = Path(__file__).parents[2] / "pipelines"
+BOX = (0.0, 0.0, 0.5, 0.5)
+GUIDED = {
+    "attend_and_excite": {"words": ["red", "circle"]},
+    "layout": {"boxes": {"circle": BOX}},
+}
+SWAP = ["a red circle", "a blue circle"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    make_pipeline().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def load(folder: Path) -> Any:
+    def load(name: str, **options: Any) -> Any:
+        file = FOLDER / f"stable_diffusion_{name}.py"
+        pipe = DiffusionPipeline.from_pretrained(
+            folder, custom_pipeline=str(file), trust_remote_code=True, **options
+        )
+        pipe.set_progress_bar_config(disable=True)
+        return pipe
+
+    return load
+
+
+def options(**changes: Any) -> dict[str, Any]:
+    generator = torch.Generator().manual_seed(1)
+    return {"num_inference_steps": 5, "generator": generator, "output_type": "np"} | changes
+
+
+@pytest.mark.parametrize("name", [*GUIDED, "prompt_to_prompt"])
+def test_arguments_begin_with_the_stock_pipeline_s(load: Any, name: str) -> None:
+    ours = inspect.signature(type(load(name)).__call__).parameters
+    stock = inspect.signature(StableDiffusionPipeline.__call__).parameters
+    names = [each for each in stock if each != "kwargs"]
+    assert list(ours)[: len(names)] == names
+    for each in names[1:]:
+        assert ours[each].default == stock[each].default or ours[each].default is None
+    assert all(each.default is not each.empty for each in list(ours.values())[1:])
+
+
+@pytest.mark.parametrize("name", GUIDED)
+class TestGuided:
+    def test_without_anything_to_guide_by_it_is_the_stock_pipeline(
+        self, load: Any, name: str
+    ) -> None:
+        stock = make_pipeline()(["a red circle", "blue"], **options()).images
+        assert np.array_equal(load(name)(["a red circle", "blue"], **options()).images, stock)
+
+    def test_guides_batches_and_leaves_nothing_behind(self, load: Any, name: str) -> None:
+        pipe = load(name)
+        processors = dict(pipe.unet.attn_processors)
+        prompts = ["a red circle", "red circle"]
+        stock = make_pipeline()(prompts, num_images_per_prompt=2, **options()).images
+        found = pipe(prompts, num_images_per_prompt=2, **GUIDED[name], **options()).images
+        assert found.shape == stock.shape
+        assert all(not np.allclose(a, b, atol=1e-3) for a, b in zip(found, stock, strict=True))
+        assert dict(pipe.unet.attn_processors) == processors
+        again = pipe(prompts, num_images_per_prompt=2, **options()).images
+        assert np.array_equal(again, stock)
+
+    def test_outputs_callbacks_and_saving(self, load: Any, name: str, tmp_path: Path) -> None:
+        pipe, seen = load(name), []
+
+        def callback(pipe: Any, step: int, timestep: int, tensors: Any) -> dict[str, Any]:
+            seen.append(step)
+            return tensors
+
+        more = GUIDED[name]
+        output = pipe("a red circle", callback_on_step_end=callback, **more, **options())
+        assert seen == list(range(5))
+        images, unsafe = pipe("a red circle", return_dict=False, **more, **options())
+        assert np.array_equal(images, output.images)
+        assert unsafe == output.nsfw_content_detected
+        (pil,) = pipe("a red circle", **more, **options(output_type="pil")).images
+        assert pil.size == (64, 64)
+        pipe.save_pretrained(tmp_path)
+        file = FOLDER / f"stable_diffusion_{name}.py"
+        again = DiffusionPipeline.from_pretrained(
+            tmp_path, custom_pipeline=str(file), trust_remote_code=True
+        )
+        again.set_progress_bar_config(disable=True)
+        assert np.array_equal(again("a red circle", **more, **options()).images, output.images)
+
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+    def test_half_precision(self, load: Any, name: str, dtype: torch.dtype) -> None:
+        pipe = load(name, dtype=dtype)
+        assert np.isfinite(pipe("a red circle", **GUIDED[name], **options()).images).all()
+
+
+def test_boxes_by_another_method(load: Any) -> None:
+    pipe = load("layout")
+    boxes = {"boxes": {"circle": BOX}}
+    layout = pipe("a red circle", **boxes, **options()).images
+    boxdiff = pipe("a red circle", box_method="boxdiff", **boxes, **options()).images
+    assert not np.allclose(layout, boxdiff, atol=1e-3)
+    with pytest.raises(tx.UserError, match="box_method of layout, boxdiff, but came 'x'"):
+        pipe("a red circle", box_method="x", **boxes, **options())
+
+
+class TestPromptToPrompt:
+    def test_the_source_is_the_stock_picture(self, load: Any) -> None:
+        pipe = load("prompt_to_prompt")
+        stock = make_pipeline()("a red circle", **options()).images
+        found = pipe(SWAP, **options()).images
+        assert np.allclose(found[0], stock[0], atol=1e-4)
+        assert not np.allclose(found[1], stock[0], atol=1e-3)
+        dict_, tuple_ = pipe(SWAP, **options()), pipe(SWAP, return_dict=False, **options())
+        assert np.array_equal(dict_.images, tuple_[0])
+
+    def test_equals_the_edits(self, load: Any) -> None:
+        found = load("prompt_to_prompt")(SWAP, weights={"blue": 2.0}, **options()).images
+        pipe = make_pipeline()
+        noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+        edits = (
+            tx.Replace(steps=(0, 0.8)),
+            tx.SelfReplace(steps=(0, 0.4)),
+            tx.Reweight("blue", 2.0, images=[1]),
+        )
+        with tx.edit(pipe, *edits):
+            expected = pipe(SWAP, latents=noise.repeat(2, 1, 1, 1), **options()).images
+        assert np.array_equal(found, expected)
+
+    def test_refined_prompts(self, load: Any) -> None:
+        prompts = ["a circle", "a red circle of blue"]
+        found = load("prompt_to_prompt")(prompts, refine=True, **options()).images
+        assert len(found) == 2
+        with pytest.raises(tx.UserError, match="as many words"):
+            load("prompt_to_prompt")(prompts, **options())
+
+    def test_blend_keeps_the_source_outside(self) -> None:
+        pipe, swaps = make_pipeline(), {"red": "blue"}
+        noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+        run = options(output_type="latent", latents=noise.repeat(2, 1, 1, 1))
+        masks = []
+        for threshold in (0.3, 0.9, 0.97):  # a random model looks at a word nearly everywhere
+            with tx.edit(pipe, tx.Replace(swaps)), tx.record(pipe) as trace:
+                blend = tx.LocalBlend(trace, "red", "blue", threshold=threshold)
+                latents = pipe(SWAP, callback_on_step_end=blend, **run).images
+            masks.append((latents[1] == latents[0]).all(0).float().mean())
+        assert 0 <= masks[0] < masks[1] <= masks[2] < 1
+
+    def test_blends_by_argument(self, load: Any) -> None:
+        found = load("prompt_to_prompt")(SWAP, blend=("red", "blue"), **options()).images
+        assert np.isfinite(found).all()
+
+    def test_bad_input(self, load: Any) -> None:
+        pipe = load("prompt_to_prompt")
+        with pytest.raises(tx.UserError, match="source, target"):
+            pipe("a red circle", **options())
+        with pytest.raises(tx.UserError, match="one image a prompt"):
+            pipe(SWAP, num_images_per_prompt=2, **options())
+        with pytest.raises(tx.UserError, match="blend or callback_on_step_end"):
+            pipe(SWAP, blend=("red", "blue"), callback_on_step_end=print, **options())
+        with pytest.raises(tx.UserError, match="a threshold between 0 and 1"):
+            tx.LocalBlend(None, "red", "blue", threshold=2)
