@@ -53,6 +53,16 @@ def test_edited_and_left_as_found(name: str) -> None:
         assert np.allclose(trace.to_numpy("edited")[site.name].sum(-1), 1, atol=1e-5)
 
 
+def test_runs_that_follow_each_other_where_only_the_text_encoder_is_heard() -> None:
+    pipe, draw = WORKS_WITH["SDXL of Modular Diffusers"]()
+    steps = []
+    with tx.edit(pipe, lambda probs, context: steps.append(context.step) or probs):
+        draw()
+        draw()
+    sites = len(tx.find_sites(pipe.unet))
+    assert steps == [step for _ in range(2) for step in range(3) for _ in range(sites)]
+
+
 def test_self_attention_beside_perturbed_attention() -> None:
     """Its processors come into the place of ours during the run; what they do cannot be edited."""
     pipe, draw = WORKS_WITH["perturbed-attention guidance"]()
