@@ -30,7 +30,6 @@ NAMES = [
     "fused projections",
     "sequential offload",
     "group offload",
-    "compile_repeated_blocks",
 ]
 
 
