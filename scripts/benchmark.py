@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from t2i_xattn.benchmark import DENOISERS, MODES, Loop, make_loop, mode, peak_memory
+from t2i_xattn.benchmark import DENOISERS, Loop, all_modes, make_loop, mode, peak_memory
 from t2i_xattn.benchmark.timing import ratio, time_in_turn
 from t2i_xattn.errors import UserError
 from t2i_xattn.evaluation.report import check_writable, circumstances, write_json
@@ -48,18 +48,19 @@ def record_command(
         raise UserError(f"expected a denoiser of {', '.join(DENOISERS)}, but came {denoiser!r}")
     if json is not None:
         check_writable(json)
-    modes = [each for each in MODES if compiled or "compiled" not in each]
+    modes = [each for each in all_modes() if compiled or "compiled" not in each]
     loop = make_loop(denoiser, pixels=pixels, dtype=getattr(torch, dtype), device=device)
     seconds = time_in_turn(lambda: loop.run(steps), modes, lambda name: mode(name, loop), limit)
 
     table = Table(title=f"{denoiser}, {loop.size[0] * 8}², {steps} steps, {dtype}, {device}")
-    for name in ("way", "seconds", "against", "time ratio (range)", "peak memory added, MB"):
-        table.add_column(name, justify="left" if name in ("way", "against") else "right")
+    for name in ("way", "seconds", "against", "time ratio", "peak, MB more"):
+        left = name in ("way", "against")
+        table.add_column(name, justify="left" if left else "right", no_wrap=name != "peak, MB more")
     options: dict[str, Any] = {"pixels": pixels, "dtype": dtype, "device": device}
     peaks = {
         name: peak_memory(denoiser, name, steps, **options)
-        for name in ("plain", "record", "walk", "unfused")
-        if memory
+        for name in modes
+        if memory and "compiled" not in name
     }
     figures: dict[str, Any] = {}
     for name in modes:
@@ -94,7 +95,7 @@ def cost_command(
 ) -> None:
     """The cost of recording against the number of steps, of tokens, and the picture's size."""
     table = Table(title=f"Recording, {denoiser}, {dtype}, {device}")
-    for name in ("steps", "tokens", "picture", "time ratio (range)", "bytes kept"):
+    for name in ("steps", "tokens", "picture", "time ratio", "bytes kept"):
         table.add_column(name, justify="right")
     rows = [(steps, 77, 512) for steps in COST_STEPS]
     rows += [(2, tokens, 512) for tokens in COST_TOKENS]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -15,10 +15,12 @@ from rich.console import Console
 from t2i_xattn.default_model import load_pipeline
 from t2i_xattn.errors import UserError
 from t2i_xattn.evaluation import report
+from t2i_xattn.evaluation.inversions import evaluate_inversions
 from t2i_xattn.evaluation.judging import SPOILINGS, JudgeAccuracy, judge_accuracy
 from t2i_xattn.evaluation.maps import TIMESTEPS, evaluate_maps
 from t2i_xattn.evaluation.pictures import Keep, judge_prompts, picture_figures
 from t2i_xattn.evaluation.prompts import Prompt, benchmark_prompts
+from t2i_xattn.evaluation.ways import USUAL, WAYS, chosen_ways
 from t2i_xattn.judge import Verdict
 from t2i_xattn.output import output_folder
 
@@ -104,9 +106,11 @@ def _judged_pictures(
     return pipe, {"judge": own, "pictures": painted}
 
 
-def _maps(pipe: Any, limit: int | None, batch: int) -> list[dict[str, Any]]:
+def _maps(
+    pipe: Any, limit: int | None, batch: int, ways: Sequence[str] = USUAL
+) -> list[dict[str, Any]]:
     scenes = limit or SCENES
-    figures = evaluate_maps(pipe, scenes, batch=batch)
+    figures = evaluate_maps(pipe, scenes, batch=batch, ways=ways)
     Console().print(report.maps_table(figures, scenes))
     return [each.as_json() for each in figures]
 
@@ -153,14 +157,42 @@ def pictures(
 @app.command()
 def maps(
     model: Model = None,
+    ways: Annotated[str, typer.Option(help=f"How maps are made, of: {', '.join(WAYS)}.")] = (
+        ",".join(USUAL)
+    ),
     batch: Batch = 25,
     limit: Limit = None,
     json: Json = None,
     device: Device = "cpu",
 ) -> None:
     """Hold the heat maps of words against the pixels that they name."""
-    settings = {"model": model, "timesteps": TIMESTEPS, "limit": limit}
-    _run(json, settings, lambda: {"maps": _maps(_load(model, device), limit, batch)})
+    chosen = [each.strip() for each in ways.split(",")]
+    chosen_ways(chosen)  # a name that is none is told before a model is loaded
+    settings = {"model": model, "ways": chosen, "timesteps": TIMESTEPS, "limit": limit}
+    _run(json, settings, lambda: {"maps": _maps(_load(model, device), limit, batch, chosen)})
+
+
+@app.command()
+def inversions(
+    model: Model = None,
+    steps: Steps = 25,
+    guidance: Guidance = 5.0,
+    batch: Annotated[int, typer.Option(min=1, help="Pictures at once.")] = 10,
+    limit: Limit = None,
+    json: Json = None,
+    device: Device = "cpu",
+) -> None:
+    """Invert 50 rendered pictures by every method, and paint them again."""
+    settings = {"model": model, "steps": steps, "guidance": guidance, "limit": limit}
+
+    def measure() -> dict[str, Any]:
+        figures = evaluate_inversions(
+            _load(model, device), limit or 50, steps=steps, guidance=guidance, batch=batch
+        )
+        Console().print(report.inversions_table(figures))
+        return {"inversions": [vars(each) for each in figures]}
+
+    _run(json, settings, measure)
 
 
 @app.command("all")

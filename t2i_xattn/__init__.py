@@ -22,7 +22,16 @@ if TYPE_CHECKING:
     from t2i_xattn.edits.restrict import Restrict
     from t2i_xattn.edits.weights import Add, Drop, Reweight
     from t2i_xattn.errors import UserError
+    from t2i_xattn.guidance import (
+        AttendAndExcite,
+        Binding,
+        BoxDiff,
+        GuidanceLoss,
+        Layout,
+        guide,
+    )
     from t2i_xattn.interception import InterceptingProcessor, attention_forward
+    from t2i_xattn.inversion import invert
     from t2i_xattn.maps import HeatMap
     from t2i_xattn.processors import RecordingProcessor
     from t2i_xattn.recording import record
@@ -34,14 +43,19 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Add",
+    "AttendAndExcite",
     "AttentionSite",
+    "Binding",
+    "BoxDiff",
     "Drop",
     "Edit",
     "EditContext",
     "EditFunction",
+    "GuidanceLoss",
     "HeatMap",
     "InjectMap",
     "InterceptingProcessor",
+    "Layout",
     "MaskPadding",
     "RecordingProcessor",
     "Refine",
@@ -59,6 +73,8 @@ __all__ = [
     "contact_sheet",
     "edit",
     "find_sites",
+    "guide",
+    "invert",
     "load_default",
     "record",
 ]
@@ -67,14 +83,19 @@ __all__ = [
 # torch and diffusers take seconds.
 _HOMES = {
     "Add": "edits.weights",
+    "AttendAndExcite": "guidance",
     "AttentionSite": "sites",
+    "Binding": "guidance",
+    "BoxDiff": "guidance",
     "Drop": "edits.weights",
     "Edit": "edits.edit",
     "EditContext": "edits.edit",
     "EditFunction": "edits.edit",
+    "GuidanceLoss": "guidance",
     "HeatMap": "maps",
     "InjectMap": "edits.maps",
     "InterceptingProcessor": "interception",
+    "Layout": "guidance",
     "MaskPadding": "edits.distribution",
     "RecordingProcessor": "processors",
     "Refine": "edits.prompt_to_prompt",
@@ -91,6 +112,8 @@ _HOMES = {
     "contact_sheet": "render",
     "edit": "editing",
     "find_sites": "sites",
+    "guide": "guidance",
+    "invert": "inversion",
     "load_default": "default_model",
     "record": "recording",
 }

@@ -24,12 +24,14 @@ class SiteMaps:
         columns: places on the token axis whose map is wanted.
         latent_size: height and width of the latent.
         picture_size: height and width of the picture.
+        weights: of the sites, at least 0, where the run was recorded with `heads="auto"`.
     """
 
     maps: Sequence[FloatMap]
     columns: Sequence[int]
     latent_size: tuple[int, int]
     picture_size: tuple[int, int]
+    weights: Sequence[float] | None = None
 
     @property
     def wanted(self) -> list[FloatMap]:
@@ -47,9 +49,14 @@ def mean_over_sites(given: SiteMaps) -> FloatMap:
     Every value is a convex combination of recorded shares, so the unit is kept: the maps of all
     tokens sum to 1 at each pixel. The columns of a word are added.
     """
+    return mean_of(_enlarged(given))
+
+
+def _enlarged(given: SiteMaps) -> list[FloatMap]:
+    """Of each site the head mean of the wanted columns, added up, at picture size."""
     # Adding up first is the same and cheaper, since enlarging is linear.
     added = [array.mean(axis=0).sum(axis=-1, keepdims=True) for array in given.wanted]
-    return mean_of([resized(array, given.picture_size, "bilinear")[..., 0] for array in added])
+    return [resized(array, given.picture_size, "bilinear")[..., 0] for array in added]
 
 
 def daam(given: SiteMaps) -> FloatMap:
@@ -95,29 +102,62 @@ def at_resolution(resolution: int) -> Aggregate:
     return aggregate
 
 
-def rescaled(given: SiteMaps) -> FloatMap:
-    """Per-pixel rescaling: the share of what is not given to the start token.
+def auto(given: SiteMaps) -> FloatMap:
+    """Auto aggregation: heads and sites by what they have to do with the picture.
 
     Meng et al., "Making Training-Free Diffusion Segmentors Scale with the Generative Power", arXiv
-    2603.06178: the start token takes most of the attention, and more of it at some places than at
-    others, so that shares of different places cannot be compared; they are divided by what the
-    other tokens get there. Only this half of the paper's method; its weights of heads and layers
-    are not in it. The unit is the share of the attention to all other tokens, 0 to 1.
+    2603.06178. A head weighs at each place as much as it adds to its layer's output
+    (`t2i_xattn.attention.head_weights`), a site as much as its self-attention agrees with the
+    layout of the picture (`t2i_xattn.site_weights.agreement`). Both are taken while the picture is
+    made, so the run must be recorded with `heads="auto"`. The unit is kept.
+
+    Raises:
+        UserError: if the run was recorded otherwise.
+    """
+    if given.weights is None:
+        raise UserError(
+            "expected a trace with the weights of its sites, but this one has none; record with "
+            'heads="auto"'
+        )
+    weights = np.asarray(given.weights, dtype=np.float64)
+    weights = weights / weights.sum() if weights.sum() > 0 else np.full_like(weights, 1)
+    return np.asarray(np.average(_enlarged(given), axis=0, weights=weights), dtype=np.float32)
+
+
+def rescaled(given: SiteMaps, pool: Aggregate = mean_over_sites) -> FloatMap:
+    """Per-pixel rescaling: the share of what is not given to the start token.
+
+    Meng et al., arXiv 2603.06178: the start token takes most of the attention, and more of it at
+    some places than at others, so that shares of different places cannot be compared; they are
+    divided by what the other tokens get there. The unit is the share of the attention to all other
+    tokens, 0 to 1.
+
+    Args:
+        given: the maps.
+        pool: how the sites are pooled before.
 
     Raises:
         UserError: if only some columns were recorded.
     """
     every = range(given.maps[0].shape[-1])
-    everything = mean_over_sites(replace(given, columns=every))
+    everything = pool(replace(given, columns=every))
     if not np.allclose(everything, 1, atol=1e-2):
         raise UserError(
             "expected a trace with every column of the text, which rescaling compares, but this "
             "one has some only; record without words=… and columns=…"
         )
-    others = everything - mean_over_sites(replace(given, columns=[0]))
+    others = everything - pool(replace(given, columns=[0]))
     wanted = [column for column in given.columns if column != 0]
-    share: FloatMap = mean_over_sites(replace(given, columns=wanted)) / others.clip(min=1e-6)
+    share: FloatMap = pool(replace(given, columns=wanted)) / others.clip(min=1e-6)
     return share
+
+
+def goca(given: SiteMaps) -> FloatMap:
+    """The whole of Meng et al., arXiv 2603.06178: `auto` aggregation, then `rescaled`.
+
+    Left out is what their segmentation does after it: a blur, and each map to 0 … 1.
+    """
+    return rescaled(given, auto)
 
 
 def mean_of(arrays: Sequence[FloatMap]) -> FloatMap:

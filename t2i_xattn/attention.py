@@ -134,6 +134,43 @@ def carried(query: Tensor, key: Tensor, scale: float, maps: Tensor, steps: int =
     return maps
 
 
+def head_weights(probs: Tensor, values: Tensor, to_out: Any) -> Tensor:
+    """How much each head has to do with what a layer adds, place by place.
+
+    The output of a layer is the sum of its heads' parts, O = Σ Oₕ with Oₕ = Aₕ Vₕ Wₕ. A head's
+    weight at a place is ⟨Oₕ, O⟩, not below 0, divided by the sum over the heads: the head-wise half
+    of auto aggregation (Meng et al., arXiv 2603.06178), in the variant of the authors' code that
+    clamps, so that shares stay shares.
+
+    Args:
+        probs: fp32 `(batch, heads, queries, tokens)`.
+        values: `(batch, heads, tokens, d)`.
+        to_out: the layer's output projection, whose bias no head has to do with.
+
+    Returns:
+        fp32 `(batch, heads, queries)`, 0 to 1, summing to 1 over the heads.
+    """
+    with torch.autocast(device_type=probs.device.type, enabled=False):
+        matrix = _matrix(to_out, probs.shape[1] * values.shape[-1]).float()
+        parts = torch.matmul(probs, values.float())
+        added = parts.transpose(1, 2).flatten(2) @ matrix.mT
+        # ⟨Oₕ, O⟩ = (Aₕ Vₕ) · (O Wₕᵀ), without forming the heads' outputs one by one.
+        back = split_heads(added @ matrix, probs.shape[1])
+        weights = (parts * back).sum(dim=-1).clamp(min=0)
+        total = weights.sum(dim=1, keepdim=True)
+        # Where nothing is added at all, no head is more than another.
+        return torch.where(total > 0, weights / total.clamp(min=1e-30), 1 / probs.shape[1])
+
+
+def _matrix(linear: Any, width: int) -> Tensor:
+    """`(out, in)` of a linear layer; of one that a LoRA has wrapped, with what it adds."""
+    if type(linear) is torch.nn.Linear:
+        return linear.weight
+    weight = next(linear.parameters())
+    identity = torch.eye(width, device=weight.device, dtype=weight.dtype)
+    return (linear(identity) - linear(torch.zeros_like(identity[:1]))).mT
+
+
 def split_heads(projected_states: Tensor, heads: int) -> Tensor:
     """`(batch, n, heads · d)` to `(batch, heads, n, d)`."""
     return projected_states.unflatten(-1, (heads, -1)).transpose(1, 2)

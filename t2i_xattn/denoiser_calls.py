@@ -68,7 +68,7 @@ class DenoiserCalls(FollowedDenoiser):
         self.modules = [(site, attn) for site, attn in self.modules if site.name in names]
         self.layers = [(site.name, attn) for site, attn in self.modules]
         partners: dict[str, str] = {}
-        if keep.walk:
+        if keep.needs_self_attention:
             # In a transformer block of diffusers, attn1 looks at the picture, attn2 at the text.
             own = {
                 site.name: attn for site, attn in walk_sites(self.denoiser) if site.kind == "self"
@@ -78,7 +78,7 @@ class DenoiserCalls(FollowedDenoiser):
                 inside = partner.removeprefix(self.prefix)
                 if inside not in own:
                     raise UserError(
-                        f"expected self-attention beside {site.name} for a walk, but its block has "
+                        f"expected self-attention beside {site.name} to read, but its block has "
                         "none; leave that site out with sites=…"
                     )
                 self._check(partner, own[inside])

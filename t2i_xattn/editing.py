@@ -17,7 +17,7 @@ from t2i_xattn.following import FollowedDenoiser, FollowedRun, Spans
 from t2i_xattn.keep import TEXT
 from t2i_xattn.prompt import Word, token_ids
 from t2i_xattn.sites import AttentionSite, choose_sites, walk_sites
-from t2i_xattn.store import CallShape
+from t2i_xattn.sums import CallShape
 
 EditLike = Edit | Callable[[Tensor, EditContext], Tensor]
 

@@ -18,7 +18,7 @@ from t2i_xattn.keep import TEXT
 from t2i_xattn.processors import WrappingProcessor, unrecordable
 from t2i_xattn.prompt import Word
 from t2i_xattn.prompt_listener import EncodedPrompts, can_listen, listen
-from t2i_xattn.store import CallShape
+from t2i_xattn.sums import CallShape
 
 Spans = Mapping[str, Sequence[int]]
 
@@ -105,9 +105,10 @@ class FollowedDenoiser:
         """
         begun = False
 
-        def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             nonlocal begun
             begun = self._begin_call(caller, args, kwargs)
+            return self.changed(_named(args, kwargs)) if begun else None
 
         def after(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
             if begun:
@@ -116,9 +117,16 @@ class FollowedDenoiser:
         self._hooks.close()
         self._hooks.enter_context(_around_calls(module, before, after))
 
+    def changed(self, given: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        """Other arguments for the call that has begun; None: what it was given.
+
+        Args:
+            given: the arguments by name.
+        """
+        return None
+
     def _begin_call(self, caller: Caller, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-        given = dict(zip(("sample", "timestep", "encoder_hidden_states"), args, strict=False))
-        given.update(kwargs)
+        given = _named(args, kwargs)
         sample, text = given["sample"], given["encoder_hidden_states"]
         tokens = {TEXT: int(text.shape[1])}
         for number, count in enumerate(self._picture_tokens(given), 1):
@@ -189,11 +197,18 @@ class FollowedDenoiser:
             )
 
 
+def _named(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a denoiser's call, by name."""
+    return dict(zip(("sample", "timestep", "encoder_hidden_states"), args, strict=False)) | kwargs
+
+
 @contextmanager
 def _around_calls(
-    module: nn.Module, before: Callable[..., None], after: Callable[..., None]
+    module: nn.Module, before: Callable[..., Any], after: Callable[..., None]
 ) -> Iterator[None]:
     """Hooks before and after the module's forward, outside of what was compiled.
+
+    `before` may give back other arguments, as a forward pre-hook of torch may.
 
     `module.compile()` compiles the hooks as well, or ignores those that come later; then the
     compiled call itself is covered, on this instance.
@@ -212,7 +227,7 @@ def _around_calls(
         return
 
     def call(*args: Any, **kwargs: Any) -> Any:
-        before(module, args, kwargs)
+        args, kwargs = before(module, args, kwargs) or (args, kwargs)
         output = compiled(*args, **kwargs)
         after(module, args, output)
         return output

@@ -10,7 +10,7 @@ from t2i_xattn.branches import BRANCHES, CONDITIONAL
 from t2i_xattn.errors import UserError, nearest
 from t2i_xattn.prompt import Word, find_phrase
 
-Heads = Literal["mean", "each"]
+Heads = Literal["mean", "each", "auto"]
 Steps = Literal["sum", "each"] | Sequence[tuple[int, int]]
 Groups = tuple[tuple[int, ...], ...]
 """The columns that each place of the token axis stands for."""
@@ -22,6 +22,11 @@ their attention is a softmax of its own."""
 WALKED = "walked"
 """The stream of the text's maps carried along the self-attention of their block."""
 
+SELF = "self"
+"""The stream of self-attention: where the chosen places of the picture look."""
+
+Places = Sequence[tuple[float, float]] | Literal["all"]
+"""Places of the picture as (down, right), 0 to 1; `"all"`: every place of each site's map."""
 EDITED = "edited"
 """The stream of the text's maps after the edits that act on the pipeline; `text` is before them."""
 
@@ -40,6 +45,9 @@ class Keep:
     branches: tuple[str, ...] = (CONDITIONAL,)
     budget: int | None = None
     walk: int = 0
+    walk_every: int = 2
+    self_attention: Places | None = None
+    reference: str | None = None
 
     def __post_init__(self) -> None:
         if self.words is not None and self.columns is not None:
@@ -47,10 +55,16 @@ class Keep:
         for name, chosen in (("words", self.words), ("columns", self.columns)):
             if isinstance(chosen, str) or (chosen is not None and not len(chosen)):
                 raise UserError(f"expected {name}=[…] with at least one entry, but came {chosen!r}")
-        if self.heads not in ("mean", "each"):
-            raise UserError(f'expected heads="mean" or "each", but came {self.heads!r}')
-        if self.walk < 0:
-            raise UserError(f"expected walk=0 or more steps, but came {self.walk}")
+        if self.heads not in ("mean", "each", "auto"):
+            raise UserError(f'expected heads="mean", "each" or "auto", but came {self.heads!r}')
+        if self.reference is not None and self.heads != "auto":
+            raise UserError('expected heads="auto" beside reference=…, which only that looks at')
+        if self.walk < 0 or self.walk_every < 1:
+            raise UserError(
+                "expected walk=0 or more steps at every walk_every=1 or more calls, but came "
+                f"{self.walk} and {self.walk_every}"
+            )
+        self._check_self_attention()
         if not self.branches:
             raise UserError("expected at least one branch to keep, but came none")
         for branch in self.branches:
@@ -76,6 +90,44 @@ class Keep:
             end = window[1]
         if not self.steps:
             raise UserError("expected at least one window of steps, but came none")
+
+    def _check_self_attention(self) -> None:
+        places = self.self_attention
+        if places is None:
+            return
+        if isinstance(places, str):
+            if places != "all":
+                raise UserError(
+                    'expected self_attention="all" or places [(down, right), …] of the picture, '
+                    f"but came {places!r}"
+                )
+            if self.budget is None:
+                raise UserError(
+                    'expected budget=… beside self_attention="all": the matrix of a site of '
+                    "64 × 64 places takes 67 MB; say how many bytes it may be"
+                )
+            return
+        inside = all(len(place) == 2 and all(0 <= each <= 1 for each in place) for place in places)
+        if not inside or not len(places):
+            raise UserError(
+                "expected places [(down, right), …] of the picture, each from 0 to 1, but came "
+                f"{list(places)!r}"
+            )
+
+    @property
+    def needs_self_attention(self) -> bool:
+        """Whether the self-attention beside a cross-attention site has to be read."""
+        return bool(self.walk) or self.self_attention is not None or self.heads == "auto"
+
+    def queries(self, height: int, width: int) -> list[int] | None:
+        """The queries of a site's map that the places of `self_attention` lie in; None: all."""
+        assert self.self_attention is not None
+        if isinstance(self.self_attention, str):
+            return None
+        return [
+            min(int(down * height), height - 1) * width + min(int(right * width), width - 1)
+            for down, right in self.self_attention
+        ]
 
     def window(self, step: int) -> int | None:
         """The place on the step axis that a step is summed into; None: it is not kept."""

@@ -15,7 +15,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from t2i_xattn.targets import LayerCall, Tap, Target
+from t2i_xattn.targets import Action, LayerCall
 
 READABLE = {
     "AttnProcessor",
@@ -155,7 +155,7 @@ class RecordingProcessor(WrappingProcessor):
     The output is the inner processor's own, and keeping is in-place adds into tensors.
     """
 
-    targets: tuple[Target | Tap, ...]
+    targets: tuple[Action, ...]
 
     def before(self, call: LayerCall) -> None:
         with torch.no_grad():

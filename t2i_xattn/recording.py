@@ -15,12 +15,13 @@ from t2i_xattn.denoiser_calls import DenoiserCalls
 from t2i_xattn.editing_processor import EditingProcessor
 from t2i_xattn.errors import UserError
 from t2i_xattn.following import FollowedRun, Spans
-from t2i_xattn.keep import Heads, Keep, Steps
+from t2i_xattn.keep import Heads, Keep, Places, Steps
 from t2i_xattn.processors import wrappers
 from t2i_xattn.prompt_listener import EncodedPrompts
+from t2i_xattn.recorded_run import RecordedRun
 from t2i_xattn.sites import Sites, choose_sites
-from t2i_xattn.store import CallShape
-from t2i_xattn.trace import RecordedRun, Trace
+from t2i_xattn.sums import CallShape
+from t2i_xattn.trace import Trace
 
 
 @contextmanager
@@ -34,6 +35,9 @@ def record(
     steps: Steps = "sum",
     branches: str | Sequence[str] = CONDITIONAL,
     walk: int = 0,
+    walk_every: int = 2,
+    self_attention: Places | None = None,
+    reference: str | None = None,
     spans: Spans | Sequence[Spans] | None = None,
     controlnet: bool = False,
     budget: int | None = None,
@@ -57,7 +61,9 @@ def record(
         words: words or phrases of the prompt to keep, the shares of their columns added up. By
             default every column of the text is kept by itself.
         columns: columns to keep instead, 0 the start token.
-        heads: `"mean"`, or `"each"` to keep every head by itself.
+        heads: `"mean"`, `"each"` to keep every head by itself, or `"auto"` to weigh them at each
+            place by what they add to the layer's output, and the sites by how well they agree with
+            the layout of the picture; see `aggregation.auto`, which then pools the sites.
         steps: `"sum"` for one map over all steps, `"each"` for one a step (memory then grows with
             the steps), or windows `[(first, end), …]`. A step is a call of the denoiser.
         branches: which branches of the guidance: `"conditional"`, `"unconditional"`, `"image"`
@@ -65,6 +71,13 @@ def record(
         walk: steps by which the maps are carried along the self-attention of their block as well,
             as the stream `walked`: places that look at each other come to have alike shares. Best
             with few words, since it costs about as much as self-attention for every 40 columns.
+        walk_every: the walk is taken at the first call of each window of steps, and then at each
+            so-manieth; the mean is over these. The calls next to each other are much alike.
+        self_attention: places of the picture as (down, right), 0 to 1, whose self-attention is
+            kept as the stream `self`: at each site, where the query that the place lies in looks.
+            `"all"` keeps the whole matrix of every site, and needs a budget.
+        reference: with `heads="auto"`, the name of the site whose queries say what belongs
+            together; by default `site_weights.reference_site` chooses.
         spans: for prompts that are given as embeddings: the columns of each word or phrase, a
             mapping for all the images or one for each.
         controlnet: whether to record the sites of the pipeline's ControlNet as well; their names
@@ -95,11 +108,23 @@ def record(
         branches=(branches,) if isinstance(branches, str) else tuple(branches),
         budget=budget,
         walk=walk,
+        walk_every=walk_every,
+        self_attention=self_attention
+        if isinstance(self_attention, str | None)
+        else tuple(self_attention),
+        reference=reference,
     )
+    if controlnet and heads == "auto":
+        raise UserError(
+            'expected heads="mean" or "each" with controlnet=True, but came "auto": the weights of '
+            "a ControlNet's sites cannot be held against the UNet's"
+        )
     if unrecordable not in ("raise", "skip"):
         raise UserError(f'expected unrecordable="raise" or "skip", but came {unrecordable!r}')
     followed = _denoisers(pipe, controlnet, unrecordable == "skip")
     chosen = choose_sites([site for each in followed for site in each.sites], sites)
+    if reference is not None:
+        choose_sites(chosen, [reference])
     for each in followed:
         each.keep_sites(chosen, keep)
     followed = [each for each in followed if each.modules]
@@ -203,6 +228,7 @@ class _Run(FollowedRun[DenoiserCalls]):
             latent_size=(height, width),
             picture_size=(height * scale, width * scale),
             settings=self._settings(),
+            site_weights=stores[0].site_weights(),
         )
 
     def _model(self) -> str | None:
@@ -217,6 +243,7 @@ class _Run(FollowedRun[DenoiserCalls]):
             "timesteps": [_numbers(timestep) for timestep in store.timesteps],
             "guidance_scale": self.guidance_scale,
             "heads": self.keep.heads,
+            "walk": self.keep.walk,
             "pipeline": type(self.pipe).__name__,
             "model": self._model(),
             "scheduler": type(getattr(self.pipe, "scheduler", None)).__name__,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -11,41 +11,21 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from t2i_xattn.errors import UserError
-from t2i_xattn.keep import EDITED, OF_TEXT, TEXT, WALKED, Groups, Keep
+from t2i_xattn.keep import EDITED, SELF, TEXT, WALKED, Groups, Keep
+from t2i_xattn.site_weights import agreement, reference_affinity, reference_site
 from t2i_xattn.sites import AttentionSite
-from t2i_xattn.targets import Carry, Tap, Target, Walk
-
-
-@dataclass(frozen=True)
-class CallShape:
-    """What must stay the same over a run, and fixes the size of what is kept.
-
-    Attributes:
-        images: rows of one branch.
-        latent_size: height and width of the latent.
-        tokens: by stream, the number of keys.
-    """
-
-    images: int
-    latent_size: tuple[int, int]
-    tokens: Mapping[str, int]
+from t2i_xattn.sums import CallShape, Kept, Sums
+from t2i_xattn.targets import Action, Carry, Looks, Tap, Target, Walk
 
 
 @dataclass
-class _Window:
-    """The sums of one place on the step axis.
+class _Affinity:
+    """What the weights of the sites in one call of one branch are computed from, at its end."""
 
-    `sums[stream, site]` is fp32 `(branches, images, heads, queries, kept)` and `reached[...]` the
-    calls that arrived there, one number a branch; `calls` are those that began.
-    """
-
-    sums: dict[tuple[str, str], Tensor]
-    reached: dict[tuple[str, str], Tensor]
-    calls: list[int]
-
-    def place(self, stream: str, site: str, branch: int) -> tuple[Tensor, Tensor]:
-        """The sum and the count of one branch, to be added to."""
-        return self.sums[stream, site][branch], self.reached[stream, site][branch : branch + 1]
+    weights: dict[str, Tensor]
+    branch: int
+    carries: dict[str, Carry]
+    reference: Carry = field(default_factory=Carry)
 
 
 class MapStore:
@@ -56,7 +36,6 @@ class MapStore:
         sites: the sites kept, in forward order.
         shape: what the first call fixed; None before it.
         groups: for each image, the columns kept of the text; None: all.
-        edited: whether edits act on the sites, so that the maps after them are kept too.
         calls, finished: calls of the denoiser that began, and that ran to their end.
         timesteps: the noise level of each call, as handed to the denoiser.
     """
@@ -71,20 +50,29 @@ class MapStore:
         Args:
             sites: the sites to keep.
             keep: what to keep of each.
-            partners: for each site, the self-attention site of its block; needed for a walk.
+            partners: for each site, the self-attention site of its block; needed where `keep` has
+                to do with self-attention.
         """
         self.keep = keep
         self.partners = dict(partners or {})
         self.sites = tuple(sites)
-        self.shape: CallShape | None = None
-        self.groups: tuple[Groups, ...] | None = None
-        self.edited = False
         self.calls = 0
         self.finished = 0
         self.timesteps: list[Tensor | float] = []
-        self._windows: dict[int, _Window] = {}
+        self._kept: Kept | None = None
+        self._windows: dict[int, Sums] = {}
         self._steps = dict.fromkeys(keep.branches, 0)
         self._selection: Tensor | None = None
+        self._places: dict[int, Tensor | None] = {}
+        self._affinities: list[_Affinity] = []
+
+    @property
+    def shape(self) -> CallShape | None:
+        return None if self._kept is None else self._kept.shape
+
+    @property
+    def groups(self) -> tuple[Groups, ...] | None:
+        return None if self._kept is None else self._kept.groups
 
     def begin_run(
         self,
@@ -99,18 +87,18 @@ class MapStore:
             shape: of every call to come.
             groups: the columns to keep for each image, see `Keep.groups`.
             steps: steps of the run, if they are known.
-            edited: whether edits act on the sites.
+            edited: whether edits act on the sites, so that the maps after them are kept too.
 
         Raises:
             UserError: if the maps would be larger than the budget.
         """
-        self.shape, self.groups, self.edited = shape, groups, edited
+        self._kept = Kept(self.keep, self.sites, shape, groups, edited)
         windows = self.keep.windows(steps) or 1
         budget = self.keep.budget
-        if budget is not None and windows * self.window_nbytes > budget:
+        if budget is not None and windows * self._kept.nbytes > budget:
             raise UserError(
                 f"expected maps of at most {budget:,} bytes (budget=…), but this run would keep "
-                f"{windows * self.window_nbytes:,}: {len(self.sites)} sites, {windows} of steps, "
+                f"{windows * self._kept.nbytes:,}: {len(self.sites)} sites, {windows} of steps, "
                 f"{len(self.keep.branches)} branches, heads {self.keep.heads!r}; keep fewer by "
                 'sites=…, words=…, steps="sum" or heads="mean"'
             )
@@ -118,25 +106,14 @@ class MapStore:
     @property
     def window_nbytes(self) -> int:
         """Bytes of one place on the step axis."""
-        assert self.shape is not None
-        return 4 * sum(
-            int(np.prod(self._sum_shape(stream, site)))
-            for stream in self.streams
-            for site in self.sites
-        )
-
-    @property
-    def streams(self) -> tuple[str, ...]:
-        """The streams that are kept."""
-        assert self.shape is not None
-        walked, edited = [WALKED] if self.keep.walk else [], [EDITED] if self.edited else []
-        return (*self.shape.tokens, *walked, *edited)
+        assert self._kept is not None
+        return self._kept.nbytes
 
     @property
     def nbytes(self) -> int:
         """Bytes held for maps on the denoiser's device."""
         return sum(
-            each.nbytes for window in self._windows.values() for each in window.sums.values()
+            each.nbytes for window in self._windows.values() for each in window.maps.values()
         )
 
     def begin_call(
@@ -145,10 +122,10 @@ class MapStore:
         branches: Mapping[str, slice],
         timestep: Tensor | float,
         device: torch.device,
-    ) -> dict[str, tuple[Target | Tap, ...]]:
-        """Counts a call and says where the probs of each site are to be added, by site name.
+    ) -> dict[str, tuple[Action, ...]]:
+        """Counts a call and says what is to be done at each site, by its name.
 
-        With a walk, the partners of the sites are named too.
+        The partners of the sites are named too, where they have something to do.
 
         Raises:
             UserError: if this call has another shape than the first, or what is kept of every step
@@ -162,7 +139,8 @@ class MapStore:
         self.calls += 1
         # Kept as it came: reading a number off a GPU would wait for it at every step.
         self.timesteps.append(timestep)
-        targets: dict[str, tuple[Target | Tap, ...]] = {site.name: () for site in self.sites}
+        self._affinities = []
+        actions: dict[str, tuple[Action, ...]] = {site.name: () for site in self.sites}
         for index, branch in enumerate(self.keep.branches):
             if branch not in branches:
                 continue
@@ -171,32 +149,83 @@ class MapStore:
             if place is None:
                 continue
             window = self._window(place, device)
-            window.calls[index] += 1
-            rows = branches[branch]
-            for site in self.sites:
-                walk = edited = None
-                if self.edited:
-                    edited = window.place(EDITED, site.name, index)
-                if self.keep.walk:
-                    carry, partner = Carry(), self.partners[site.name]
-                    targets[partner] = (*targets.get(partner, ()), Tap(rows, carry))
-                    walk = Walk(carry, self.keep.walk, *window.place(WALKED, site.name, index))
-                targets[site.name] += tuple(
-                    Target(
-                        number,
-                        rows,
-                        *window.place(stream, site.name, index),
-                        selection=self._selection if stream == TEXT else None,
-                        walk=walk if stream == TEXT else None,
-                        edited=edited if stream == TEXT else None,
-                    )
-                    for number, stream in enumerate(shape.tokens)
+            for name, more in self._actions(branches[branch], window, index, device):
+                actions[name] = (*actions.get(name, ()), *more)
+        return actions
+
+    def _actions(
+        self, rows: slice, window: Sums, branch: int, device: torch.device
+    ) -> list[tuple[str, tuple[Action, ...]]]:
+        """What is to be done with one branch's rows, by site."""
+        assert self._kept is not None
+        walks = self.keep.walk > 0 and window.calls[branch] % self.keep.walk_every == 0
+        window.calls[branch] += 1
+        window.walks[branch] += walks
+        auto = self.keep.heads == "auto"
+        affinity = _Affinity(window.weights, branch, {site.name: Carry() for site in self.sites})
+        actions: list[tuple[str, tuple[Action, ...]]] = []
+        for site in self.sites:
+            walk = edited = None
+            at_partner: list[Action] = []
+            if walks:
+                carry = Carry()
+                at_partner.append(Tap(rows, carry))
+                walk = Walk(carry, self.keep.walk, *window.place(WALKED, site.name, branch))
+            if auto:
+                at_partner.append(Tap(rows, affinity.carries[site.name]))
+            if self.keep.self_attention is not None:
+                queries = self._queries(site, device)
+                at_partner.append(Looks(rows, *window.place(SELF, site.name, branch), queries))
+            if at_partner:
+                actions.append((self.partners[site.name], tuple(at_partner)))
+            if self._kept.edited:
+                edited = window.place(EDITED, site.name, branch)
+            targets = tuple(
+                Target(
+                    number,
+                    rows,
+                    *window.place(stream, site.name, branch),
+                    selection=self._selection if stream == TEXT else None,
+                    walk=walk if stream == TEXT else None,
+                    edited=edited if stream == TEXT else None,
+                    weighed=auto and stream == TEXT,
                 )
-        return targets
+                for number, stream in enumerate(self._kept.shape.tokens)
+            )
+            actions.append((site.name, targets))
+        if auto:
+            actions.append((self._reference.name, (Tap(rows, affinity.reference),)))
+            self._affinities.append(affinity)
+        return actions
+
+    @property
+    def _reference(self) -> AttentionSite:
+        named = [site for site in self.sites if site.name == self.keep.reference]
+        return named[0] if named else reference_site(self.sites)
+
+    def _queries(self, site: AttentionSite, device: torch.device) -> Tensor | None:
+        """The queries of a site to keep the self-attention of; one tensor a level of the UNet."""
+        assert self.shape is not None
+        if site.level not in self._places:
+            queries = self.keep.queries(*site.size(*self.shape.latent_size))
+            self._places[site.level] = (
+                None if queries is None else torch.tensor(queries, device=device)
+            )
+        return self._places[site.level]
 
     def end_call(self) -> None:
-        """Notes that the call ran through all its sites."""
+        """Takes in what can be told after the whole call only."""
+        assert self.shape is not None
         self.finished += 1
+        for affinity in self._affinities:
+            size = self._reference.size(*self.shape.latent_size)
+            reference = reference_affinity(affinity.reference.taken()[0])
+            for site in self.sites:
+                carry = affinity.carries[site.name]
+                own = site.size(*self.shape.latent_size)
+                agreed = agreement(*carry.taken(), carry.scale, own, reference, size)
+                affinity.weights[site.name][affinity.branch].add_(agreed)
+        self._affinities = []
 
     def windows(self) -> tuple[tuple[int, int], ...]:
         """First step and end of each place on the step axis."""
@@ -218,7 +247,7 @@ class MapStore:
             UserError: if nothing was recorded, if the run broke off inside a UNet call, or if a
                 site was not reached at every call, so that a mean would be wrong.
         """
-        if self.shape is None or not self._windows:
+        if self._kept is None or not self._windows:
             raise UserError(
                 "expected a recorded run, but the pipeline has not run yet (or not as far as the "
                 "steps to keep); call it inside `with record(pipe) as trace:` before reading maps"
@@ -228,7 +257,7 @@ class MapStore:
                 f"expected a run that ended, but it broke off inside UNet call {self.calls}; "
                 "record it again"
             )
-        windows = [self._windows[place] for place in sorted(self._windows)]
+        windows = self._in_order()
         for index, branch in enumerate(self.keep.branches):
             if not any(window.calls[index] for window in windows):
                 raise UserError(
@@ -236,77 +265,32 @@ class MapStore:
                     "guidance on, or keep another branch"
                 )
         return {
-            stream: {site.name: self._mean(windows, stream, site) for site in self.sites}
-            for stream in self.streams
+            stream: {site.name: self._kept.mean(windows, stream, site) for site in self.sites}
+            for stream in self._kept.streams
         }
 
-    def _mean(
-        self, windows: Sequence[_Window], stream: str, site: AttentionSite
-    ) -> NDArray[np.float32]:
-        assert self.shape is not None
-        means = []
-        for window in windows:
-            calls = np.array(window.calls, dtype=np.float32)
-            reached = window.reached[stream, site.name].cpu().numpy()
-            if (reached != calls).any():
-                raise UserError(
-                    f"expected {calls.tolist()} calls at {site.name}, but {reached.tolist()} were "
-                    "recorded; its block was skipped during the run, or its processor replaced "
-                    "inside a UNet call: record again without that"
-                )
-            total = window.sums[stream, site.name].cpu().numpy()
-            if np.isnan(total).any():
-                raise UserError(
-                    f"expected numbers at {site.name}, but the model gave NaN there; run it in "
-                    "bfloat16 or float32 instead of float16"
-                )
-            with np.errstate(invalid="ignore"):
-                means.append(total / calls[:, None, None, None, None])
-        # (step, branch, image, head, query, token), with the queries as height × width.
-        stacked = np.stack(means)
-        size = site.size(*self.shape.latent_size)
-        stacked = stacked.reshape(*stacked.shape[:4], *size, stacked.shape[-1])
-        mean: NDArray[np.float32] = np.ascontiguousarray(stacked.transpose(2, 1, 0, 3, 4, 5, 6))
-        return mean
+    def site_weights(self) -> dict[str, NDArray[np.float32]] | None:
+        """See `Kept.mean_weights`; to be read after `means`, which looks whether all is well."""
+        assert self._kept is not None
+        return self._kept.mean_weights(self._in_order())
 
-    def _sum_shape(self, stream: str, site: AttentionSite) -> tuple[int, ...]:
-        assert self.shape is not None
-        height, width = site.size(*self.shape.latent_size)
-        if stream in OF_TEXT and self.groups is not None:
-            kept = len(self.groups[0])
-        else:
-            kept = self.shape.tokens[TEXT if stream in OF_TEXT else stream]
-        heads = site.heads if self.keep.heads == "each" and stream != WALKED else 1
-        return (len(self.keep.branches), self.shape.images, heads, height * width, kept)
+    def _in_order(self) -> list[Sums]:
+        return [self._windows[place] for place in sorted(self._windows)]
 
-    def _window(self, place: int, device: torch.device) -> _Window:
+    def _window(self, place: int, device: torch.device) -> Sums:
         if place in self._windows:
             return self._windows[place]
-        assert self.shape is not None
+        assert self._kept is not None
         budget = self.keep.budget
         if budget is not None and self.nbytes + self.window_nbytes > budget:
             raise UserError(
                 f"expected maps of at most {budget:,} bytes (budget=…), but step {place} goes "
                 f'beyond it, with {self.window_nbytes:,} a step; keep steps="sum" or windows'
             )
-        if self._selection is None and self.groups is not None:
-            self._selection = _selection(self.groups, self.shape.tokens[TEXT]).to(device)
-        keys = [(stream, site) for stream in self.streams for site in self.sites]
-        self._windows[place] = _Window(
-            sums={
-                (stream, site.name): torch.zeros(
-                    self._sum_shape(stream, site), dtype=torch.float32, device=device
-                )
-                for stream, site in keys
-            },
-            reached={
-                (stream, site.name): torch.zeros(
-                    len(self.keep.branches), dtype=torch.float32, device=device
-                )
-                for stream, site in keys
-            },
-            calls=[0] * len(self.keep.branches),
-        )
+        if self._selection is None and self._kept.groups is not None:
+            selection = _selection(self._kept.groups, self._kept.shape.tokens[TEXT])
+            self._selection = selection.to(device)
+        self._windows[place] = self._kept.zeros(device)
         return self._windows[place]
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from t2i_xattn.attention import (
     attention_probs,
     carried,
+    head_weights,
     normed_inputs,
     queries_and_keys,
     split_heads,
@@ -70,16 +71,24 @@ class LayerCall(NamedTuple):
 
 
 class Carry:
-    """Queries and keys of a block's self-attention, on their way to its cross-attention."""
+    """Queries and keys of a layer, on their way to where they are used."""
 
     def __init__(self) -> None:
         self.query: Tensor | None = None
         self.key: Tensor | None = None
         self.scale = 1.0
 
+    def taken(self) -> tuple[Tensor, Tensor]:
+        """Queries and keys, which are let go of."""
+        query, key = self.query, self.key
+        assert query is not None
+        assert key is not None
+        self.query = self.key = None
+        return query, key
+
 
 class Tap(NamedTuple):
-    """Keeps the queries and keys of a self-attention layer until the walk has used them."""
+    """Keeps the queries and keys of a layer until they have been used."""
 
     rows: slice
     carry: Carry
@@ -88,6 +97,43 @@ class Tap(NamedTuple):
         """Called by the processor before the layer is computed."""
         self.carry.query, self.carry.key = call.queries_and_keys(self.rows)
         self.carry.scale = call.attn.scale
+
+
+class Looks(NamedTuple):
+    """Where the self-attention of chosen places is to be added.
+
+    Attributes:
+        rows: the rows of the batch.
+        total: fp32 `(rows, heads, keys, places)`; with one head in it, the heads' mean is added.
+        calls: fp32 `(1,)`, counts what was added.
+        places: int64 `(places,)`, the queries to keep; None: all.
+    """
+
+    rows: slice
+    total: Tensor
+    calls: Tensor
+    places: Tensor | None
+
+    def take(self, call: LayerCall) -> None:
+        """Called by the processor before the layer is computed."""
+        query, key = call.queries_and_keys(self.rows)
+        mask = call.mask(self.rows)
+        if self.places is not None:
+            query = query[:, :, self.places]
+            if mask is not None and mask.shape[2] > 1:
+                mask = mask[:, :, self.places]
+        heads = query.shape[1]
+        # One head at a time, since all of a large matrix would not fit.
+        for head in range(heads):
+            one = slice(head, head + 1)
+            of_head = None if mask is None else mask[:, one]
+            probs = attention_probs(query[:, one], key[:, one], call.attn.scale, of_head)
+            looks = probs.transpose(-1, -2)
+            if self.total.shape[1] == 1:
+                self.total.add_(looks, alpha=1 / heads)
+            else:
+                self.total[:, one].add_(looks)
+        self.calls.add_(1)
 
 
 class Walk(NamedTuple):
@@ -107,10 +153,7 @@ class Walk(NamedTuple):
 
     def add(self, probs: Tensor) -> None:
         """Adds the carried head mean of `(rows, heads, queries, kept)`."""
-        query, key = self.carry.query, self.carry.key
-        assert query is not None
-        assert key is not None
-        self.carry.query = self.carry.key = None
+        query, key = self.carry.taken()
         mean = probs.mean(dim=1, keepdim=True)
         self.total.add_(carried(query, key, self.carry.scale, mean, self.steps))
         self.calls.add_(1)
@@ -127,6 +170,8 @@ class Target(NamedTuple):
         selection: `(rows, tokens, kept)` of 0 and 1, the tokens that are summed into each place;
             None: every token by itself.
         walk: where the maps carried along self-attention go, if they are wanted.
+        weighed: whether the heads are weighed by what they add to the layer's output, instead of
+            their plain mean.
         edited: like `total` and `calls`, for the probs after the edits at the site, if there are
             any; all else is from before them.
     """
@@ -137,6 +182,7 @@ class Target(NamedTuple):
     calls: Tensor
     selection: Tensor | None = None
     walk: Walk | None = None
+    weighed: bool = False
     edited: tuple[Tensor, Tensor] | None = None
 
     def take(self, call: LayerCall) -> None:
@@ -151,9 +197,9 @@ class Target(NamedTuple):
             for wrapper in reversed(call.wrappers):  # the inmost first, as the edits compose
                 after = wrapper.edited(after, self.rows)
             total, calls = self.edited
-            total.add_(self._kept(after))
+            total.add_(self._kept(after, call))
             calls.add_(1)
-        probs = self._kept(probs)
+        probs = self._kept(probs, call)
         seen, expected = tuple(probs.shape), tuple(self.total.shape)
         assert seen == expected, (seen, expected)
         self.total.add_(probs)
@@ -161,9 +207,12 @@ class Target(NamedTuple):
         if self.walk is not None:
             self.walk.add(probs)
 
-    def _kept(self, probs: Tensor) -> Tensor:
+    def _kept(self, probs: Tensor, call: LayerCall) -> Tensor:
         """The heads and tokens of `(rows, heads, queries, tokens)` that are kept."""
-        if self.total.shape[1] == 1:
+        if self.weighed:
+            weights = head_weights(probs, call.values(self.rows), call.attn.to_out[0])
+            probs = (probs * weights[..., None]).sum(dim=1, keepdim=True)
+        elif self.total.shape[1] == 1:
             probs = probs.mean(dim=1, keepdim=True)
         return probs if self.selection is None else torch.matmul(probs, self.selection[:, None])
 
@@ -180,3 +229,7 @@ class Target(NamedTuple):
             ],
             dim=-1,
         )
+
+
+Action = Target | Tap | Looks
+"""What can be done with a call of a layer."""

@@ -3,58 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from os import PathLike
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from t2i_xattn.aggregation import Aggregate, SiteMaps, mean_of, mean_over_sites
+from t2i_xattn.aggregation import Aggregate, SiteMaps, mean_over_sites
 from t2i_xattn.errors import UserError
-from t2i_xattn.keep import OF_TEXT, TEXT, Groups
+from t2i_xattn.keep import OF_TEXT, SELF, TEXT, Groups
 from t2i_xattn.maps import HeatMap
 from t2i_xattn.prompt import Word, find_phrase
+from t2i_xattn.recorded_run import AXES, RecordedRun, of_steps
 from t2i_xattn.sites import AttentionSite, Sites, choose_sites
-
-AXES = ("image", "branch", "step", "head", "height", "width", "token")
-"""The axes of every recorded map, in their order. An axis over which a mean was taken while
-recording has length 1."""
-
-
-@dataclass(frozen=True, eq=False)
-class RecordedRun:
-    """The data of a trace.
-
-    Attributes:
-        maps: by stream and site name, fp32 with the axes `AXES`, at the site's own resolution:
-            shares of attention, 0 to 1. Where every token of a stream is kept they sum to 1 at each
-            location, special tokens included. The stream `text` is always there; `picture n` holds
-            the n-th IP-Adapter's picture tokens, `walked` the text's maps carried along
-            self-attention, `edited` the text's maps after the edits that acted.
-        sites: the sites, in the order of the forward pass.
-        groups: for each image, the columns that each place of the text's token axis stands for;
-            None: every column by itself.
-        branches: the branches, in the order of their axis.
-        steps: first step and end of each place on the step axis.
-        prompts: the prompt of each image; None where it was given as embeddings.
-        words: the words of each image's prompt.
-        latent_size: height and width of the latent.
-        picture_size: height and width of the picture, in pixels.
-        settings: what made the run, as JSON has it: `calls` (of the UNet), `timesteps` (one a
-            call), `guidance_scale` (None: off), `pipeline`, `model`, `scheduler`, `versions`.
-    """
-
-    maps: dict[str, dict[str, NDArray[np.float32]]]
-    sites: tuple[AttentionSite, ...]
-    groups: tuple[Groups, ...] | None
-    branches: tuple[str, ...]
-    steps: tuple[tuple[int, int], ...]
-    prompts: tuple[str | None, ...]
-    words: tuple[tuple[Word, ...], ...]
-    latent_size: tuple[int, int]
-    picture_size: tuple[int, int]
-    settings: dict[str, Any]
+from t2i_xattn.trace_parts import difference, mean, selected
 
 
 class Trace:
@@ -150,9 +112,10 @@ class Trace:
                 as `lambda site: site.level == 0`. By default all.
             aggregate: how the sites are pooled; see `t2i_xattn.aggregation`.
             stream: `"text"`; `"walked"` for the maps carried along self-attention, where the run
-                was recorded with `walk=…`; `"edited"` for those after the edits, where
-                the run had any; or `"picture 1"` for the tokens of an IP-Adapter's
-                pictures, which are asked for by columns.
+                was recorded with `walk=…`; `"edited"` for those after the edits, where the run had
+                any; `"picture 1"` for the tokens of an IP-Adapter's pictures; or `"self"` for the
+                self-attention of chosen places. The last two are asked for by columns, which are
+                the pictures' tokens or the chosen places.
 
         Returns:
             The map at picture size, the mean over steps and heads of the first branch that was
@@ -168,7 +131,8 @@ class Trace:
         if stream not in run.maps:
             raise UserError(
                 f"expected a stream of {', '.join(run.maps)}, but came {stream!r}; record with "
-                "walk=1 for walked, with edits for edited, and with an IP-Adapter for pictures"
+                "walk=1 for walked, with edits for edited, self_attention=… for self, and an "
+                "IP-Adapter for pictures"
             )
         if phrase is not None:
             if stream not in OF_TEXT:
@@ -189,8 +153,19 @@ class Trace:
         of_text = stream in OF_TEXT
         groups = run.groups[image] if run.groups is not None and of_text else None
         places = _places(chosen, groups, of_stream[names[0]].shape[-1])
-        maps = [_of_steps(run, of_stream[name])[image] for name in names]
-        return HeatMap(label, aggregate(SiteMaps(maps, places, run.latent_size, run.picture_size)))
+        maps = [of_steps(run, of_stream[name])[image] for name in names]
+        if stream == SELF and len({array.shape[1:3] for array in maps}) > 1:
+            raise UserError(
+                "expected sites of one resolution, since the shares of a place sum to 1 over each "
+                "site's map; choose them with sites=lambda site: site.level == …"
+            )
+        weights = None
+        if run.site_weights is not None:
+            weights = [
+                float(of_steps(run, run.site_weights[name][..., None])[image, 0]) for name in names
+            ]
+        given = SiteMaps(maps, places, run.latent_size, run.picture_size, weights)
+        return HeatMap(label, aggregate(given))
 
     def select(
         self,
@@ -220,48 +195,7 @@ class Trace:
             ...     pipe("a red circle")
             >>> early = trace.select(steps=range(5)).heatmap("circle")
         """
-        run = self.run
-        chosen = choose_sites(run.sites, sites)
-        branches, windows = run.branches, run.steps
-        takes: dict[int, list[int]] = {}
-        if branch is not None:
-            if branch not in branches:
-                raise UserError(
-                    f"expected a branch of {', '.join(branches)}, but came {branch!r}; record with "
-                    f"branches=[{branch!r}] to keep it"
-                )
-            takes[AXES.index("branch")] = [branches.index(branch)]
-            branches = (branch,)
-        if steps is not None:
-            places = _numbers(steps, len(windows), "step", 'steps="each"')
-            takes[AXES.index("step")] = places
-            windows = tuple(windows[place] for place in places)
-        prompts, words, groups = run.prompts, run.words, run.groups
-        if images is not None:
-            pictures = _numbers(images, len(prompts), "image", None)
-            takes[AXES.index("image")] = pictures
-            prompts = tuple(prompts[each] for each in pictures)
-            words = tuple(words[each] for each in pictures)
-            groups = None if groups is None else tuple(groups[each] for each in pictures)
-        if heads is not None:
-            axis = AXES.index("head")
-            lengths = {site.name: run.maps[TEXT][site.name].shape[axis] for site in chosen}
-            takes[axis] = _numbers(heads, max(lengths.values()), "head", 'heads="each"')
-            chosen = [site for site in chosen if lengths[site.name] > max(takes[axis])]
-
-        def taken(array: NDArray[np.float32]) -> NDArray[np.float32]:
-            for axis, places in takes.items():
-                array = array.take(places, axis=axis)
-            return array
-
-        maps = {
-            stream: {site.name: taken(of_sites[site.name]) for site in chosen}
-            for stream, of_sites in run.maps.items()
-        }
-        return Trace(
-            replace(run, maps=maps, sites=tuple(chosen), branches=branches, steps=windows,
-                    prompts=prompts, words=words, groups=groups)
-        )  # fmt: skip
+        return Trace(selected(self.run, sites, branch, steps, heads, images))
 
     def __sub__(self, other: Trace) -> Trace:
         """The difference of two traces of equal shape, such as two seeds or two prompts.
@@ -269,14 +203,7 @@ class Trace:
         Its maps lie between -1 and 1. Words, prompts and settings are those of the first; the
         second's settings stand under `minus`.
         """
-        first, second = self.run, other.run
-        _check_alike(first, second)
-        maps = {
-            stream: {name: array - second.maps[stream][name] for name, array in of_sites.items()}
-            for stream, of_sites in first.maps.items()
-        }
-        settings = first.settings | {"minus": second.settings}
-        return Trace(replace(first, maps=maps, settings=settings))
+        return Trace(difference(self.run, other.run))
 
     @staticmethod
     def mean(traces: Sequence[Trace]) -> Trace:
@@ -284,20 +211,7 @@ class Trace:
 
         Words, prompts and settings are those of the first; `mean_of` counts the traces.
         """
-        runs = [trace.run for trace in traces]
-        if not runs:
-            raise UserError("expected at least one trace to take the mean of, but came none")
-        for run in runs[1:]:
-            _check_alike(runs[0], run)
-        maps = {
-            stream: {
-                name: mean_of([run.maps[stream][name] for run in runs]) for name in of_sites
-            }
-            for stream, of_sites in runs[0].maps.items()
-        }  # fmt: skip
-        return Trace(
-            replace(runs[0], maps=maps, settings=runs[0].settings | {"mean_of": len(runs)})
-        )
+        return Trace(mean([trace.run for trace in traces]))
 
     def to_numpy(self, stream: str = TEXT) -> dict[str, NDArray[np.float32]]:
         """By site name, the arrays with all the axes `AXES`."""
@@ -358,16 +272,7 @@ def _checked_image(run: RecordedRun, image: int) -> int:
 
 def _pooled(run: RecordedRun, array: NDArray[np.float32]) -> NDArray[np.float32]:
     """`(images, height, width, tokens)`: the first branch, the mean over steps and heads."""
-    return _of_steps(run, array).mean(axis=1)
-
-
-def _of_steps(run: RecordedRun, array: NDArray[np.float32]) -> NDArray[np.float32]:
-    """`(images, heads, height, width, tokens)`: the first branch, the mean over the steps."""
-    of_branch = array[:, 0]
-    if of_branch.shape[1] == 1:
-        return of_branch[:, 0]
-    lengths = np.array([end - first for first, end in run.steps], dtype=np.float64)
-    return np.asarray(np.average(of_branch, axis=1, weights=lengths), dtype=np.float32)
+    return of_steps(run, array).mean(axis=1)
 
 
 def _places(columns: tuple[int, ...], groups: Groups | None, tokens: int) -> list[int]:
@@ -390,22 +295,3 @@ def _places(columns: tuple[int, ...], groups: Groups | None, tokens: int) -> lis
             f"{list(columns)}; record with these words=… or columns=…, or with neither"
         )
     return places
-
-
-def _numbers(chosen: int | Sequence[int], count: int, axis: str, how: str | None) -> list[int]:
-    numbers = [chosen] if isinstance(chosen, int) else list(chosen)
-    if not numbers or not all(0 <= number < count for number in numbers):
-        hint = f"; record with {how} to keep more" if how else ""
-        raise UserError(f"expected {axis}s from 0 to {count - 1}, but came {numbers}{hint}")
-    return numbers
-
-
-def _check_alike(first: RecordedRun, second: RecordedRun) -> None:
-    def shapes(run: RecordedRun) -> dict[str, Any]:
-        return {f"{s}/{name}": a.shape for s, m in run.maps.items() for name, a in m.items()}
-
-    if shapes(first) != shapes(second) or first.groups != second.groups:
-        raise UserError(
-            "expected traces of the same sites, sizes, steps and columns, but they differ; record "
-            "both runs in the same way"
-        )

@@ -2,7 +2,8 @@
 
 The metadata has one key, `t2i_xattn`, with `format_version`, `axes`, `streams`, `shape` (of each
 tensor), `sites`, `groups`, `branches`, `steps`, `prompts`, `words`, `latent_size`, `picture_size`
-and `settings`; see `RecordedRun`. The tensors are fp32 and named `STREAM/SITE`.
+and `settings`; see `RecordedRun`. The tensors are fp32 and named `STREAM/SITE`, the weights of
+sites `site weight/SITE`.
 """
 
 from __future__ import annotations
@@ -22,11 +23,12 @@ from safetensors.numpy import save
 
 from t2i_xattn.errors import TraceFileError, UserError
 from t2i_xattn.prompt import Word
+from t2i_xattn.recorded_run import AXES, RecordedRun
 from t2i_xattn.sites import AttentionSite
-from t2i_xattn.trace import AXES, RecordedRun
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 _KEY = "t2i_xattn"
+_WEIGHT = "site weight"
 
 
 def write_trace(run: RecordedRun, path: str | PathLike[str]) -> None:
@@ -41,6 +43,8 @@ def write_trace(run: RecordedRun, path: str | PathLike[str]) -> None:
         for stream, of_sites in run.maps.items()
         for name, array in of_sites.items()
     }
+    for name, array in (run.site_weights or {}).items():
+        tensors[f"{_WEIGHT}/{name}"] = np.ascontiguousarray(array)
     header = {
         "format_version": FORMAT_VERSION,
         "axes": AXES,
@@ -170,6 +174,10 @@ def _run(maps: dict[str, NDArray[np.float32]], header: dict[str, Any]) -> Record
             expected = (len(prompts), len(branches), len(steps), shape[3], *size, shape[6])
             if shape != expected or len(words) != len(prompts):
                 raise ValueError(f"{site.name} is {shape}, not {expected}")
+    weights = {name: maps[name] for name in maps if name.startswith(f"{_WEIGHT}/")}
+    for name, array in weights.items():
+        if array.shape != (len(prompts), len(branches), len(steps)):
+            raise ValueError(f"{name} is {array.shape}")
     return RecordedRun(
         maps=streams,
         sites=sites,
@@ -181,6 +189,9 @@ def _run(maps: dict[str, NDArray[np.float32]], header: dict[str, Any]) -> Record
         latent_size=(latent_height, latent_width),
         picture_size=(picture_height, picture_width),
         settings=header["settings"],
+        site_weights={site.name: weights[f"{_WEIGHT}/{site.name}"] for site in sites}
+        if weights
+        else None,
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from captured import Captured
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -14,7 +15,6 @@ from t2i_xattn import reference
 from t2i_xattn.attention import carried
 from t2i_xattn.errors import UserError
 from t2i_xattn.recording import record
-from t2i_xattn.sites import walk_sites
 
 
 @settings(max_examples=20, deadline=None)
@@ -43,27 +43,12 @@ def test_a_walk_is_the_dense_matrix_to_a_power(
 
 def test_recorded_walks(pipe: Any, draw: Any) -> None:
     """Against what the layers themselves projected, in fp64, one step of the sampler."""
-    captured: dict[str, torch.Tensor] = {}
-    hooks = [
-        getattr(attn, which).register_forward_hook(
-            lambda _, __, out, key=f"{site.name}.{which}": captured.update({key: out.double()})
-        )
-        for site, attn in walk_sites(pipe.unet)
-        for which in ("to_q", "to_k")
-    ]
-    plain = draw(pipe, num_inference_steps=1)
-    for hook in hooks:
-        hook.remove()
+    captured = Captured(pipe, lambda: draw(pipe, num_inference_steps=1))
     with record(pipe, walk=2) as trace:
-        assert draw(pipe, num_inference_steps=1).tobytes() == plain.tobytes()
+        assert draw(pipe, num_inference_steps=1).tobytes() == captured.result.tobytes()
     assert list(trace.run.maps) == ["text", "walked"]
     for site in trace.sites:
-        name = site.name.replace("attn2", "attn1")
-        query, key = (
-            reference.split_heads(captured[f"{name}.{which}"][-1:], site.heads)
-            for which in ("to_q", "to_k")
-        )
-        dense = reference.probs(reference.scores(query, key)).mean(1)[0].numpy()
+        dense = captured.probs(site, of="attn1").mean(1)[0].numpy()
         maps = trace.to_numpy()[site.name][0, 0, 0, 0].reshape(len(dense), -1)
         walked = trace.to_numpy("walked")[site.name][0, 0, 0, 0].reshape(len(dense), -1)
         assert np.abs(walked - dense @ dense @ maps).max() < 1e-5
@@ -79,6 +64,17 @@ def test_words_are_carried_alone(pipe: Any, draw: Any) -> None:
     assert np.allclose(some.heatmap("red circle", stream="walked").array, expected, atol=1e-6)
     assert not np.allclose(some.heatmap("red circle").array, expected, atol=1e-4)
     assert next(iter(some.to_numpy("walked").values())).shape[-1] == 2
+
+
+@pytest.mark.parametrize(("every", "walked"), [(1, [0, 1, 2, 3, 4]), (2, [0, 2, 4]), (9, [0])])
+def test_only_some_calls_are_walked(pipe: Any, draw: Any, every: int, walked: list[int]) -> None:
+    with record(pipe, walk=1, walk_every=every) as trace:
+        draw(pipe, num_inference_steps=5)
+    with record(pipe, walk=1, steps="each") as each:  # where every step is the first of its window
+        draw(pipe, num_inference_steps=5)
+    for name, maps in trace.to_numpy("walked").items():
+        expected = each.to_numpy("walked")[name][:, :, walked].mean(axis=2, keepdims=True)
+        assert np.allclose(maps, expected, atol=1e-6)
 
 
 def test_a_walk_that_was_not_recorded(pipe: Any, draw: Any) -> None:

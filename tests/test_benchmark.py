@@ -9,12 +9,14 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from t2i_xattn.benchmark import MODES, make_loop, mode
+from t2i_xattn.benchmark import MODES, PEER_MODES, all_modes, make_loop, mode
 from t2i_xattn.benchmark.timing import ratio, time_in_turn
 
 
-@pytest.mark.parametrize("name", [name for name in MODES if "compiled" not in name])
+@pytest.mark.parametrize("name", [name for name in (*MODES, *PEER_MODES) if "compiled" not in name])
 def test_every_way_paints_the_same(name: str) -> None:
+    if name in PEER_MODES:
+        pytest.importorskip("attention_map_diffusers")
     loop = make_loop("tiny", dtype=torch.float32)
     plain = loop.run(2)
     assert plain.isfinite().all()
@@ -65,7 +67,7 @@ def test_the_command(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, [*options, "--no-memory", "--json", str(path)])
     assert result.exit_code == 0, result.output
     figures = json.loads(path.read_text("utf-8"))
-    assert set(figures["ways"]) == {"plain", "record", "walk", "unfused"}
+    assert set(figures["ways"]) == {name for name in all_modes() if "compiled" not in name}
     # Two sites of 16 × 16 and one of 8 × 8 places, 77 tokens, fp32.
     assert figures["kept_bytes"] == 4 * 77 * (3 * 16 * 16 + 8 * 8)
     assert figures["ways"]["record"]["median"] > 0

@@ -22,7 +22,7 @@ from t2i_xattn.errors import UserError
 from t2i_xattn.interception import attention_forward
 from t2i_xattn.processors import wrappers
 from t2i_xattn.prompt import split_words, token_ids
-from t2i_xattn.store import CallShape
+from t2i_xattn.sums import CallShape
 
 Draw = Callable[..., np.ndarray]
 PROMPTS = ["a red circle", "a blue circle"]

@@ -33,6 +33,7 @@ from t2i_xattn.evaluation.prompts import (
     make_prompts,
     prompts_as_json,
 )
+from t2i_xattn.evaluation.ways import WAYS
 from t2i_xattn.maps import HeatMap
 from t2i_xattn.scenes import language, render_scene
 
@@ -197,7 +198,7 @@ def test_uniform_baseline_is_the_expectation() -> None:
 
 def test_maps_of_a_tiny_pipeline(pipe: Any) -> None:
     figures = evaluate_maps(pipe, 6, timesteps=(200, 800), batch=4)
-    keys = {(each.sites, each.kind, each.timestep, each.map_of) for each in figures}
+    keys = {(each.way, each.kind, each.timestep, each.map_of) for each in figures}
     assert len(keys) == len(figures) == 2 * 2 * 3 * 3
     scenes = [render_scene(20_000_000 + index, split="any") for index in range(6)]
     objects = sum(len(scene.scene.objects) for scene in scenes)
@@ -212,17 +213,30 @@ def test_maps_of_a_tiny_pipeline(pipe: Any) -> None:
         evaluate_maps(pipe, 0)
 
 
+def test_every_way_has_its_figures(pipe: Any) -> None:
+    figures = evaluate_maps(pipe, 2, timesteps=(500,), ways=list(WAYS))
+    found = {each.way: each.iou_true_area for each in figures if each.map_of == "the word"}
+    assert set(found) == set(WAYS)
+    assert len(set(found.values())) > 3
+    with pytest.raises(
+        UserError, match=r"a way of mean, .* came 'walk' \(did you mean 'walked'\?\)"
+    ):
+        evaluate_maps(pipe, 2, ways=["walk"])
+
+
 def test_maps_of_a_denoiser_that_looks_in_the_right_place(
     pipe: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With each word's true mask as its map, words score 1 and wrong words about 0."""
     from t2i_xattn.evaluation import maps as evaluation
-    from t2i_xattn.trace import RecordedRun, Trace
+    from t2i_xattn.recorded_run import RecordedRun
+    from t2i_xattn.trace import Trace
 
     real = evaluation._recorded
 
-    def perfect(pipe: Any, scenes: Sequence[Any], *args: Any, **kwargs: Any) -> Trace:
-        run = real(pipe, scenes, *args, **kwargs).run
+    def perfect(pipe: Any, scenes: Sequence[Any], *args: Any, **kwargs: Any) -> dict[str, Trace]:
+        traces = real(pipe, scenes, *args, **kwargs)
+        run = traces["mean"].run
         shape = (len(scenes), *run.picture_size, 77)
         true = np.zeros(shape, dtype=np.float32)
         for image, scene in enumerate(scenes):
@@ -231,7 +245,7 @@ def test_maps_of_a_denoiser_that_looks_in_the_right_place(
                 true[image, :, :, columns[word.start]] = mask
         maps = dict.fromkeys(run.maps["text"], true[:, None, None, None])
         values = vars(run) | {"maps": {"text": maps}}
-        return Trace(RecordedRun(**values))
+        return dict.fromkeys(traces, Trace(RecordedRun(**values)))
 
     monkeypatch.setattr(evaluation, "_recorded", perfect)
     for each in evaluate_maps(pipe, 8, timesteps=(500,)):

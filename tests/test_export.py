@@ -52,7 +52,7 @@ def test_the_card_gives_what_was_measured_and_says_what_was_supervised(tmp_path:
     curves = dict.fromkeys(STAGES, CURVE)
     (tmp_path / "curves.json").write_text(json.dumps(curves), "utf-8")
     share = {"share": 0.75, "right": 3, "n": 4, "wilson_95": [0.3, 0.954]}
-    one = {"sites": "all", "kind": "noun", "timestep": None, "map_of": "the word", "n": 9}
+    one = {"way": "mean", "kind": "noun", "timestep": None, "map_of": "the word", "n": 9}
     figures = {
         "settings": {"steps": 25, "guidance": 5.0},
         "judge": {"clean": {"all": share}},
@@ -62,7 +62,7 @@ def test_the_card_gives_what_was_measured_and_says_what_was_supervised(tmp_path:
     (tmp_path / "figures.json").write_text(json.dumps(figures), "utf-8")
     card = model_card(recipe, tmp_path, tmp_path / "figures.json")
     assert "| pairs | objects right | 75.0 % (30–95) | 4 |" in card
-    assert "| all | noun | all | the word | 0.500 | 0.600 | 70.0 % | 9 |" in card
+    assert "| mean | noun | all | the word | 0.500 | 0.600 | 70.0 % | 9 |" in card
     seen = recipe.denoiser.steps * recipe.denoiser.batch
     assert f"| {seen:,} |" in card
     assert "the maps are the model's own" in card

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from t2i_xattn.scenes import render_scene
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -15,14 +17,19 @@ def test_the_examples_run(
 ) -> None:
     text = (ROOT / "README.md").read_text("utf-8")
     # The last has a model of the user's own, whose place nobody knows.
-    first, kept, edited, _ = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    *examples, _ = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "demo").mkdir()
+    render_scene(0).image.save(tmp_path / "demo" / "picture.png")
     names: dict[str, object] = {}
-    for example in (first, kept, edited):
+    for example in examples:
         exec(compile(example, "README.md", "exec"), names)
     assert len(names["arrays"]) == 4  # type: ignore[arg-type]
     assert names["before"] > names["after"] > 0  # type: ignore[operator]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["red_circle.png", "run.safetensors"]
+    written = sorted(path.name for path in tmp_path.iterdir() if path.is_file())
+    assert written == ["red_circle.png", "run.safetensors"]
+    assert names["placed"].size == (128, 128)  # type: ignore[attr-defined]
+    assert names["again"].size == (128, 128)  # type: ignore[attr-defined]
     printed = capsys.readouterr().out
     assert "(128, 128)" in printed
     assert "['a', 'red', 'circle', 'left', 'of', 'a', 'blue', 'square']" in printed

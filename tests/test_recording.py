@@ -7,12 +7,12 @@ import diffusers
 import numpy as np
 import pytest
 import torch
+from captured import Captured
 from diffusers import StableDiffusionImg2ImgPipeline
 
-from t2i_xattn import reference
 from t2i_xattn.errors import UserError
 from t2i_xattn.recording import record
-from t2i_xattn.sites import find_sites, walk_sites
+from t2i_xattn.sites import find_sites
 
 Draw = Callable[..., np.ndarray]
 
@@ -53,32 +53,30 @@ def test_same_bytes_and_whole_maps(pipe: Any, draw: Draw, name: str) -> None:
 def test_maps_equal_an_independent_computation(pipe: Any, draw: Draw, name: str) -> None:
     """fp64, from what the layers themselves projected, for one step and for their mean."""
     options = CIRCUMSTANCES[name]
-    captured: dict[str, list[torch.Tensor]] = {}
-    hooks = []
-    for site, attn in walk_sites(pipe.unet):
-        for which in ("to_q", "to_k"):
-            hooks.append(
-                getattr(attn, which).register_forward_hook(
-                    lambda _, __, out, key=f"{site.name}.{which}": captured.setdefault(
-                        key, []
-                    ).append(out.double())
-                )
-            )
-    images = len(draw(pipe, **options))
-    for hook in hooks:
-        hook.remove()
+    captured = Captured(pipe, lambda: draw(pipe, **options))
+    images = len(captured.result)
     with record(pipe) as trace:
         draw(pipe, **options)
+    assert captured.calls == trace.settings["calls"] == 2
     for site in trace.sites:
-        expected = np.zeros_like(trace.maps[site.name], dtype=np.float64)
-        queries, keys = captured[f"{site.name}.to_q"], captured[f"{site.name}.to_k"]
-        assert len(queries) == trace.settings["calls"] == 2
-        for q, k in zip(queries, keys, strict=True):
-            # The pictures of the prompt come last in the batch.
-            q, k = (reference.split_heads(x[-images:], site.heads) for x in (q, k))
-            p = reference.probs(reference.scores(q, k)).mean(dim=1).numpy()
-            expected += p.reshape(expected.shape) / len(queries)
+        # The pictures of the prompt come last in the batch.
+        each = [captured.probs(site, call, images).mean(dim=1) for call in range(captured.calls)]
+        expected = torch.stack(each).mean(dim=0).numpy().reshape(trace.maps[site.name].shape)
         assert np.abs(trace.maps[site.name] - expected).max() < 1e-5
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_maps_of_half_precision_models(pipe: Any, draw: Draw, dtype: torch.dtype) -> None:
+    pipe.to(dtype=dtype)
+    captured = Captured(pipe, lambda: draw(pipe, num_inference_steps=3))
+    with record(pipe) as trace:
+        draw(pipe, num_inference_steps=3)
+    for site in trace.sites:
+        each = [captured.probs(site, call).mean(dim=1) for call in range(captured.calls)]
+        expected = torch.stack(each).mean(dim=0).numpy().reshape(trace.maps[site.name].shape)
+        assert np.abs(trace.maps[site.name] - expected).max() < 5e-3
+        # The softmax and the sums are in fp32, whatever the model computes in.
+        assert np.allclose(trace.maps[site.name].sum(-1), 1, atol=1e-5)
 
 
 def test_recorded_rows_are_the_conditional_ones(pipe: Any, draw: Draw) -> None:

@@ -10,7 +10,8 @@ from t2i_xattn.errors import UserError
 from t2i_xattn.keep import Keep
 from t2i_xattn.prompt import Word
 from t2i_xattn.sites import AttentionSite
-from t2i_xattn.store import CallShape, MapStore
+from t2i_xattn.store import MapStore
+from t2i_xattn.sums import CallShape
 from t2i_xattn.targets import Target
 
 SITES = [
@@ -192,7 +193,7 @@ class TestKeep:
             ({"words": ["red"], "columns": [1]}, "but came both"),
             ({"words": "red"}, r"expected words=\[…\] with at least one entry, but came 'red'"),
             ({"columns": []}, r"expected columns=\[…\] with at least one"),
-            ({"heads": "max"}, "or \"each\", but came 'max'"),
+            ({"heads": "max"}, "or \"auto\", but came 'max'"),
             ({"branches": ("uncond",)}, r"but came 'uncond' \(did you mean 'unconditional'\?\)"),
             ({"branches": ()}, "at least one branch"),
             ({"steps": "all"}, "or windows such as"),

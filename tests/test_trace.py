@@ -14,8 +14,9 @@ from safetensors.numpy import load_file, save_file
 
 from t2i_xattn.errors import TraceFileError, UserError, WordNotFoundError
 from t2i_xattn.prompt import Word
+from t2i_xattn.recorded_run import RecordedRun
 from t2i_xattn.sites import AttentionSite
-from t2i_xattn.trace import RecordedRun, Trace
+from t2i_xattn.trace import Trace
 
 SITES = (
     AttentionSite("down.attn2", "cross", "down", 0, 2),
@@ -297,7 +298,7 @@ class TestFile:
     @pytest.mark.parametrize(
         ("change", "message"),
         [
-            (lambda h, t: h.update(format_version=1), "format version 2, but .* has 1; read it"),
+            (lambda h, t: h.update(format_version=1), "format version 3, but .* has 1; read it"),
             (lambda h, t: h.pop("format_version"), "damaged"),
             (lambda h, t: ["a list"], "damaged"),
             (lambda h, t: h.pop("words"), "damaged"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 
 import torch
 from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
@@ -11,10 +12,20 @@ from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 from t2i_xattn.benchmark.denoisers import Loop
 from t2i_xattn.recording import record
 
-MODES = ("plain", "record", "walk", "plain compiled", "record compiled", "unfused")
-"""`unfused` has diffusers' step-by-step processor at every site, which is what an edit by
-prompt-to-prompt's own code costs at least; `walk` records eight columns, carried along
-self-attention as well."""
+MODES = ("plain", "record", "walk", "auto", "plain compiled", "record compiled", "unfused")
+"""`walk` records eight columns, carried along self-attention as well; `auto` weighs heads and
+sites. `unfused` has diffusers' step-by-step processor at every site, which is what an edit by
+prompt-to-prompt's own code costs at least."""
+
+PEER = "attention-map-diffusers"
+PEER_MODES = (f"{PEER} fast", f"{PEER} exact")
+"""The package attention-map-diffusers 1.0.0 in its two modes, every step kept, the maps computed at
+the end as ours are. Installed by `pip install --no-deps attention-map-diffusers==1.0.0`."""
+
+
+def all_modes() -> tuple[str, ...]:
+    """`MODES`, and `PEER_MODES` where that package is installed."""
+    return MODES + (PEER_MODES if find_spec("attention_map_diffusers") else ())
 
 
 @contextmanager
@@ -32,6 +43,15 @@ def mode(name: str, loop: Loop) -> Iterator[None]:
         elif name == "walk":
             with record(loop.pipe, columns=range(1, 9), walk=1):
                 yield
+        elif name == "auto":
+            with record(loop.pipe, heads="auto"):
+                yield
+        elif name in PEER_MODES:
+            from attention_map_diffusers import AttentionCapture
+
+            with AttentionCapture(loop.pipe, timesteps="all", mode=name.split()[-1]) as capture:
+                yield
+            capture.compute()
         else:
             yield
     finally:

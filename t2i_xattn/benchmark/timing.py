@@ -40,7 +40,8 @@ def time_in_turn(
 ) -> dict[str, list[float]]:
     """Seconds of each mode, measured in turn so that a machine's moods fall on all alike.
 
-    Every mode runs once before, unmeasured; the order is turned round at every other turn.
+    Entering and leaving a mode is part of its time. Every mode runs once before, unmeasured; the
+    order is turned round at every other turn.
     """
     seconds: dict[str, list[float]] = {mode: [] for mode in modes}
     for mode in modes:
@@ -48,12 +49,12 @@ def time_in_turn(
             run()
     for turn in tqdm(range(pairs), desc="pairs", leave=False, disable=None):
         for mode in modes if turn % 2 == 0 else reversed(modes):
+            _wait()
+            start = time.perf_counter()
             with enter(mode):
-                _wait()
-                start = time.perf_counter()
                 run()
-                _wait()
-                seconds[mode].append(time.perf_counter() - start)
+            _wait()
+            seconds[mode].append(time.perf_counter() - start)
     return seconds
 
 

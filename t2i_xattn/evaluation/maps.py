@@ -7,7 +7,8 @@ own prompt. So the picture is known, and only the attention is the model's.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -20,6 +21,8 @@ from tqdm import tqdm
 
 from t2i_xattn.errors import UserError
 from t2i_xattn.evaluation.figures import Share
+from t2i_xattn.evaluation.ways import USUAL, Way, chosen_ways
+from t2i_xattn.keep import WALKED
 from t2i_xattn.maps import HeatMap
 from t2i_xattn.recording import record
 from t2i_xattn.regions import iou, pointing_hit
@@ -50,7 +53,7 @@ class MapFigure:
     """Means over the words of one kind.
 
     Attributes:
-        sites: `"all"` or `"finest"`: which attention sites are pooled.
+        way: how the map was made, one of `WAYS`.
         kind: `"noun"` or `"colour"`: which words were looked at.
         timestep: the noise level; None: the mean of all levels.
         map_of: whose map was held against the word's object.
@@ -60,7 +63,7 @@ class MapFigure:
         n: how many words.
     """
 
-    sites: str
+    way: str
     kind: str
     timestep: int | None
     map_of: MapOf
@@ -107,8 +110,9 @@ def evaluate_maps(
     *,
     timesteps: Sequence[int] = TIMESTEPS,
     batch: int = 25,
+    ways: Sequence[str] = USUAL,
 ) -> list[MapFigure]:
-    """Figures for nouns and colour words, by sites, noise level and whose map it is.
+    """Figures for nouns and colour words, by way, noise level and whose map it is.
 
     The wrong word of a noun is another object's noun, and of a colour word another object's
     colour. Where there is one object it is the first word that names no object, such as "a"; a
@@ -120,10 +124,12 @@ def evaluate_maps(
         scenes: how many rendered scenes, from `FIRST_SEED` on.
         timesteps: the noise levels.
         batch: scenes passed at once.
+        ways: how maps are made, of `WAYS`.
 
     Raises:
-        UserError: if `scenes` or `batch` is not positive.
+        UserError: if `scenes` or `batch` is not positive, or a way is not known.
     """
+    chosen = chosen_ways(ways)
     for name, value in (("scenes", scenes), ("batch", batch)):
         if value < 1:
             raise UserError(f"expected {name} of 1 or more, but came {value}")
@@ -137,10 +143,10 @@ def evaluate_maps(
             ]
             latents = _encoded(pipe, part)
             for timestep in timesteps:
-                trace = _recorded(pipe, part, latents, timestep, seed=FIRST_SEED + start)
-                for (sites, kind, map_of), each in _fits(trace, part):
-                    fits[sites, kind, timestep, map_of].append(each)
-                    fits[sites, kind, None, map_of].append(each)
+                traces = _recorded(pipe, part, latents, timestep, FIRST_SEED + start, chosen)
+                for (way, kind, map_of), each in _fits(traces, chosen, part):
+                    fits[way, kind, timestep, map_of].append(each)
+                    fits[way, kind, None, map_of].append(each)
             bar.update(len(part))
     return [
         MapFigure(
@@ -169,36 +175,43 @@ def _encoded(pipe: Any, scenes: Sequence[RenderedScene]) -> Tensor:
 
 @torch.no_grad()
 def _recorded(
-    pipe: Any, scenes: Sequence[RenderedScene], latents: Tensor, timestep: int, seed: int
-) -> Trace:
-    """The trace of one pass of the denoiser over the noised latents."""
+    pipe: Any,
+    scenes: Sequence[RenderedScene],
+    latents: Tensor,
+    timestep: int,
+    seed: int,
+    ways: Mapping[str, Way],
+) -> dict[str, Trace]:
+    """For each way, the trace of one pass of the denoiser over the noised latents."""
     # Whatever sampler the pipeline has, it was trained with this noise.
     scheduler = DDPMScheduler.from_config(pipe.scheduler.config)
     noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(seed + timestep))
     level = torch.tensor([timestep], device=latents.device)
     noisy = scheduler.add_noise(latents, noise.to(latents), level)
-    with record(pipe) as trace:
+    walk = int(any(way.stream == WALKED for way in ways.values()))
+    with ExitStack() as stack:
+        # Of one pass: recordings nest.
+        traces = {
+            auto: stack.enter_context(record(pipe, heads="auto" if auto else "mean", walk=walk))
+            for auto in {way.auto for way in ways.values()}
+        }
         prompts = [scene.prompt for scene in scenes]
         text, _ = pipe.encode_prompt(prompts, latents.device, 1, False)
         pipe.unet(noisy.to(pipe.unet.dtype), level[0], encoder_hidden_states=text)
-    return trace
+    return {name: traces[way.auto] for name, way in ways.items()}
 
 
 def _fits(
-    trace: Trace, scenes: Sequence[RenderedScene]
+    traces: Mapping[str, Trace], ways: Mapping[str, Way], scenes: Sequence[RenderedScene]
 ) -> Iterable[tuple[tuple[str, str, MapOf], Fit]]:
-    """`(sites, kind, whose map)` and the fit, for each noun and colour word of the scenes."""
-    finest = min(site.level for site in trace.sites)
-    choices = {
-        "all": [site.name for site in trace.sites],
-        "finest": [site.name for site in trace.sites if site.level == finest],
-    }
+    """`(way, kind, whose map)` and the fit, for each noun and colour word of the scenes."""
     for image, scene in enumerate(scenes):
-        columns = {word.start: word.columns for word in trace.words_of(image)}
         words = scene.description.words
-        for sites, names in choices.items():
+        for name, way in ways.items():
+            trace = traces[name]
+            columns = {word.start: word.columns for word in trace.words_of(image)}
             maps = {
-                word.start: trace.heatmap(columns=columns[word.start], image=image, sites=names)
+                word.start: way.heatmap(trace, columns[word.start], image)
                 for word in words
                 if columns[word.start]
             }
@@ -206,11 +219,11 @@ def _fits(
                 if word.kind not in _NAMES or word.start not in maps or not mask.any():
                     continue
                 kind = _NAMES[word.kind]
-                yield (sites, kind, "the word"), fit(maps[word.start], mask)
-                yield (sites, kind, "uniform"), uniform_fit(mask)
+                yield (name, kind, "the word"), fit(maps[word.start], mask)
+                yield (name, kind, "uniform"), uniform_fit(mask)
                 wrong = _wrong_word(word, words)
                 if wrong is not None and wrong.start in maps:
-                    yield (sites, kind, "a wrong word"), fit(maps[wrong.start], mask)
+                    yield (name, kind, "a wrong word"), fit(maps[wrong.start], mask)
 
 
 def _wrong_word(word: NamingWord, words: Sequence[NamingWord]) -> NamingWord | None:

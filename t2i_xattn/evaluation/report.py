@@ -15,6 +15,7 @@ from rich.table import Table
 
 from t2i_xattn.errors import UserError
 from t2i_xattn.evaluation.figures import Share
+from t2i_xattn.evaluation.inversions import InversionFigure
 from t2i_xattn.evaluation.judging import JudgeAccuracy
 from t2i_xattn.evaluation.maps import MapFigure
 
@@ -61,7 +62,7 @@ def pictures_table(
 def maps_table(figures: Sequence[MapFigure], scenes: int) -> Table:
     """Every map figure; each row of a word's own map is followed by its two baselines."""
     table = Table(
-        "sites",
+        "way",
         "words",
         "timestep",
         "map of",
@@ -75,7 +76,7 @@ def maps_table(figures: Sequence[MapFigure], scenes: int) -> Table:
     ordered = sorted(
         figures,
         key=lambda each: (
-            each.sites,
+            each.way,
             each.kind != "noun",
             last if each.timestep is None else each.timestep,
             order.index(each.map_of),
@@ -83,7 +84,7 @@ def maps_table(figures: Sequence[MapFigure], scenes: int) -> Table:
     )
     for each in ordered:
         table.add_row(
-            each.sites,
+            each.way,
             each.kind,
             "all" if each.timestep is None else str(each.timestep),
             each.map_of,
@@ -93,6 +94,17 @@ def maps_table(figures: Sequence[MapFigure], scenes: int) -> Table:
             str(each.n),
             end_section=each.map_of == order[-1],
         )
+    return table
+
+
+def inversions_table(figures: Sequence[InversionFigure]) -> Table:
+    """Every method, beside what the autoencoder alone loses."""
+    table = Table("method", title=f"{figures[0].n} rendered pictures inverted and painted again")
+    for name in ("PSNR, dB", "behind the autoencoder, dB", "at worst, dB"):
+        table.add_column(name, justify="right")
+    for each in figures:
+        numbers = (each.psnr, each.behind, each.behind_worst)
+        table.add_row(each.method, *(f"{number:.1f}" for number in numbers))
     return table
 
 

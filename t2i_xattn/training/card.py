@@ -163,7 +163,7 @@ rendered scenes. Wilson 95 % intervals. `scripts/evaluate.py pictures{limit}` pr
 def _maps(measured: dict[str, Any]) -> str:
     rows = [
         (
-            each["sites"],
+            each["way"],
             each["kind"],
             "all" if each["timestep"] is None else each["timestep"],
             each["map_of"],
@@ -174,7 +174,7 @@ def _maps(measured: dict[str, Any]) -> str:
         )
         for each in measured["maps"]
     ]
-    names = ["sites", "words", "timestep", "map of", "IoU", "IoU at true area", "peak inside", "n"]
+    names = ["way", "words", "timestep", "map of", "IoU", "IoU at true area", "peak inside", "n"]
     return f"""## How far its heat maps can be believed
 
 Rendered scenes, noised to a level and passed once through the denoiser without guidance; maps of

@@ -1,4 +1,6 @@
-"""The pipeline file, loaded the way diffusers' users load community pipelines."""
+"""The pipeline file, loaded the way diffusers' users load community pipelines, and held to what
+diffusers' own tests ask of a pipeline: signature, callbacks, outputs, batches, saving, dtype,
+offload."""
 
 from __future__ import annotations
 
@@ -52,6 +54,122 @@ def test_tuple_output_ends_with_the_trace(words_pipe: Any) -> None:
     images, _, trace = words_pipe("red", return_dict=False, **options())
     assert images.shape == (1, 64, 64, 3)
     assert trace.words[0].text == "red"
+
+
+@pytest.mark.parametrize("kind", ["pil", "np", "pt", "latent"])
+def test_output_types(words_pipe: Any, kind: str) -> None:
+    stock = make_pipeline()("red", **options(output_type=kind)).images
+    found = words_pipe("red", **options(output_type=kind)).images
+    assert type(found) is type(stock)
+    if kind == "pil":
+        stock, found = np.asarray(stock[0]), np.asarray(found[0])
+    assert np.array_equal(np.asarray(found), np.asarray(stock))
+
+
+def test_dict_and_tuple_are_equal(words_pipe: Any) -> None:
+    output = words_pipe("red", **options())
+    images, unsafe, trace = words_pipe("red", return_dict=False, **options())
+    assert np.array_equal(output.images, images)
+    assert output.nsfw_content_detected == unsafe
+    for name, maps in output.trace.maps.items():
+        assert np.array_equal(trace.maps[name], maps)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("prompts", [["red"], ["red", "a red circle"]])
+def test_images_per_prompt(words_pipe: Any, prompts: list[str], count: int) -> None:
+    output = words_pipe(prompts, num_images_per_prompt=count, **options())
+    assert len(output.images) == len(prompts) * count == len(output.trace.prompts)
+
+
+def test_a_batch_equals_its_single_runs(words_pipe: Any) -> None:
+    prompts = ["red", "a red circle"]
+
+    def seeds() -> list[torch.Generator]:
+        return [torch.Generator().manual_seed(seed) for seed in (1, 2)]
+
+    batch = words_pipe(prompts, **options(generator=seeds()))
+    for index, (prompt, generator) in enumerate(zip(prompts, seeds(), strict=True)):
+        single = words_pipe(prompt, **options(generator=generator))
+        assert np.allclose(batch.images[index], single.images[0], atol=1e-4)
+        heat = single.trace.heatmap("red").array
+        assert np.allclose(batch.trace.heatmap("red", image=index).array, heat, atol=1e-5)
+
+
+def test_guidance_off_and_embeddings(words_pipe: Any) -> None:
+    with torch.no_grad():
+        text, none = words_pipe.encode_prompt("red", "cpu", 1, True)
+    expected = words_pipe("red", **options()).images
+    given = {"prompt_embeds": text, "negative_prompt_embeds": none}
+    assert np.array_equal(words_pipe(**given, **options()).images, expected)
+    assert (
+        words_pipe("red", guidance_scale=1.0, **options()).trace.settings["guidance_scale"] is None
+    )
+
+
+def test_saved_and_loaded(words_pipe: Any, tmp_path: Path) -> None:
+    expected = words_pipe("red", **options())
+    words_pipe.save_pretrained(tmp_path)
+    again = DiffusionPipeline.from_pretrained(
+        tmp_path, custom_pipeline=str(FILE), trust_remote_code=True
+    )
+    again.set_progress_bar_config(disable=True)
+    output = again("red", **options())
+    assert np.array_equal(output.images, expected.images)
+    assert np.array_equal(output.trace.heatmap("red").array, expected.trace.heatmap("red").array)
+    # What is saved is an ordinary Stable Diffusion folder, for who has not this file.
+    stock = StableDiffusionPipeline.from_pretrained(tmp_path)
+    stock.set_progress_bar_config(disable=True)
+    assert np.array_equal(stock("red", **options()).images, expected.images)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision(words_pipe: Any, tmp_path: Path, dtype: torch.dtype) -> None:
+    words_pipe.save_pretrained(tmp_path)
+    half = DiffusionPipeline.from_pretrained(
+        tmp_path, custom_pipeline=str(FILE), trust_remote_code=True, dtype=dtype
+    )
+    half.set_progress_bar_config(disable=True)
+    assert {part.dtype for part in (half.unet, half.vae, half.text_encoder)} == {dtype}
+    heat = half("red", **options()).trace.heatmap("red").array
+    assert heat.dtype == np.float32
+    expected = words_pipe("red", **options()).trace.heatmap("red").array
+    assert np.allclose(heat, expected, atol=5e-3)
+
+
+def test_offloaded(words_pipe: Any, tmp_path: Path) -> None:
+    import accelerate
+
+    expected = words_pipe("red", **options()).images
+    words_pipe.save_pretrained(tmp_path)
+    pipe = DiffusionPipeline.from_pretrained(
+        tmp_path, custom_pipeline=str(FILE), trust_remote_code=True
+    )
+    pipe.set_progress_bar_config(disable=True)
+    accelerate.cpu_offload(pipe.unet, torch.device("cpu"), offload_buffers=True)
+    output = pipe("red", **options())
+    assert np.array_equal(output.images, expected)
+    assert output.trace.heatmap("red").share > 0
+
+
+def test_made_from_another_pipeline() -> None:
+    kind = type(
+        DiffusionPipeline.from_pipe(
+            make_pipeline(), custom_pipeline=str(FILE), trust_remote_code=True
+        )
+    )
+    pipe = kind.from_pipe(make_pipeline())
+    pipe.set_progress_bar_config(disable=True)
+    assert pipe("red", **options()).trace.words[0].text == "red"
+
+
+def test_callback_changes_latents(words_pipe: Any) -> None:
+    def callback(pipe: Any, step: int, timestep: int, tensors: dict[str, Any]) -> dict[str, Any]:
+        return {"latents": torch.zeros_like(tensors["latents"])}
+
+    stock = make_pipeline()("red", callback_on_step_end=callback, **options()).images
+    found = words_pipe("red", callback_on_step_end=callback, **options()).images
+    assert np.array_equal(found, stock)
 
 
 def test_callback_sees_every_step(words_pipe: Any) -> None:

@@ -276,6 +276,7 @@ WORKS_WITH: dict[str, Callable[[], Case]] = {
     "attention slicing": sliced,
     "fused projections": fused_projections,
     "bfloat16": precision(torch.bfloat16),
+    "float16": precision(torch.float16),
     "model offload": model_offload,
     "sequential offload": sequential_offload,
     "group offload": group_offload,
@@ -303,7 +304,7 @@ def test_same_bytes_whole_maps_and_left_as_found(name: str) -> None:
     for site in trace.sites:
         maps = trace.maps[site.name]
         assert maps.shape[:3] == (len(plain), *site.size(height // 8, width // 8))
-        assert np.allclose(maps.sum(-1), 1, atol=1e-2 if name == "bfloat16" else 1e-5)
+        assert np.allclose(maps.sum(-1), 1, atol=1e-5)
     if name == "LoRA":
         weight = pipe.unet.mid_block.attentions[0].transformer_blocks[0].attn2.to_k.base_layer
         assert isinstance(weight, torch.nn.Linear)  # so it is in use

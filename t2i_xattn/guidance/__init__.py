@@ -1,0 +1,15 @@
+"""Latents moved by losses over the maps of words, while a picture is made."""
+
+from t2i_xattn.guidance.guide import guide
+from t2i_xattn.guidance.losses import AttendAndExcite, Binding, BoxDiff, GuidanceLoss, Layout
+from t2i_xattn.guidance.word_maps import WordMaps
+
+__all__ = [
+    "AttendAndExcite",
+    "Binding",
+    "BoxDiff",
+    "GuidanceLoss",
+    "Layout",
+    "WordMaps",
+    "guide",
+]

@@ -1,0 +1,269 @@
+"""`invert`: the noise, and whatever else it takes, that makes a pipeline paint a given picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
+
+import torch
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+from t2i_xattn.errors import UserError
+from t2i_xattn.inversion.ddim import Schedule, come_from, moved, schedule_of
+from t2i_xattn.inversion.null_text import null_texts
+
+Method = Literal["direct", "fixed-point", "null-text", "ddim"]
+
+REFINEMENTS = 5
+"""Fixed-point iterations at each step back."""
+
+
+@dataclass(frozen=True, eq=False)
+class Inversion:
+    """Pictures taken back to noise.
+
+    Attributes:
+        prompts: of the pictures.
+        trajectory: fp32 `(steps + 1, images, channels, height, width)`, from the noise to the
+            pictures' own latents.
+        guidance_scale: with which the pictures are to be painted again.
+        method: how they are held to their trajectory, see `invert`.
+        null_texts: for `"null-text"`, `(steps, images, tokens, channels)`: the unconditional
+            embeddings of each step; else None.
+        negative_prompt: of the unconditional half.
+    """
+
+    prompts: tuple[str, ...]
+    trajectory: Tensor
+    guidance_scale: float
+    method: Method
+    null_texts: Tensor | None = None
+    negative_prompt: str = ""
+
+    def arguments(self, prompt: str | Sequence[str] | None = None) -> dict[str, Any]:
+        """What to call the pipeline with: `pipe(**inversion.arguments())` paints the pictures.
+
+        Args:
+            prompt: other words for the picture, to paint what they would have made of it. For one
+                inverted picture a list may be given, and its first prompt is taken for the
+                picture's own, so that edits which look from one prompt to another find both in one
+                batch. By default the prompts of the pictures.
+
+        Returns:
+            `prompt`, `latents`, `num_inference_steps`, `guidance_scale`, `negative_prompt` and a
+            `callback_on_step_end`, which must not be replaced.
+
+        Raises:
+            UserError: if there are several pictures, and not as many prompts.
+        """
+        given = list(self.prompts) if prompt is None else prompt
+        given = [given] if isinstance(given, str) else list(given)
+        images = len(self.prompts)
+        if images not in (1, len(given)):
+            raise UserError(
+                f"expected {images} prompts, one for each inverted picture, but came {len(given)}"
+            )
+        rows = [min(index, images - 1) for index in range(len(given))]
+        arguments = {
+            "prompt": given,
+            "latents": self.trajectory[0, rows],
+            "num_inference_steps": len(self.trajectory) - 1,
+            "guidance_scale": self.guidance_scale,
+            "callback_on_step_end": _StepEnd(self, rows, self._own_rows(given)),
+            "callback_on_step_end_tensor_inputs": ["latents", "prompt_embeds"],
+        }
+        if self.null_texts is None:
+            return arguments | {"negative_prompt": [self.negative_prompt] * len(given)}
+        return arguments | {"negative_prompt_embeds": self.null_texts[0, rows]}
+
+    def _own_rows(self, prompts: Sequence[str]) -> list[int]:
+        """The rows of the pictures themselves, not of other words for them."""
+        if len(self.prompts) > 1:
+            return [
+                row for row, (a, b) in enumerate(zip(prompts, self.prompts, strict=True)) if a == b
+            ]
+        return [0] if prompts[0] == self.prompts[0] else []
+
+
+@dataclass(frozen=True)
+class _StepEnd:
+    """A diffusers `callback_on_step_end` that keeps a run to its inversion."""
+
+    inversion: Inversion
+    rows: Sequence[int]
+    own: Sequence[int]
+
+    def __call__(
+        self, pipe: Any, step: int, timestep: Any, tensors: dict[str, Any]
+    ) -> dict[str, Any]:
+        latents, embeddings = tensors["latents"], tensors["prompt_embeds"]
+        inversion = self.inversion
+        if inversion.method == "direct" and self.own:
+            latents = latents.clone()
+            held = [self.rows[row] for row in self.own]
+            latents[list(self.own)] = inversion.trajectory[step + 1, held].to(latents)
+        texts = inversion.null_texts
+        if texts is not None and step + 1 < len(texts):
+            # The unconditional rows come first.
+            embeddings = embeddings.clone()
+            embeddings[: len(self.rows)] = texts[step + 1, list(self.rows)].to(embeddings)
+        return {"latents": latents, "prompt_embeds": embeddings}
+
+
+def invert(
+    pipe: Any,
+    images: Image.Image | Sequence[Image.Image],
+    prompts: str | Sequence[str],
+    *,
+    method: Method = "direct",
+    num_inference_steps: int = 50,
+    guidance_scale: float = 7.5,
+    negative_prompt: str = "",
+    iterations: int = 10,
+) -> Inversion:
+    """Takes pictures back to the noise that a pipeline paints them from.
+
+    DDIM inversion runs the deterministic sampler backwards (Dhariwal and Nichol, arXiv 2105.05233,
+    appendix F). What the denoiser says of the noisier latents is taken from the cleaner ones, so
+    the way back differs from the way there; and guidance pulls the run off it again. The methods
+    deal with that in their ways:
+
+    - `"direct"`: the way is taken without guidance, and when painting, the picture's own row is set
+      back on it at every step (Ju et al., "Direct Inversion", arXiv 2310.01506). Exact up to the
+      autoencoder, and costs nothing. For edits that look from one prompt to another, see
+      `Inversion.arguments`.
+    - `"fixed-point"`: every step back is solved, with guidance, by fixed-point iteration, so that
+      the step there leads to the same latents (Pan et al., "Effective Real Image Editing with
+      Accelerated Iterative Diffusion Inversion", arXiv 2309.04907, without its acceleration). The
+      noise alone then holds the picture. Strong guidance may keep it from converging.
+    - `"null-text"`: the way is taken without guidance, and at every step the unconditional
+      embedding is optimised until the guided step lands on it (Mokady et al., arXiv 2211.09794,
+      eq. 3). So the picture is held by the conditioning. Costs `iterations` training steps of the
+      denoiser at each step.
+    - `"ddim"`: nothing; the reconstruction drifts, the more the stronger the guidance.
+
+    Args:
+        pipe: a Stable Diffusion pipeline with a `DDIMScheduler`. It is left as it is.
+        images: one or more pictures, whose size the model can take.
+        prompts: what is in each.
+        method: see above.
+        num_inference_steps: of the run that is inverted; its painting takes as many.
+        guidance_scale: with which the pictures are to be painted again; 1 or less is without.
+        negative_prompt: of the unconditional half.
+        iterations: of the optimisation at each step, for `"null-text"`.
+
+    Raises:
+        UserError: pictures without a prompt each, of differing or impossible size; an unknown
+            method; `"null-text"` without guidance; a sampler whose steps cannot be taken back.
+
+    Example:
+        >>> inversion = invert(pipe, picture, "a red circle")
+        >>> with record(pipe) as trace:
+        ...     again = pipe(**inversion.arguments()).images[0]
+    """
+    pictures = [images] if isinstance(images, Image.Image) else list(images)
+    texts = [prompts] if isinstance(prompts, str) else list(prompts)
+    _check(pipe, pictures, texts, method, guidance_scale)
+    for name, value in (("num_inference_steps", num_inference_steps), ("iterations", iterations)):
+        if value < 1:
+            raise UserError(f"expected {name} of 1 or more, but came {value}")
+    schedule = schedule_of(pipe, num_inference_steps)
+    with torch.no_grad():
+        conditional, unconditional = pipe.encode_prompt(
+            texts, pipe.device, 1, True, negative_prompt=[negative_prompt] * len(texts)
+        )
+        clean = _encoded(pipe, pictures)
+        guided = (unconditional, guidance_scale) if method == "fixed-point" else None
+        refinements = 0 if method == "ddim" else REFINEMENTS
+        trajectory = _backwards(pipe, schedule, clean, conditional, guided, refinements)
+    inversion = Inversion(tuple(texts), trajectory, guidance_scale, method, None, negative_prompt)
+    if method != "null-text":
+        return inversion
+    found = null_texts(
+        pipe.unet, schedule, trajectory, conditional, unconditional, guidance_scale, iterations
+    )
+    return replace(inversion, null_texts=found)
+
+
+def _check(
+    pipe: Any, pictures: Sequence[Any], prompts: Sequence[str], method: str, guidance: float
+) -> None:
+    if method not in get_args(Method):
+        raise UserError(f"expected a method of {', '.join(get_args(Method))}, but came {method!r}")
+    if method == "null-text" and guidance <= 1:
+        raise UserError(
+            f"expected guidance_scale above 1 for null-text inversion, but came {guidance}; "
+            'without guidance there is no unconditional half, and method="ddim" will do'
+        )
+    if not pictures or len(pictures) != len(prompts):
+        raise UserError(
+            f"expected a prompt for each picture, but came {len(pictures)} pictures and "
+            f"{len(prompts)} prompts"
+        )
+    for picture in pictures:
+        if not isinstance(picture, Image.Image):
+            raise UserError(f"expected PIL pictures, but came {type(picture).__name__}")
+    sizes = {picture.size for picture in pictures}
+    side = pipe.vae_scale_factor
+    if len(sizes) > 1:
+        raise UserError(f"expected pictures of one size, but came {sorted(sizes)}; resize them")
+    width, height = sizes.pop()
+    if width % side or height % side:
+        raise UserError(
+            f"expected a size in multiples of {side}, but came {width} × {height}; resize or crop "
+            f"it to {max(1, width // side) * side} × {max(1, height // side) * side}"
+        )
+
+
+def _encoded(pipe: Any, pictures: Sequence[Image.Image]) -> Tensor:
+    pixels = pipe.image_processor.preprocess([picture.convert("RGB") for picture in pictures])
+    encoded = pipe.vae.encode(pixels.to(pipe.vae.device, pipe.vae.dtype))
+    # AutoencoderTiny gives latents, AutoencoderKL a distribution.
+    latents = encoded.latents if hasattr(encoded, "latents") else encoded.latent_dist.mode()
+    return latents * pipe.vae.config.scaling_factor
+
+
+def _backwards(
+    pipe: Any,
+    schedule: Schedule,
+    clean: Tensor,
+    conditional: Tensor,
+    guided: tuple[Tensor, float] | None,
+    refinements: int,
+) -> Tensor:
+    """The trajectory of `Inversion`.
+
+    Args:
+        pipe: the pipeline.
+        schedule: the steps.
+        clean: latents of the pictures.
+        conditional: embeddings of the prompts.
+        guided: the unconditional embeddings and the guidance scale; None: without guidance.
+        refinements: fixed-point iterations at each step.
+    """
+    dtype = pipe.unet.dtype
+
+    def output(latents: Tensor, at: int) -> Tensor:
+        timestep, noisy = schedule.timesteps[at].to(latents.device), latents.to(dtype)
+        if guided is None or guided[1] <= 1:
+            said: Tensor = pipe.unet(noisy, timestep, encoder_hidden_states=conditional).sample
+            return said.float()
+        text = torch.cat([guided[0], conditional])
+        both = pipe.unet(torch.cat([noisy, noisy]), timestep, encoder_hidden_states=text).sample
+        away, toward = both.float().chunk(2)
+        return away + guided[1] * (toward - away)
+
+    latents = clean.float()
+    path = [latents]
+    steps = len(schedule.timesteps)
+    for to in tqdm(range(steps, 0, -1), desc="inversion", leave=False, disable=None):
+        # The denoiser is asked for the noisier end of the step, as it will be on the way there.
+        arrived, at = latents, to - 1
+        latents = moved(schedule, output(arrived, at), arrived, to, at)
+        for _ in range(refinements):
+            latents = come_from(schedule, output(latents, at), arrived, at, to)
+        path.append(latents)
+    return torch.stack(path[::-1])

@@ -1,0 +1,89 @@
+"""Null-text inversion: unconditional embeddings that keep a guided run on a given path.
+
+Mokady et al., "Null-text Inversion for Editing Real Images using Guided Diffusion Models", arXiv
+2211.09794, algorithm 1.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from t2i_xattn.inversion.ddim import Schedule, moved
+
+RATE = 1e-2
+"""Adam's learning rate at the first step; it falls to half over 50, as in the paper's code."""
+
+CLOSE, CLOSER = 1e-5, 2e-5
+"""Mean squared error that ends a step's search, and what is added for each step, as there."""
+
+
+def null_texts(
+    unet: Any,
+    schedule: Schedule,
+    trajectory: Tensor,
+    conditional: Tensor,
+    unconditional: Tensor,
+    guidance_scale: float,
+    iterations: int,
+) -> Tensor:
+    """For each step the embedding ∅ₜ that brings the guided step closest to the path.
+
+    min over ∅ₜ of ‖z*ₜ₋₁ − zₜ₋₁(z̄ₜ, ∅ₜ, C)‖² (eq. 3), beginning with the last step's ∅, and going
+    on from z̄ₜ₋₁, where the run has really come to.
+
+    Args:
+        unet: the denoiser; its weights take no part.
+        schedule: the steps.
+        trajectory: the path, `(steps + 1, images, channels, height, width)`.
+        conditional: embeddings of the prompts, `(images, tokens, channels)`.
+        unconditional: where the search begins, the same shape.
+        guidance_scale: of the run.
+        iterations: at most so many at each step; fewer where a picture is close enough.
+
+    Returns:
+        `(steps, images, tokens, channels)`, in the type of `unconditional`.
+    """
+    steps = len(schedule.timesteps)
+    latents = trajectory[0].to(unconditional)
+    text = unconditional.float()
+    found = []
+    needed = [parameter for parameter in unet.parameters() if parameter.requires_grad]
+    for parameter in needed:
+        parameter.requires_grad_(False)
+    try:
+        for step in tqdm(range(steps), desc="null-text inversion", leave=False, disable=None):
+            with torch.no_grad():
+                toward = _denoised(unet, schedule, latents, step, conditional)
+            wanted = trajectory[step + 1].to(latents.device)
+            text = text.detach().clone().requires_grad_(True)
+            optimizer = torch.optim.Adam([text], lr=RATE * (1 - step / 100))
+            with torch.enable_grad():
+                for _ in range(iterations):
+                    away = _denoised(unet, schedule, latents, step, text)
+                    output = away + guidance_scale * (toward - away)
+                    arrived = moved(schedule, output, latents.float(), step, step + 1)
+                    errors = (arrived - wanted).square().flatten(1).mean(dim=1)
+                    optimizer.zero_grad()
+                    errors.sum().backward()
+                    optimizer.step()
+                    if errors.max().item() < CLOSE + step * CLOSER:
+                        break
+            found.append(text.detach().to(unconditional))
+            with torch.no_grad():
+                away = _denoised(unet, schedule, latents, step, found[-1])
+                output = away + guidance_scale * (toward - away)
+                latents = moved(schedule, output, latents.float(), step, step + 1).to(latents)
+    finally:
+        for parameter in needed:
+            parameter.requires_grad_(True)
+    return torch.stack(found)
+
+
+def _denoised(unet: Any, schedule: Schedule, latents: Tensor, step: int, text: Tensor) -> Tensor:
+    timestep = schedule.timesteps[step].to(latents.device)
+    output: Tensor = unet(latents, timestep, encoder_hidden_states=text.to(latents.dtype)).sample
+    return output.float()
