@@ -34,7 +34,8 @@ def edit(
     no edit touches are computed as they were, by the processors that stand there. On leaving, by
     success or by exception, all is as it was found.
 
-    Several runs may follow each other inside one context. An edit may be asked twice at a site, by
+    Several runs of the pipeline may follow each other inside one context (a UNet that is called by
+    hand is taken for one run). An edit may be asked twice at a site, by
     the editor and by the recorder. Around a processor of one's own that does more with its values
     than diffusers' do, what the edit changes is added as in a plain layer.
 
@@ -105,20 +106,18 @@ class _EditedDenoiser(FollowedDenoiser):
         self.consumer = self.schedule = EditSchedule(placed)
 
 
-class _EditedRun(FollowedRun):
+class _EditedRun(FollowedRun[_EditedDenoiser]):
     """Runs of an edited pipeline, one after the other."""
 
     def run_again(self) -> None:
         self.encoded = None
-        for each in self.followed_denoisers:
-            assert isinstance(each, _EditedDenoiser)
+        for each in self.denoisers:
             each.schedule.reset()
 
     def begin(
-        self, calls: FollowedDenoiser, shape: CallShape, branches: Mapping[str, slice]
+        self, denoiser: _EditedDenoiser, shape: CallShape, branches: Mapping[str, slice]
     ) -> None:
-        assert isinstance(calls, _EditedDenoiser)
-        for each, _ in calls.schedule.placed:
+        for each, _ in denoiser.schedule.placed:
             missing = [branch for branch in each.of_branches if branch not in branches]
             # A guider calls the UNet for one branch after the other.
             if missing and not hasattr(self.pipe, "guider"):
@@ -128,7 +127,7 @@ class _EditedRun(FollowedRun):
                 )
         prompts = (None,) * shape.images if self.encoded is None else self.encoded.prompts
         tokenizer = getattr(self.pipe, "tokenizer", None) or getattr(self.pipe, "tokenizer_2", None)
-        calls.schedule.begin_run(
+        denoiser.schedule.begin_run(
             shape,
             self.words(shape.images),
             tuple(

@@ -90,29 +90,24 @@ class EditingProcessor(WrappingProcessor):
         ]
         if editors[0] is not self:
             return output
-        starts: list[int] = []
-        copied = False
-        for editor in editors:
-            for branch in editor.targets:
-                if branch.rows.start in starts:
-                    continue
-                starts.append(branch.rows.start)
-                rows = branch.rows
-                query, key = call.queries_and_keys(rows)
-                probs = attention_probs(query, key, call.attn.scale, call.mask(rows))
-                edited = probs
-                for each in reversed(editors):
-                    edited = each.edited(edited, rows)
-                if edited is probs:
-                    continue
-                if not copied:  # the output may be a tensor that the inner processor keeps
-                    output, copied = output.clone(), True
-                plain, change = output[rows], _output_change(call, rows, edited - probs)
-                if output.ndim == 4:
-                    change = change.transpose(1, 2).reshape(plain.shape)
-                # Adding 0 would turn −0 into 0: what is not changed is to keep its bytes.
-                changed = (plain + change).to(plain.dtype)
-                output[rows] = torch.where(change == 0, plain, changed)
+        blocks = {branch.rows.start: branch.rows for each in editors for branch in each.targets}
+        inner = output
+        for rows in blocks.values():
+            query, key = call.queries_and_keys(rows)
+            probs = attention_probs(query, key, call.attn.scale, call.mask(rows))
+            edited = probs
+            for each in reversed(editors):
+                edited = each.edited(edited, rows)
+            if edited is probs:
+                continue
+            if output is inner:  # may be a tensor that the inner processor keeps
+                output = inner.clone()
+            plain, change = inner[rows], _output_change(call, rows, edited - probs)
+            if inner.ndim == 4:
+                change = change.transpose(1, 2).reshape(plain.shape)
+            # Adding 0 would turn −0 into 0: what is not changed is to keep its bytes.
+            changed = (plain + change).to(plain.dtype)
+            output[rows] = torch.where(change == 0, plain, changed)
         return output
 
 

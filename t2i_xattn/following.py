@@ -5,7 +5,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any, Protocol
+from functools import partial
+from typing import Any, Generic, Protocol, TypeVar
 from weakref import WeakKeyDictionary
 
 import torch
@@ -21,7 +22,7 @@ from t2i_xattn.sums import CallShape
 
 Spans = Mapping[str, Sequence[int]]
 
-Caller = Callable[["FollowedDenoiser", CallShape], dict[str, slice] | None]
+Caller = Callable[[CallShape], dict[str, slice] | None]
 """Told of a call and its shape (with all rows as images): the rows of each branch, or None where
 the call is not of the followed run."""
 
@@ -131,7 +132,7 @@ class FollowedDenoiser:
         for number, count in enumerate(self._picture_tokens(given), 1):
             tokens[f"picture {number}"] = count
         latent_size = (int(sample.shape[-2]), int(sample.shape[-1]))
-        branches = caller(self, CallShape(int(sample.shape[0]), latent_size, tokens))
+        branches = caller(CallShape(int(sample.shape[0]), latent_size, tokens))
         if branches is None:
             self._aim({})
             return False
@@ -241,19 +242,28 @@ def _around_calls(
             own["_compiled_call_impl"] = compiled
 
 
-class FollowedRun:
+Denoiser = TypeVar("Denoiser", bound=FollowedDenoiser)
+
+
+class FollowedRun(Generic[Denoiser]):
     """Follows one run: its prompts, whose call it is, which rows.
 
     A subclass says what to do when a run begins.
+
+    Attributes:
+        pipe: the pipeline.
+        denoisers: its UNet, and what else is followed.
+        spans: the columns of words, as the user gave them.
+        encoded: the prompts of the run, once they were heard.
     """
 
     def __init__(
         self,
         pipe: Any,
-        denoisers: Sequence[FollowedDenoiser],
+        denoisers: Sequence[Denoiser],
         spans: Spans | Sequence[Spans] | None,
     ) -> None:
-        self.pipe, self.followed_denoisers, self.spans = pipe, denoisers, spans
+        self.pipe, self.denoisers, self.spans = pipe, denoisers, spans
         self.encoded: EncodedPrompts | None = None
 
     def run_again(self) -> None:
@@ -263,9 +273,7 @@ class FollowedRun:
     def check(self, encoded: EncodedPrompts) -> None:
         """Raises `UserError` for prompts that cannot be, before the run."""
 
-    def begin(
-        self, calls: FollowedDenoiser, shape: CallShape, branches: Mapping[str, slice]
-    ) -> None:
+    def begin(self, denoiser: Denoiser, shape: CallShape, branches: Mapping[str, slice]) -> None:
         """The first call of a denoiser in this run."""
         raise NotImplementedError
 
@@ -275,42 +283,43 @@ class FollowedRun:
         with ExitStack() as undo:
             undo.callback(self._leave)
             undo.enter_context(listen(self.pipe, self._prompts_heard))
-            for each in self.followed_denoisers:
-                undo.enter_context(each.followed(self._called))
+            for each in self.denoisers:
+                undo.enter_context(each.followed(partial(self._called, each)))
             yield
 
     def _prompts_heard(self, encoded: EncodedPrompts) -> None:
-        if any(each.consumer.calls for each in self.followed_denoisers):
+        if any(each.consumer.calls for each in self.denoisers):
             self.run_again()
         if self.encoded is not None and not can_listen(self.pipe):
             return  # heard at the text encoder, where the negative prompt comes second
         self.check(encoded)
         self.encoded = encoded
-        self.followed_denoisers[0].listen_to(self.pipe.unet, self._called)
-        for each in self.followed_denoisers:
+        first = self.denoisers[0]
+        first.listen_to(self.pipe.unet, partial(self._called, first))
+        for each in self.denoisers:
             _last_caller[each.denoiser] = id(self.pipe)
 
     def _leave(self) -> None:
-        for each in self.followed_denoisers:
+        for each in self.denoisers:
             if _last_caller.get(each.denoiser) == id(self.pipe):
                 del _last_caller[each.denoiser]
 
-    def _called(self, calls: FollowedDenoiser, shape: CallShape) -> dict[str, slice] | None:
+    def _called(self, denoiser: Denoiser, shape: CallShape) -> dict[str, slice] | None:
         """The rows of each branch in a call, or None if the call is another pipeline's."""
-        if _last_caller.get(calls.denoiser, id(self.pipe)) != id(self.pipe):
+        if _last_caller.get(denoiser.denoiser, id(self.pipe)) != id(self.pipe):
             return None
-        rows, first = shape.images, calls.consumer.shape is None
+        rows, first = shape.images, denoiser.consumer.shape is None
         if self.encoded is not None and first and not can_listen(self.pipe):
             self.encoded = self.encoded.repeated(max(1, rows // len(self.encoded.prompts)))
         images = None if self.encoded is None else len(self.encoded.prompts)
         guided = self._guided()
-        if calls is not self.followed_denoisers[0] and rows == images:
+        if denoiser is not self.denoisers[0] and rows == images:
             guided = False  # a ControlNet in guess mode sees the conditional half only
         branches = split_branches(self.pipe, rows, guided, images)
         if first:
             each = next(iter(branches.values()))
             images = each.stop - each.start
-            self.begin(calls, CallShape(images, shape.latent_size, shape.tokens), branches)
+            self.begin(denoiser, CallShape(images, shape.latent_size, shape.tokens), branches)
         return branches
 
     def _guided(self) -> bool:
@@ -327,6 +336,7 @@ class FollowedRun:
         return now and (encoded or self.encoded is None)
 
     def words(self, images: int) -> tuple[tuple[Word, ...], ...]:
+        """The words of each image's prompt: those of `spans`, or those that were heard."""
         if self.spans is None:
             return ((),) * images if self.encoded is None else self.encoded.words
         each = [self.spans] * images if isinstance(self.spans, Mapping) else list(self.spans)

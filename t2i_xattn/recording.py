@@ -14,7 +14,7 @@ from t2i_xattn.branches import CONDITIONAL, UNCONDITIONAL
 from t2i_xattn.denoiser_calls import DenoiserCalls
 from t2i_xattn.editing_processor import EditingProcessor
 from t2i_xattn.errors import UserError
-from t2i_xattn.following import FollowedDenoiser, FollowedRun, Spans
+from t2i_xattn.following import FollowedRun, Spans
 from t2i_xattn.keep import Heads, Keep, Places, Steps
 from t2i_xattn.processors import wrappers
 from t2i_xattn.prompt_listener import EncodedPrompts
@@ -163,7 +163,7 @@ def _denoisers(pipe: Any, controlnet: bool, skip: bool) -> list[DenoiserCalls]:
     return denoisers
 
 
-class _Run(FollowedRun):
+class _Run(FollowedRun[DenoiserCalls]):
     """One recorded run, and what is read of it."""
 
     def __init__(
@@ -174,7 +174,7 @@ class _Run(FollowedRun):
         spans: Spans | Sequence[Spans] | None,
     ) -> None:
         super().__init__(pipe, denoisers, spans)
-        self.keep, self.denoisers = keep, denoisers
+        self.keep = keep
         self.guidance_scale: float | None = None
 
     def run_again(self) -> None:
@@ -188,17 +188,16 @@ class _Run(FollowedRun):
             self.keep.groups(encoded.words, 0)  # a word that is not there is told before the run
 
     def begin(
-        self, calls: FollowedDenoiser, shape: CallShape, branches: Mapping[str, slice]
+        self, denoiser: DenoiserCalls, shape: CallShape, branches: Mapping[str, slice]
     ) -> None:
-        assert isinstance(calls, DenoiserCalls)
         groups = self.keep.groups(self.words(shape.images), next(iter(shape.tokens.values())))
         steps = getattr(self.pipe, "_num_timesteps", None)
         edited = any(
             isinstance(each, EditingProcessor)
-            for _, attn in calls.modules
+            for _, attn in denoiser.modules
             for each in wrappers(attn.processor)
         )
-        calls.store.begin_run(shape, groups, steps, edited)
+        denoiser.store.begin_run(shape, groups, steps, edited)
         guided = UNCONDITIONAL in branches
         self.guidance_scale = getattr(self.pipe, "guidance_scale", None) if guided else None
 

@@ -465,6 +465,13 @@ class TestMistakes:
         with pytest.raises(UserError, match=match), tx.edit(pipe, tx.Drop("red")):
             draw(pipe, PROMPTS)
 
+    def test_a_call_of_another_shape(self, pipe: Any) -> None:
+        text, match = torch.randn(1, 77, 32), "every UNet call of a run to be like the first"
+        with torch.no_grad(), tx.edit(pipe, same):
+            pipe.unet(torch.randn(1, 4, 8, 8), 1, text)
+            with pytest.raises(UserError, match=match):
+                pipe.unet(torch.randn(1, 4, 16, 16), 1, text)
+
     def test_arguments(self, pipe: Any) -> None:
         before = state_of(pipe)
         for wrong, match in [

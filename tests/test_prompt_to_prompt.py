@@ -181,6 +181,18 @@ def test_reweight_of_refined_maps(pipe: Any) -> None:
     check(pipe, [SAME, LONGER], [tx.Refine(), tx.Reweight("left of blue", 3.0, images=[1])], change)
 
 
+def test_another_source_and_only_some_images(pipe: Any) -> None:
+    prompts = [SAME, SWAPPED, "a circle blue"]
+    plain = latents(pipe, prompts)
+    with tx.edit(pipe, tx.Replace(source=2, images=[0])):
+        drawn = latents(pipe, prompts)
+    assert drawn[1:].tobytes() == plain[1:].tobytes()
+    assert np.abs(drawn[0] - plain[0]).max() > 1e-3
+    with tx.edit(pipe, tx.Replace()):
+        expected = latents(pipe, [prompts[2], prompts[0]])[1]
+    assert np.allclose(drawn[0], expected, atol=1e-4)
+
+
 def test_self_attention_of_small_sites_only(pipe: Any) -> None:
     prompts = [SAME, SWAPPED]
     drawn = {}

@@ -108,29 +108,27 @@ class _Schedule:
         """Nothing is left to do."""
 
 
-class _GuidedRun(FollowedRun):
+class _GuidedRun(FollowedRun["_GuidedDenoiser"]):
     """Runs of a guided pipeline, one after the other."""
 
     def run_again(self) -> None:
         self.encoded = None
-        for each in self.followed_denoisers:
-            assert isinstance(each, _GuidedDenoiser)
+        for each in self.denoisers:
             each.schedule.reset()
             each.moved = None
 
     def begin(
-        self, calls: FollowedDenoiser, shape: CallShape, branches: Mapping[str, slice]
+        self, denoiser: _GuidedDenoiser, shape: CallShape, branches: Mapping[str, slice]
     ) -> None:
-        assert isinstance(calls, _GuidedDenoiser)
         words = self.words(shape.images)
-        for loss in calls.losses:
+        for loss in denoiser.losses:
             for phrase in loss.phrases():
                 for of_image in words:
                     find_phrase(of_image, phrase)
-        schedule = calls.schedule
+        schedule = denoiser.schedule
         schedule.shape, schedule.words = shape, words
         schedule.steps = getattr(self.pipe, "_num_timesteps", None) or 1
-        calls.choose(shape.latent_size)
+        denoiser.choose(shape.latent_size)
 
 
 class _GuidedDenoiser(FollowedDenoiser):

@@ -30,7 +30,6 @@ NAMES = [
     "fused projections",
     "sequential offload",
     "group offload",
-    "compile_repeated_blocks",
 ]
 
 
@@ -51,6 +50,16 @@ def test_edited_and_left_as_found(name: str) -> None:
     assert trace.heatmap("red", stream="edited").share == 0
     for site in trace.sites:
         assert np.allclose(trace.to_numpy("edited")[site.name].sum(-1), 1, atol=1e-5)
+
+
+def test_runs_that_follow_each_other_where_only_the_text_encoder_is_heard() -> None:
+    pipe, draw = WORKS_WITH["SDXL of Modular Diffusers"]()
+    steps = []
+    with tx.edit(pipe, lambda probs, context: steps.append(context.step) or probs):
+        draw()
+        draw()
+    sites = len(tx.find_sites(pipe.unet))
+    assert steps == [step for _ in range(2) for step in range(3) for _ in range(sites)]
 
 
 def test_self_attention_beside_perturbed_attention() -> None:
