@@ -14,7 +14,7 @@ from rich.console import Console
 
 from t2i_xattn.default_model import load_pipeline
 from t2i_xattn.errors import UserError
-from t2i_xattn.evaluation import report
+from t2i_xattn.evaluation import report, steering
 from t2i_xattn.evaluation.inversions import evaluate_inversions
 from t2i_xattn.evaluation.judging import SPOILINGS, JudgeAccuracy, judge_accuracy
 from t2i_xattn.evaluation.maps import TIMESTEPS, evaluate_maps
@@ -191,6 +191,32 @@ def inversions(
         )
         Console().print(report.inversions_table(figures))
         return {"inversions": [vars(each) for each in figures]}
+
+    _run(json, settings, measure)
+
+
+@app.command()
+def edits(
+    model: Model = None,
+    steps: Steps = 25,
+    guidance: Guidance = 5.0,
+    limit: Annotated[int, typer.Option(min=1, help="Prompts of each measurement.")] = 100,
+    json: Json = None,
+    device: Device = "cpu",
+) -> None:
+    """Whether edits and guidance do what they say, judged on the pictures."""
+    settings = {"model": model, "steps": steps, "guidance": guidance, "limit": limit}
+
+    def measure() -> dict[str, Any]:
+        painting = steering.Painting(_load(model, device), steps, guidance)
+        prompts = steering.distinct(benchmark_prompts()["pairs"])[:limit]
+        figures: dict[str, dict[str, Any]] = {
+            "replace a colour": steering.evaluate_replace(painting, prompts),
+            "boxes": steering.evaluate_boxes(painting, prompts),
+            "Attend-and-Excite": steering.evaluate_excite(painting, prompts),
+        }
+        Console().print(report.steering_table(figures))
+        return {"edits": report.plain_figures(figures)}
 
     _run(json, settings, measure)
 

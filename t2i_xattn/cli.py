@@ -1,4 +1,4 @@
-"""The command line: ``t2i-xattn generate`` and ``t2i-xattn inspect``."""
+"""The command line: ``t2i-xattn generate``, ``inspect`` and ``edit``."""
 
 from __future__ import annotations
 
@@ -11,6 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from t2i_xattn.edit_request import (
+    EditRequest,
+    paint_edited,
+    parse_boxes,
+    parse_pairs,
+    parse_weights,
+)
 from t2i_xattn.errors import UserError
 from t2i_xattn.generation import Request, generate
 from t2i_xattn.output import output_folder
@@ -181,6 +188,63 @@ def inspect_command(
             tables.append((place, write_inspection(place, picture, maps, request.prompt)))
     for place, reports in tables:
         _print_table(out / place.relative_to(folder), reports)
+
+
+@app.command("edit")
+@_one_sentence
+def edit_command(
+    prompt: Prompt,
+    replace: Annotated[
+        list[str] | None, typer.Option(help="cat=dog: other words in the prompt; may be repeated.")
+    ] = None,
+    weight: Annotated[
+        list[str] | None, typer.Option(help="red=1.5: more or less of a word; may be repeated.")
+    ] = None,
+    box: Annotated[
+        list[str] | None,
+        typer.Option(help="circle=0.1,0.2,0.4,0.5: top, left, bottom, right; may be repeated."),
+    ] = None,
+    attend: Annotated[
+        str | None, typer.Option(help="circle,star: words of which none may be left out.")
+    ] = None,
+    image: Annotated[
+        Path | None, typer.Option(help="A picture of your own that shows what the prompt says.")
+    ] = None,
+    model: Model = None,
+    seed: Seed = 0,
+    steps: Steps = 25,
+    guidance: Guidance = 5.0,
+    size: Size = None,
+    negative: Negative = None,
+    out: Out = Path("out"),
+    device: Device = None,
+) -> None:
+    """Change what words do in a picture: before, after, and the difference."""
+    asked = EditRequest(
+        _request(prompt, seed, steps, guidance, size, 1, negative),
+        parse_pairs("replace", replace or ()),
+        parse_weights(weight or ()),
+        parse_boxes(box or ()),
+        [part.strip() for part in (attend or "").split(",") if part.strip()],
+        image,
+    )
+    asked.check()
+    with output_folder(out) as folder:
+        pipe = _load(model, device)
+        asked.check_against(pipe)
+        from t2i_xattn.render import comparison, contact_sheet
+
+        edited = paint_edited(pipe, asked)
+        edited.before.save(folder / "before.png")
+        edited.after.save(folder / "after.png")
+        comparison(edited.before, edited.after, (prompt, asked.target)).save(folder / "edit.png")
+        for name, picture, maps, text in (
+            ("before", edited.before, edited.maps_before, prompt),
+            ("after", edited.after, edited.maps_after, asked.target),
+        ):
+            contact_sheet(picture, maps, prompt=text).save(folder / f"words-{name}.png")
+    for name in ("edit", "before", "after", "words-before", "words-after"):
+        typer.echo(out / f"{name}.png")
 
 
 def _print_table(place: Path, reports: list[WordReport]) -> None:

@@ -120,6 +120,44 @@ def contact_sheet(
     return sheet
 
 
+def comparison(
+    before: Image.Image, after: Image.Image, prompts: tuple[str, str], colormap: str = "inferno"
+) -> Image.Image:
+    """Two pictures side by side, and where they differ.
+
+    Args:
+        before, after: pictures of one size.
+        prompts: of each, written below.
+        colormap: of the difference: the mean over the colours, black where there is none, at its
+            brightest where it is half of the range or more.
+
+    Returns:
+        An RGB picture.
+    """
+    one, other = (np.asarray(each.convert("RGB"), dtype=np.float32) for each in (before, after))
+    change = np.abs(one - other).mean(axis=2) / 255
+    colours = Image.fromarray(_coloured(np.clip(change * 2, 0, 1), colormap))
+    tiles = [_fitted(each.convert("RGB")) for each in (before, after, colours)]
+    width = max(tiles[0].width, 150)
+    names = ["before", "after", "difference"]
+    mean, highest = (_percent(float(each)) for each in (change.mean(), change.max()))
+    inside = f"mean {mean} of the range, highest {highest}"
+    texts = [wrapped(text, _font(_SMALL_TEXT), width) for text in (*prompts, inside)]
+    height = _line(_TEXT) + max(len(text) for text in texts) * _line(_SMALL_TEXT)
+    sheet = Image.new(
+        "RGB",
+        (_MARGIN + 3 * (width + _MARGIN), 2 * _MARGIN + tiles[0].height + 4 + height),
+        _PAPER,
+    )
+    draw = ImageDraw.Draw(sheet)
+    for index, (tile, name, text) in enumerate(zip(tiles, names, texts, strict=True)):
+        x = _MARGIN + index * (width + _MARGIN)
+        sheet.paste(tile, (x, _MARGIN))
+        below = _write(draw, (x, _MARGIN + tile.height + 4), [name], _TEXT, _INK)
+        _write(draw, (x, below), text, _SMALL_TEXT, _PALE_INK)
+    return sheet
+
+
 def stretched(array: NDArray[Any]) -> NDArray[np.float32]:
     """A map with its lowest value at 0 and its highest at 1: for show only, the unit is gone.
 

@@ -12,7 +12,7 @@ import diffusers
 import pytest
 import transformers
 from conftest import make_pipeline
-from PIL import Image
+from PIL import Image, ImageChops
 from typer.testing import CliRunner
 
 from t2i_xattn.cli import app
@@ -186,3 +186,70 @@ def test_the_scripts_are_the_commands(script: str, model: Path, tmp_path: Path) 
     done = subprocess.run([sys.executable, path, *arguments], check=False, capture_output=True)
     assert done.returncode == 0, done.stderr
     assert list(tmp_path.glob("picture*.png"))
+
+
+class TestEdit:
+    FILES = ("after.png", "before.png", "edit.png", "words-after.png", "words-before.png")
+
+    def edit(self, model: Path, out: Path, *options: object, prompt: str = PROMPT) -> None:
+        fixed = ["--model", model, "--steps", 5, "--seed", 3, "--device", "cpu", "--out", out]
+        code, printed, _ = run("edit", prompt, *fixed, *options)
+        assert code == 0
+        assert sorted(path.name for path in out.iterdir()) == sorted(self.FILES)
+        assert Path(printed.split()[0]).name == "edit.png"
+        before, after = (Image.open(out / name) for name in ("before.png", "after.png"))
+        assert before.size == after.size == (64, 64)
+        assert before.tobytes() != after.tobytes()
+
+    @pytest.mark.parametrize(
+        "options",
+        [
+            ("--replace", "red=blue", "--replace", "circle=left"),
+            ("--weight", "red=3", "--weight", "circle=0.2"),
+            ("--replace", "Red Circle=left", "--weight", "left=2"),
+            ("--box", "circle=0,0,0.5,0.5", "--weight", "red=2"),
+            ("--attend", "circle, red"),
+        ],
+    )
+    def test_writes_before_after_and_the_difference(
+        self, model: Path, tmp_path: Path, options: tuple[str, ...]
+    ) -> None:
+        self.edit(model, tmp_path / "out", *options)
+        run("generate", PROMPT, "--model", model, "--steps", 5, "--seed", 3, "--device", "cpu",
+            "--out", tmp_path)  # fmt: skip
+        names = ("picture-3.png", "out/before.png")
+        plain, before = (Image.open(tmp_path / name) for name in names)
+        difference = ImageChops.difference(plain, before)
+        assert max(high for _, high in difference.getextrema()) <= 1  # the batch is another
+
+    def test_edits_a_picture_of_the_user_s(self, model: Path, tmp_path: Path) -> None:
+        own = Image.effect_noise((64, 64), 60).convert("RGB")
+        own.save(tmp_path / "own.png")
+        self.edit(model, tmp_path / "out", "--image", tmp_path / "own.png", "--replace", "red=blue")
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ((), "something to edit"),
+            (("--replace", "cat=dog"), "'cat'"),
+            (("--replace", "red"), "expected --replace word=…, but came 'red'"),
+            (("--weight", "red=much"), "came 'much'"),
+            (("--weight", "red=inf"), "came 'inf'"),
+            (("--weight", "cat=2"), "'cat'"),
+            (("--box", "circle=0,0,2,1"), "inside the picture"),
+            (("--box", "circle=0,0,1"), "inside the picture"),
+            (("--box", "circle=a,b,c,d"), "four numbers"),
+            (("--attend", "star"), "'star'"),
+            (("--attend", "red", "--replace", "red=blue"), "do one after the other"),
+            (("--replace", "red=blue", "--image", "nowhere.png"), "picture that can be read"),
+        ],
+    )
+    def test_mistakes(
+        self, model: Path, tmp_path: Path, options: tuple[str, ...], message: str
+    ) -> None:
+        fixed = ["--model", model, "--steps", 2, "--device", "cpu", "--out", tmp_path / "out"]
+        code, printed, told = run("edit", PROMPT, *fixed, *options)
+        assert (code, printed) == (2, "")
+        assert message in told
+        assert len(told.strip().splitlines()) == 1
+        assert not (tmp_path / "out").exists()

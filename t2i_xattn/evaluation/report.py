@@ -97,6 +97,31 @@ def maps_table(figures: Sequence[MapFigure], scenes: int) -> Table:
     return table
 
 
+def steering_table(figures: Mapping[str, Mapping[str, Share | float]]) -> Table:
+    """What edits and guidance do, measurement by measurement."""
+    table = Table("edit", "figure", title="Edits and guidance, judged on the pictures")
+    for name in ("value", "n"):
+        table.add_column(name, justify="right")
+    for edit, each in figures.items():
+        for index, (name, value) in enumerate(each.items()):
+            n = str(value.n) if isinstance(value, Share) else ""
+            shown = str(value) if isinstance(value, Share) else f"{value:.2f}"
+            last = index == len(each) - 1
+            table.add_row("" if index else edit, name, shown, n, end_section=last)
+    return table
+
+
+def plain_figures(figures: Mapping[str, Mapping[str, Share | float]]) -> dict[str, Any]:
+    """The same as JSON has it."""
+    return {
+        edit: {
+            name: value.as_json() if isinstance(value, Share) else value
+            for name, value in each.items()
+        }
+        for edit, each in figures.items()
+    }
+
+
 def inversions_table(figures: Sequence[InversionFigure]) -> Table:
     """Every method, beside what the autoencoder alone loses."""
     table = Table("method", title=f"{figures[0].n} rendered pictures inverted and painted again")
