@@ -1,0 +1,180 @@
+"""The language of the world, read from ``language.json``: data, open to growth."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Literal
+
+from t2i_xattn.scenes.language import RGB
+from t2i_xattn.scenes.language import language as first_language
+
+Stand = Literal["ground", "water", "air"]
+
+
+@dataclass(frozen=True)
+class Light:
+    """A light: how it is said, and what it does to the sky, the land and the things.
+
+    ``sky`` are stops from the top to the horizon. ``land`` and ``things`` are the parts of red,
+    green and blue that they reflect; things keep more, so that their colours can be told.
+    ``haze`` is what far things fade into. ``dark`` says that windows are lit.
+    """
+
+    nouns: tuple[str, ...]
+    adjectives: tuple[str, ...]
+    phrases: tuple[str, ...]
+    sky: tuple[tuple[float, RGB], ...]
+    haze: RGB
+    land: tuple[float, float, float]
+    things: tuple[float, float, float]
+    water: tuple[RGB, RGB]
+    window: RGB
+    dark: bool
+
+
+@dataclass(frozen=True)
+class Place:
+    """A place: its names, how things stand in it, and where the horizon and the floor are.
+
+    ``names`` begin with their article. ``horizon`` and ``floor`` are ranges of rows of a 128
+    pixel picture; the bases of things stand on the floor. ``parts`` are the classes of pixels
+    that its names name, ``styled`` those that a style word names.
+    """
+
+    names: tuple[str, ...]
+    holding: dict[Stand, tuple[str, ...]]
+    horizon: tuple[float, float]
+    floor: tuple[float, float]
+    parts: tuple[str, ...]
+    styled: tuple[str, ...]
+    lights: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ThingKind:
+    """A kind of thing: singular and plural names, height, where it stands, what it comes in.
+
+    ``height`` is that of the medium size, in pixels of a 128 pixel picture, ``width`` a share
+    of the height. The first of ``places`` is where it is when no place is said.
+    """
+
+    names: tuple[tuple[str, str], ...]
+    stand: Stand
+    height: float
+    width: float
+    colours: tuple[str, ...]
+    styles: tuple[str, ...]
+    places: tuple[str, ...]
+    lights: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class WorldLanguage:
+    """Every word that the world knows, and everything it can show."""
+
+    colours: dict[str, RGB]
+    colour_names: dict[str, tuple[str, ...]]
+    sizes: dict[str, tuple[tuple[str, ...], float]]
+    counts: dict[int, tuple[str, ...]]
+    lights: dict[str, Light]
+    places: dict[str, Place]
+    things: dict[str, ThingKind]
+    styles: dict[str, tuple[str, ...]]
+    openings: tuple[str, ...]
+    held_out: frozenset[tuple[str, str]]
+
+    def is_held_out(self, combinations: Iterable[tuple[str, str]]) -> bool:
+        """Whether any (thing, colour), (style, place) or (light, place) is kept from training."""
+        return any(each in self.held_out for each in combinations)
+
+    def vocabulary(self) -> list[str]:
+        """Every word that a prompt of the world can hold, sorted, each once."""
+        phrases = ["a", "an", "and", "with", "in", "there", "is", "are", *self.openings]
+        for named in (self.colour_names, self.styles, self.counts):
+            phrases += [name for names in named.values() for name in names]
+        phrases += [name for names, _ in self.sizes.values() for name in names]
+        for light in self.lights.values():
+            phrases += [*light.nouns, *light.adjectives, *light.phrases]
+        for place in self.places.values():
+            phrases += [*place.names, *(each for held in place.holding.values() for each in held)]
+        for thing in self.things.values():
+            phrases += [name for names in thing.names for name in names]
+        for relation in first_language().relations.values():
+            phrases += [*relation.between, *relation.behind]
+        phrases += ["on the left", "on the right", "at the top", "at the bottom", "over the"]
+        return sorted({word for phrase in phrases for word in phrase.split() if word != "{}"})
+
+
+def _rgb(raw: list[int]) -> RGB:
+    red, green, blue = raw
+    return red, green, blue
+
+
+@cache
+def world_language() -> WorldLanguage:
+    """The language in the package."""
+    raw = json.loads(files("t2i_xattn.scenes.world").joinpath("language.json").read_text("utf-8"))
+    colours = dict(first_language().colours)
+    colours |= {name: _rgb(rgb) for name, rgb in raw["more_colours"].items()}
+    palettes = {name: tuple(names) for name, names in raw["palettes"].items()}
+    lights = {
+        name: Light(
+            nouns=tuple(each["nouns"]),
+            adjectives=tuple(each["adjectives"]),
+            phrases=tuple(each["phrases"]),
+            sky=tuple((stop, _rgb(rgb)) for stop, rgb in each["sky"]),
+            haze=_rgb(each["haze"]),
+            land=tuple(each["land"]),
+            things=tuple(each["things"]),
+            water=(_rgb(each["water"][0]), _rgb(each["water"][1])),
+            window=_rgb(each["window"]),
+            dark=each["dark"],
+        )
+        for name, each in raw["lights"].items()
+    }
+    places = {
+        name: Place(
+            names=tuple(each["names"]),
+            holding={stand: tuple(phrases) for stand, phrases in each["holding"].items()},
+            horizon=tuple(each["horizon"]),
+            floor=tuple(each["floor"]),
+            parts=tuple(each["parts"]),
+            styled=tuple(each.get("styled", ())),
+            lights=tuple(each.get("lights", lights)),
+        )
+        for name, each in raw["places"].items()
+    }
+    things = {
+        name: ThingKind(
+            names=tuple((one, many) for one, many in each["names"]),
+            stand=each["stand"],
+            height=each["height"],
+            width=each["width"],
+            colours=palettes[each["colours"]],
+            styles=tuple(each.get("styles", ())),
+            places=tuple(each["places"]),
+            lights=tuple(each.get("lights", lights)),
+        )
+        for name, each in raw["things"].items()
+    }
+    return WorldLanguage(
+        colours=colours,
+        colour_names={name: tuple(raw["colour_names"].get(name, [name])) for name in colours},
+        sizes={
+            name: (tuple(each["names"]), float(each["factor"]))
+            for name, each in raw["sizes"].items()
+        },
+        counts={int(count): tuple(names) for count, names in raw["counts"].items()},
+        lights=lights,
+        places=places,
+        things=things,
+        styles={name: tuple(names) for name, names in raw["styles"].items()},
+        openings=tuple(raw["openings"]),
+        held_out=frozenset(
+            (first, second) for pairs in raw["held_out"].values() for first, second in pairs
+        ),
+    )

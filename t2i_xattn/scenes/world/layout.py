@@ -1,0 +1,262 @@
+"""What is to be seen: a place in a light, and up to three things in it, sampled from a seed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from t2i_xattn.scenes.layout import SIDE, Split
+from t2i_xattn.scenes.world.language import Stand, WorldLanguage, world_language
+
+MARGIN = 4.0
+"""Least distance in pixels between two things, and from a thing to the border."""
+
+
+@dataclass(frozen=True)
+class WorldThing:
+    """A thing: ``x`` is its middle, ``base`` its foot, in pixels of a 128 pixel picture."""
+
+    kind: str
+    colour: str | None
+    size: str
+    style: str | None
+    x: float
+    base: float
+    height: float
+    flip: bool
+    detail: int
+
+    @property
+    def width(self) -> float:
+        return self.height * world_language().things[self.kind].width
+
+    @property
+    def centre(self) -> tuple[float, float]:
+        return self.x, self.base - self.height / 2
+
+
+@dataclass(frozen=True)
+class WorldScene:
+    """A place, its light, its style, and things; far ones first.
+
+    ``orb`` is the sun or moon of the light: x, y and radius; ``None`` where there is none, or
+    where it is one of the things. ``detail`` is the seed of everything that no word names.
+    """
+
+    place: str
+    light: str
+    style: str | None
+    things: tuple[WorldThing, ...]
+    horizon: float
+    orb: tuple[float, float, float] | None
+    clouds: bool
+    water: bool
+    detail: int
+
+    def groups(self) -> list[tuple[int, ...]]:
+        """Things that one phrase names, by index: those of one kind, colour and style."""
+        found: dict[tuple[str, str | None, str | None], list[int]] = {}
+        for index, each in enumerate(self.things):
+            found.setdefault((each.kind, each.colour, each.style), []).append(index)
+        return [tuple(indices) for indices in found.values()]
+
+    def combinations(self) -> list[tuple[str, str]]:
+        """The (light, place), (style, place) and (thing, colour) that the scene holds."""
+        found = [(self.light, self.place)]
+        if self.style:
+            found.append((self.style, self.place))
+        return found + [(each.kind, each.colour) for each in self.things if each.colour]
+
+
+@dataclass(frozen=True)
+class _Group:
+    """``count`` like things."""
+
+    kind: str
+    colour: str | None
+    style: str | None
+    size: str
+    count: int
+
+    def stand(self, words: WorldLanguage) -> Stand:
+        return words.things[self.kind].stand
+
+
+class _Draw:
+    """Random choices for one scene."""
+
+    def __init__(self, rng: np.random.Generator) -> None:
+        self.rng, self.words = rng, world_language()
+
+    def pick(self, options: list[str] | tuple[str, ...], weights: list[float] | None = None) -> str:
+        return str(options[int(self.rng.choice(len(options), p=weights))])
+
+    def group(self, place: str, light: str, count: int) -> _Group:
+        """One group that can be in this place and light."""
+        words = self.words
+        kinds = [
+            name
+            for name, each in words.things.items()
+            if place in each.places
+            and light in each.lights
+            and (count == 1 or name not in ("sun", "moon", "castle", "bridge"))
+        ]
+        kind = words.things[name := self.pick(kinds)]
+        colour = self.pick(kind.colours) if kind.colours and self.rng.random() < 0.75 else None
+        style = self.pick(kind.styles) if kind.styles and self.rng.random() < 0.5 else None
+        size = self.pick(list(words.sizes), [0.25, 0.5, 0.25]) if count < 3 else "medium"
+        return _Group(name, colour, style, size, count)
+
+    def content(self) -> tuple[str, str, str | None, list[_Group]]:
+        """Place, light, style of the place, and groups of things."""
+        words, rng = self.words, self.rng
+        counts = [[], [1], [1, 1], [2], [3], [2, 1]][
+            int(rng.choice(6, p=[0.2, 0.4, 0.2, 0.1, 0.05, 0.05]))
+        ]
+        names = list(words.places)
+        if not counts:
+            # With nothing in it, the place is the subject: those with a shape of their own lead.
+            shaped = np.array([3.0 if words.places[name].styled else 1.0 for name in names])
+            shaped[names.index("reef")] = 0.3
+            place = self.pick(names, list(shaped / shaped.sum()))
+        else:
+            place = self.pick(names)
+        light = self.pick(words.places[place].lights)
+        style = None
+        if words.places[place].styled and rng.random() < 0.66:
+            style = self.pick(list(words.styles))
+        groups: list[_Group] = []
+        for count in counts:
+            groups.append(self.group(place, light, count))
+        return place, light, style, groups
+
+
+def _told_apart(groups: list[_Group]) -> bool:
+    """Whether no two groups are alike: of one kind, they must differ in a colour that is said."""
+    kinds = {}
+    for each in groups:
+        if each.kind in kinds and (not each.colour or not kinds[each.kind]):
+            return False
+        if kinds.get(each.kind, "") == each.colour:
+            return False
+        kinds[each.kind] = each.colour
+    return True
+
+
+def _spots(
+    groups: list[_Group], stands: list[Stand], floor: float, rng: np.random.Generator
+) -> tuple[list[tuple[float, float, float, float]], list[int]]:
+    """Room for each thing: its middle, its foot, its widest and its tallest; and its group."""
+    owner = [index for index, each in enumerate(groups) for _ in range(each.count)]
+    total = len(owner)
+    up = [stands[index] == "air" for index in owner]
+    lifted = 58.0
+    if total == 1:
+        foot = rng.uniform(70, 78) if up[0] else floor
+        return [(SIDE / 2 + rng.uniform(-9, 9), foot, 104, 84)], owner
+    if any(up) and not all(up):
+        # Those in the air over those on the ground.
+        spots = []
+        for high in (True, False):
+            row = sum(each == high for each in up)
+            room = 104.0 if row == 1 else 50.0
+            middles = [SIDE / 2 + rng.uniform(-6, 6)] if row == 1 else [33.0, 95.0]
+            spots.append([(x, lifted - 8 if high else floor, room, 40 if high else 52) for x in middles])  # fmt: skip
+        queues = [iter(spots[0]), iter(spots[1])]
+        return [next(queues[0] if high else queues[1]) for high in up], owner
+    if total == 2 and all(up) and rng.random() < 0.45:
+        order = rng.permutation([52.0, 112.0 if floor > 110 else 100.0])
+        return [(SIDE / 2 + rng.uniform(-6, 6), float(foot), 104, 42) for foot in order], owner
+    room = 54.0 if total == 2 else 37.0
+    middles = np.array([33.0, 95.0] if total == 2 else [22.0, 64.0, 106.0])
+    middles = rng.permutation(middles)
+    feet = [lifted + 6 + rng.uniform(-8, 8) if high else floor for high in up]
+    return [(float(x), foot, room, 66) for x, foot in zip(middles, feet, strict=True)], owner
+
+
+def _things(
+    groups: list[_Group], stands: list[Stand], floor: float, rng: np.random.Generator
+) -> tuple[WorldThing, ...]:
+    words = world_language()
+    spots, owner = _spots(groups, stands, floor, rng)
+    things = []
+    for (x, foot, room, tall), index in zip(spots, owner, strict=True):
+        group = groups[index]
+        kind = words.things[group.kind]
+        height = kind.height * words.sizes[group.size][1] * rng.uniform(0.95, 1.05)
+        if len(spots) > 1:
+            height *= 0.86
+        height = float(min(height, tall, room / kind.width))
+        half = height * kind.width / 2
+        x = float(np.clip(x + rng.uniform(-3, 3), half + MARGIN, SIDE - half - MARGIN))
+        base = float(foot + (rng.uniform(-2, 2) if stands[index] != "air" else 0))
+        if stands[index] == "air" and len(spots) == 1:
+            base -= (60 - height) / 2.5
+        base = float(np.clip(base, height + MARGIN, SIDE - MARGIN))
+        things.append(
+            WorldThing(
+                group.kind, group.colour, group.size, group.style, x, base, height,
+                bool(rng.random() < 0.5), int(rng.integers(2**31)),
+            )  # fmt: skip
+        )
+    return tuple(sorted(things, key=lambda each: each.base))
+
+
+def _orb(
+    light: str, horizon: float, things: tuple[WorldThing, ...], rng: np.random.Generator
+) -> tuple[float, float, float] | None:
+    """Where the sun or moon of the light stands."""
+    low = rng.uniform(30, 98)
+    side = rng.choice([rng.uniform(14, 34), rng.uniform(94, 114)])
+    if light == "storm" or any(each.kind in ("sun", "moon") for each in things):
+        return None
+    if light == "sunset":
+        return float(low), float(horizon - rng.uniform(4, 14)), float(rng.uniform(13, 17))
+    if light == "dawn":
+        return float(low), float(horizon - rng.uniform(0, 5)), float(rng.uniform(10, 13))
+    radius = rng.uniform(6, 8) if light == "night" else rng.uniform(8, 10)
+    return float(side), float(rng.uniform(14, 24)), float(radius)
+
+
+def sample_world(seed: int | np.random.Generator, split: Split = "train") -> WorldScene:
+    """Draw a scene of the world from a seed.
+
+    Args:
+        seed: an integer, or a generator to draw from.
+        split: ``"train"`` leaves out the held-out combinations of the language,
+            ``"held_out"`` has at least one of them, ``"any"`` does not look.
+
+    Raises:
+        ValueError: another split.
+    """
+    if split not in ("train", "held_out", "any"):
+        raise ValueError(f"A split is 'train', 'held_out' or 'any', got {split!r}.")
+    words = world_language()
+    rng = np.random.default_rng(seed)
+    draw = _Draw(rng)
+    while True:
+        place, light, style, groups = draw.content()
+        if not _told_apart(groups):
+            continue
+        stands = [each.stand(words) for each in groups]
+        if {"ground", "water"} <= set(stands):
+            continue
+        where = words.places[place]
+        horizon = float(rng.uniform(*where.horizon))
+        floor = float(rng.uniform(*where.floor))
+        things = _things(groups, stands, floor, rng) if groups else ()
+        scene = WorldScene(
+            place=place,
+            light=light,
+            style=style,
+            things=things,
+            horizon=horizon,
+            orb=_orb(light, horizon, things, rng),
+            clouds=all(each.kind != "cloud" for each in things) and (light == "storm" or rng.random() < 0.7),
+            water="water" in stands or ("ground" not in stands and rng.random() < 0.75),
+            detail=int(rng.integers(2**31)),
+        )
+        if split == "any" or words.is_held_out(scene.combinations()) == (split == "held_out"):
+            return scene
+
