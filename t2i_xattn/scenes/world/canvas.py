@@ -82,10 +82,10 @@ class Canvas:
     def glow(self, x: float, y: float, radius: float, rgb: RGB, opacity: float) -> None:
         """A soft halo, brightest in its middle, that owns nothing."""
         if self._glaze:
-            for step in range(4):
-                reach = radius * (1 - step / 4)
+            for step in range(10):
+                reach = radius * (1 - step / 10)
                 corners = self._large([(x - reach, y - reach), (x + reach, y + reach)])
-                self._glaze.ellipse(corners, fill=(*rgb, round(255 * opacity / 4)))
+                self._glaze.ellipse(corners, fill=(*rgb, round(255 * opacity / 10)))
 
     def gradient(self, top: float, bottom: float, stops: Sequence[tuple[float, RGB]]) -> None:
         """Rows from ``top`` to ``bottom`` in colours that pass through ``stops`` (0 to 1)."""

@@ -10,9 +10,7 @@ INK: RGB = (38, 36, 46)
 
 def mix(first: RGB, second: RGB, share: float) -> RGB:
     """``first`` where ``share`` is 0, ``second`` where it is 1."""
-    red, green, blue = (
-        round(a + (b - a) * share) for a, b in zip(first, second, strict=True)
-    )
+    red, green, blue = (round(a + (b - a) * share) for a, b in zip(first, second, strict=True))
     return red, green, blue
 
 

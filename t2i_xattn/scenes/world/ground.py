@@ -20,9 +20,15 @@ ROCK: RGB = (124, 132, 162)
 
 
 def ridge(
-    canvas: Canvas, y: float, swing: float, rgb: RGB, rng: np.random.Generator, *, waves: float = 1.5
+    canvas: Canvas,
+    y: float,
+    swing: float,
+    rgb: RGB,
+    rng: np.random.Generator,
+    *,
+    waves: float = 1.5,
 ) -> None:
-    """Ground from a rolling line about ``y`` down to the bottom, lighter along its edge."""
+    """Ground from a rolling line about ``y`` down to the bottom, its edge in the light of the sky."""
     x = np.linspace(-1, SIDE + 1, 44)
     phases = rng.uniform(0, 2 * np.pi, 2)
     line = y - swing * (
@@ -31,7 +37,7 @@ def ridge(
     )
     points = [(float(a), float(b)) for a, b in zip(x, line, strict=True)]
     foot = [(SIDE + 1.0, SIDE + 1.0), (-1.0, SIDE + 1.0)]
-    canvas.polygon([*points, *foot], lighter(rgb, 0.16))
+    canvas.polygon([*points, *foot], mix(rgb, canvas.light.haze, 0.22))
     canvas.polygon([*((a, b + 1.4) for a, b in points), *foot], rgb)
 
 

@@ -85,6 +85,7 @@ class WorldLanguage:
     things: dict[str, ThingKind]
     styles: dict[str, tuple[str, ...]]
     openings: tuple[str, ...]
+    fillers: frozenset[str]
     held_out: frozenset[tuple[str, str]]
 
     def is_held_out(self, combinations: Iterable[tuple[str, str]]) -> bool:
@@ -93,7 +94,7 @@ class WorldLanguage:
 
     def vocabulary(self) -> list[str]:
         """Every word that a prompt of the world can hold, sorted, each once."""
-        phrases = ["a", "an", "and", "with", "in", "there", "is", "are", *self.openings]
+        phrases = [*self.fillers, *self.openings]
         for named in (self.colour_names, self.styles, self.counts):
             phrases += [name for names in named.values() for name in names]
         phrases += [name for names, _ in self.sizes.values() for name in names]
@@ -105,7 +106,6 @@ class WorldLanguage:
             phrases += [name for names in thing.names for name in names]
         for relation in first_language().relations.values():
             phrases += [*relation.between, *relation.behind]
-        phrases += ["on the left", "on the right", "at the top", "at the bottom", "over the"]
         return sorted({word for phrase in phrases for word in phrase.split() if word != "{}"})
 
 
@@ -174,6 +174,7 @@ def world_language() -> WorldLanguage:
         things=things,
         styles={name: tuple(names) for name, names in raw["styles"].items()},
         openings=tuple(raw["openings"]),
+        fillers=frozenset(raw["fillers"]),
         held_out=frozenset(
             (first, second) for pairs in raw["held_out"].values() for first, second in pairs
         ),

@@ -196,25 +196,36 @@ def _things(
         base = float(np.clip(base, height + MARGIN, SIDE - MARGIN))
         things.append(
             WorldThing(
-                group.kind, group.colour, group.size, group.style, x, base, height,
-                bool(rng.random() < 0.5), int(rng.integers(2**31)),
+                group.kind,
+                group.colour,
+                group.size,
+                group.style,
+                x,
+                base,
+                height,
+                bool(rng.random() < 0.5),
+                int(rng.integers(2**31)),
             )  # fmt: skip
         )
     return tuple(sorted(things, key=lambda each: each.base))
 
 
 def _orb(
-    light: str, horizon: float, things: tuple[WorldThing, ...], rng: np.random.Generator
+    place: str, light: str, horizon: float, things: tuple[WorldThing, ...], rng: np.random.Generator
 ) -> tuple[float, float, float] | None:
     """Where the sun or moon of the light stands."""
-    low = rng.uniform(30, 98)
     side = rng.choice([rng.uniform(14, 34), rng.uniform(94, 114)])
+    low = side if place == "city" else rng.uniform(30, 98)
     if light == "storm" or any(each.kind in ("sun", "moon") for each in things):
         return None
+    # High enough to be seen over what stands on the horizon.
+    lift = {"city": 30, "mountains": 34, "forest": 40, "village": 20}.get(place, 0)
     if light == "sunset":
-        return float(low), float(horizon - rng.uniform(4, 14)), float(rng.uniform(13, 17))
+        high = horizon - lift - rng.uniform(4, 14)
+        return float(low), float(high), float(rng.uniform(14, 18))
     if light == "dawn":
-        return float(low), float(horizon - rng.uniform(0, 5)), float(rng.uniform(10, 13))
+        high = horizon - lift - rng.uniform(0, 6)
+        return float(low), float(high), float(rng.uniform(10, 13))
     radius = rng.uniform(6, 8) if light == "night" else rng.uniform(8, 10)
     return float(side), float(rng.uniform(14, 24)), float(radius)
 
@@ -252,11 +263,11 @@ def sample_world(seed: int | np.random.Generator, split: Split = "train") -> Wor
             style=style,
             things=things,
             horizon=horizon,
-            orb=_orb(light, horizon, things, rng),
-            clouds=all(each.kind != "cloud" for each in things) and (light == "storm" or rng.random() < 0.7),
+            orb=_orb(place, light, horizon, things, rng),
+            clouds=all(each.kind != "cloud" for each in things)
+            and (light == "storm" or rng.random() < 0.7),
             water="water" in stands or ("ground" not in stands and rng.random() < 0.75),
             detail=int(rng.integers(2**31)),
         )
         if split == "any" or words.is_held_out(scene.combinations()) == (split == "held_out"):
             return scene
-

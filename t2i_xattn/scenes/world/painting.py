@@ -39,9 +39,10 @@ def class_names() -> tuple[str, ...]:
 
 
 def _paint(scene: WorldScene, size: int, *, picture: bool, owners: bool) -> Canvas:
-    canvas = Canvas(
-        size, world_language().lights[scene.light], picture=picture, owners=owners
-    )  # fmt: skip
+    if size < 1:
+        raise ValueError(f"A picture has at least one pixel a side, got {size}.")
+    light = world_language().lights[scene.light]
+    canvas = Canvas(size, light, picture=picture, owners=owners)
     rng = np.random.default_rng(scene.detail)
     canvas.owner = owner_of("sky")
     draw_sky(canvas, scene, scene.horizon, rng)

@@ -46,7 +46,7 @@ def _panes(
 
 def _block(pen: Pen, half: float, rgb: RGB, rng: np.random.Generator) -> None:
     """A tower block of today: flat, stepped, slanting, or with a mast."""
-    roof = int(rng.integers(4))
+    roof = int(rng.choice(4, p=[0.3, 0.28, 0.12, 0.3]))
     top = 0.86 if roof else 1.0
     pen.box(-half, 0, half, top, rgb)
     pen.box(half * 0.5, 0, half, top, darker(rgb, 0.13))
@@ -198,7 +198,9 @@ def _row(
         wide = float(rng.uniform(*widths))
         middles.append((x + wide / 2, wide))
         x += wide * (1.0 if style is None else 0.94)
-    landmarks = dict(zip(rng.permutation(len(middles) // 2) + len(middles) // 4, tops, strict=False))
+    landmarks = dict(
+        zip(rng.permutation(len(middles) // 2) + len(middles) // 4, tops, strict=False)
+    )
     # The far side first, so that the middle stands in front.
     for index in sorted(range(len(middles)), key=lambda i: -abs(middles[i][0] - SIDE / 2)):
         at, wide = middles[index]
@@ -220,11 +222,11 @@ def draw_city(canvas: Canvas, scene: WorldScene, rng: np.random.Generator) -> No
     for x in np.arange(-3, SIDE, 9):
         height = rng.uniform(20, 52) * low
         canvas.box(float(x), foot - height, float(x + rng.uniform(6, 10)), foot, canvas.land(colours[0], 0.68))  # fmt: skip
-    _row(canvas, foot, style, 62 * low, 0.36, rng, [])
+    _row(canvas, foot, style, 60 * low, 0.4, rng, [])
     tops: dict[str | None, list[Building]] = {
         None: [], "futuristic": [draw_spindle, _saucer], "old": [draw_church, _basilica],
     }  # fmt: skip
-    _row(canvas, foot, style, 74 * low, 0.04, rng, tops[style])
+    _row(canvas, foot, style, 68 * low, 0.04, rng, tops[style])
     if scene.water:
         canvas.owner = owner_of("water")
         far, near = canvas.light.water

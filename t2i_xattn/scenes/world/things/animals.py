@@ -29,7 +29,9 @@ def draw_cat(pen: Pen, rgb: RGB | None, style: str | None) -> None:
         pen.line([(x * 0.4, 0.04), (x * 0.4, 0.2)], 0.018, shade)
     for side in (-1, 1):
         pen.polygon([(side * 0.29, 0.74), (side * 0.27, 1.0), (side * 0.06, 0.88)], coat)
-        pen.polygon([(side * 0.25, 0.79), (side * 0.24, 0.93), (side * 0.12, 0.86)], (240, 160, 160))
+        pen.polygon(
+            [(side * 0.25, 0.79), (side * 0.24, 0.93), (side * 0.12, 0.86)], (240, 160, 160)
+        )
     pen.ellipse(0, 0.7, 0.31, 0.22, coat)
     for x in (-0.07, 0, 0.07):
         pen.line([(x, 0.91), (x * 0.8, 0.82)], 0.028, shade)
@@ -54,7 +56,9 @@ def draw_dog(pen: Pen, rgb: RGB | None, style: str | None) -> None:
     for x in (-0.44, 0.12):
         pen.box(x, 0.0, x + 0.14, 0.36, coat)
         pen.box(x, 0.0, x + 0.16, 0.06, belly)
-    pen.blob([(0.08, 0.5), (0.1, 0.82), (0.3, 0.96), (0.46, 0.84), (0.44, 0.56), (0.26, 0.46)], coat)
+    pen.blob(
+        [(0.08, 0.5), (0.1, 0.82), (0.3, 0.96), (0.46, 0.84), (0.44, 0.56), (0.26, 0.46)], coat
+    )
     pen.blob([(0.32, 0.6), (0.36, 0.76), (0.56, 0.74), (0.61, 0.64), (0.54, 0.56), (0.4, 0.54)], belly)  # fmt: skip
     pen.ellipse(0.575, 0.71, 0.05, 0.04, INK)
     pen.line([(0.55, 0.6), (0.42, 0.6)], 0.02, INK)
@@ -169,7 +173,9 @@ def draw_fish(pen: Pen, rgb: RGB | None, style: str | None) -> None:
 def draw_turtle(pen: Pen, rgb: RGB | None, style: str | None) -> None:
     shell = rgb or (70, 150, 90)
     skin: RGB = (166, 196, 120)
-    pen.blob([(0.2, 0.3), (0.4, 0.1), (0.34, -0.02), (0.12, 0.14), (0.04, 0.28)], darker(skin, 0.15))
+    pen.blob(
+        [(0.2, 0.3), (0.4, 0.1), (0.34, -0.02), (0.12, 0.14), (0.04, 0.28)], darker(skin, 0.15)
+    )
     pen.blob([(-0.4, 0.3), (-0.62, 0.08), (-0.5, 0.04), (-0.3, 0.2)], darker(skin, 0.15))
     pen.polygon([(-0.5, 0.4), (-0.78, 0.36), (-0.54, 0.3)], skin)
     pen.blob([(0.44, 0.34), (0.5, 0.62), (0.68, 0.72), (0.8, 0.58), (0.72, 0.42), (0.54, 0.32)], skin)  # fmt: skip

@@ -57,7 +57,9 @@ def draw_flower(pen: Pen, rgb: RGB | None, style: str | None) -> None:
     pen.blob([(0.01, 0.16), (0.16, 0.24), (0.28, 0.42), (0.12, 0.38)], darker(stem, 0.15))
     for shade, turn, reach in ((darker(petal, 0.16), np.pi / 6, 0.21), (petal, 0.0, 0.2)):
         for angle in turn + np.arange(6) * np.pi / 3:
-            pen.disc(reach * float(np.cos(angle)), 0.68 + reach * float(np.sin(angle)), 0.115, shade)
+            pen.disc(
+                reach * float(np.cos(angle)), 0.68 + reach * float(np.sin(angle)), 0.115, shade
+            )
     heart = (255, 206, 70) if petal[2] > 90 or petal[0] < 200 or petal[1] < 120 else (150, 84, 40)
     pen.disc(0, 0.68, 0.12, heart)
     pen.disc(0.02, 0.66, 0.08, darker(heart, 0.12))

@@ -9,6 +9,7 @@ from t2i_xattn.scenes.world.canvas import Pen
 from t2i_xattn.scenes.world.colour import INK, WHITE, darker, lighter
 
 NEON: RGB = (84, 240, 250)
+PINK: RGB = (255, 92, 190)
 WOOD: RGB = (130, 84, 50)
 TIMBER_DARK: RGB = (78, 52, 36)
 
@@ -57,15 +58,16 @@ def _galleon(pen: Pen, hull: RGB, sail: RGB) -> None:
 
 
 def _hydrofoil(pen: Pen, hull: RGB) -> None:
-    """A wedge on foils, under a long canopy of glass."""
-    glass = (150, 246, 255) if pen.dark else (70, 160, 206)
-    pen.line([(-0.26, 0.2), (-0.32, 0.02)], 0.05, darker(hull, 0.5))
-    pen.line([(0.2, 0.2), (0.26, 0.02)], 0.05, darker(hull, 0.5))
-    pen.blob([(-0.34, 0.36), (-0.28, 0.62), (-0.02, 0.68), (0.2, 0.52), (0.34, 0.36)], glass, lit=pen.dark)  # fmt: skip
-    pen.polygon([(-0.46, 0.66), (-0.3, 0.9), (-0.22, 0.9), (-0.2, 0.5), (-0.4, 0.4)], hull)
-    pen.polygon([(-0.5, 0.46), (-0.44, 0.16), (0.16, 0.14), (0.5, 0.42), (0.1, 0.4)], hull)
-    pen.polygon([(-0.48, 0.28), (-0.44, 0.16), (0.16, 0.14), (0.34, 0.28)], darker(hull, 0.3))
-    pen.line([(-0.47, 0.31), (0.38, 0.32)], 0.04, NEON, lit=True)
+    """A sharp wedge that rides on foils, with a long canopy of glass and a swept fin."""
+    glass = (150, 246, 255) if pen.dark else (44, 120, 176)
+    pen.polygon([(-0.3, 0.26), (-0.4, 0.0), (-0.3, 0.0), (-0.18, 0.26)], darker(hull, 0.55))
+    pen.polygon([(0.1, 0.26), (0.22, 0.0), (0.3, 0.0), (0.26, 0.26)], darker(hull, 0.55))
+    pen.polygon([(-0.44, 0.44), (-0.5, 0.98), (-0.36, 0.98), (-0.1, 0.44)], darker(hull, 0.18))
+    pen.blob([(-0.26, 0.4), (-0.16, 0.7), (0.04, 0.76), (0.24, 0.58), (0.38, 0.4)], glass, lit=pen.dark)  # fmt: skip
+    pen.polygon([(-0.5, 0.5), (-0.44, 0.18), (0.2, 0.16), (0.5, 0.52), (0.1, 0.46)], hull)
+    pen.polygon([(-0.48, 0.32), (-0.44, 0.18), (0.2, 0.16), (0.33, 0.32)], darker(hull, 0.3))
+    pen.line([(-0.48, 0.34), (0.36, 0.35)], 0.045, NEON, lit=True)
+    pen.line([(-0.5, 0.97), (-0.36, 0.97)], 0.04, PINK, lit=True)
 
 
 def draw_car(pen: Pen, rgb: RGB | None, style: str | None) -> None:
