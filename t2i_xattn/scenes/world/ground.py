@@ -28,7 +28,7 @@ def ridge(
     *,
     waves: float = 1.5,
 ) -> None:
-    """Ground from a rolling line about ``y`` down to the bottom, its edge in the light of the sky."""
+    """Ground from a rolling line about ``y`` to the bottom, its edge in the light of the sky."""
     x = np.linspace(-1, SIDE + 1, 44)
     phases = rng.uniform(0, 2 * np.pi, 2)
     line = y - swing * (
@@ -58,13 +58,18 @@ def draw_meadow(canvas: Canvas, scene: WorldScene, rng: np.random.Generator) -> 
     ridge(canvas, y - 4, 5, canvas.land((104, 168, 110), 0.4), rng)
     ridge(canvas, y + 3, 3, canvas.land((112, 176, 92), 0.12), rng)
     ridge(canvas, y + 15, 3, canvas.land(GRASS), rng, waves=1)
-    tufts = [canvas.land(each) for each in ((98, 160, 74), (250, 240, 220), (255, 214, 110), (98, 160, 74))]  # fmt: skip
+    tufts = [
+        canvas.land(each)
+        for each in ((98, 160, 74), (250, 240, 220), (255, 214, 110), (98, 160, 74))
+    ]
     _specks(canvas, y + 20, tufts, rng, 26)
 
 
 def draw_hills(canvas: Canvas, scene: WorldScene, rng: np.random.Generator) -> None:
     canvas.owner = owner_of("hills")
-    tones: list[tuple[RGB, float]] = [((112, 158, 140), 0.55), ((104, 166, 112), 0.3), ((118, 180, 92), 0.1), (GRASS, 0.0)]  # fmt: skip
+    tones: list[tuple[RGB, float]] = [
+        ((112, 158, 140), 0.55), ((104, 166, 112), 0.3), ((118, 180, 92), 0.1), (GRASS, 0.0),
+    ]  # fmt: skip
     for row, (rgb, far) in enumerate(tones):
         y = scene.horizon + row * 13
         ridge(canvas, y, 9 - row, canvas.land(rgb, far), rng, waves=1.2 + 0.2 * row)
@@ -85,7 +90,10 @@ def water(canvas: Canvas, scene: WorldScene, top: float, rng: np.random.Generato
     for _ in range(26):
         y = top + 2 + (SIDE - top - 3) * rng.random() ** 1.2
         near_by = (y - top) / (SIDE - top)
-        _wave(canvas, rng.uniform(0, SIDE), y, 3 + 9 * near_by, 0.5 + 0.5 * near_by, lighter(far, 0.5), 0.3)  # fmt: skip
+        _wave(
+            canvas, rng.uniform(0, SIDE), y, 3 + 9 * near_by, 0.5 + 0.5 * near_by,
+            lighter(far, 0.5), 0.3,
+        )  # fmt: skip
 
 
 def _wave(
@@ -108,7 +116,9 @@ def draw_beach(canvas: Canvas, scene: WorldScene, rng: np.random.Generator) -> N
     canvas.owner = owner_of("sand")
     ridge(canvas, shore, 3, canvas.land(darker(SAND, 0.12)), rng, waves=1.1)
     ridge(canvas, shore + 9, 2.5, canvas.land(SAND), rng, waves=1.1)
-    _specks(canvas, shore + 12, [canvas.land(darker(SAND, 0.15)), canvas.land(lighter(SAND))], rng, 24)  # fmt: skip
+    _specks(
+        canvas, shore + 12, [canvas.land(darker(SAND, 0.15)), canvas.land(lighter(SAND))], rng, 24,
+    )  # fmt: skip
 
 
 def draw_desert(canvas: Canvas, scene: WorldScene, rng: np.random.Generator) -> None:
@@ -144,7 +154,10 @@ def draw_snow(canvas: Canvas, scene: WorldScene, rng: np.random.Generator) -> No
         canvas.owner = owner_of("sky")
         for _ in range(30):
             flake = rng.uniform(0.4, 0.8)
-            canvas.ellipse(rng.uniform(0, SIDE), rng.uniform(0, y - 10), flake, flake, canvas.land((255, 255, 255)))  # fmt: skip
+            canvas.ellipse(
+                rng.uniform(0, SIDE), rng.uniform(0, y - 10), flake, flake,
+                canvas.land((255, 255, 255)),
+            )  # fmt: skip
 
 
 def draw_mountains(canvas: Canvas, scene: WorldScene, rng: np.random.Generator) -> None:
@@ -172,7 +185,10 @@ def _range(
         dent = float(x) + 0.1 * half
         canvas.polygon([peak, (x - half, foot + 3), (x + half, foot + 3)], rgb)
         shade = darker(rgb, 0.2)
-        canvas.polygon([peak, (dent, foot - 0.6 * height), (dent - 0.12 * half, foot - 0.3 * height), (dent + 0.1 * half, foot + 3), (x + half, foot + 3)], shade)  # fmt: skip
+        canvas.polygon(
+            [peak, (dent, foot - 0.6 * height), (dent - 0.12 * half, foot - 0.3 * height),
+            (dent + 0.1 * half, foot + 3), (x + half, foot + 3)], shade,
+        )  # fmt: skip
         if snow is not None:
             cap, edge = 0.34, foot - height * (1 - 0.34)
             canvas.polygon(
@@ -192,7 +208,10 @@ def draw_forest(canvas: Canvas, scene: WorldScene, rng: np.random.Generator) -> 
     canvas.owner = owner_of("forest")
     for far, count, tall, foot in ((0.55, 15, (34, 46), -3), (0.25, 11, (38, 56), 1)):
         for x in np.linspace(-4, SIDE + 4, count):
-            pen = Pen(canvas, float(x + rng.uniform(-3, 3)), y + foot, float(rng.uniform(*tall)), far=far, land=True)  # fmt: skip
+            pen = Pen(
+                canvas, float(x + rng.uniform(-3, 3)), y + foot, float(rng.uniform(*tall)),
+                far=far, land=True,
+            )  # fmt: skip
             draw_pine(pen, None, None)
         canvas.box(0, y + foot - 6, SIDE, y + foot + 4, canvas.land((50, 100, 78), far))
     canvas.owner = owner_of("grass")
@@ -200,7 +219,10 @@ def draw_forest(canvas: Canvas, scene: WorldScene, rng: np.random.Generator) -> 
     ridge(canvas, y + 12, 2, canvas.land((104, 166, 84)), rng, waves=1)
     canvas.owner = owner_of("forest")
     for x in (4, 20, 108, 124):
-        pen = Pen(canvas, float(x + rng.uniform(-3, 3)), y + rng.uniform(5, 10), float(rng.uniform(52, 70)), land=True)  # fmt: skip
+        pen = Pen(
+            canvas, float(x + rng.uniform(-3, 3)), y + rng.uniform(5, 10),
+            float(rng.uniform(52, 70)), land=True,
+        )  # fmt: skip
         (draw_tree if rng.random() < 0.25 else draw_pine)(pen, (76, 146, 84), None)
 
 
@@ -209,7 +231,9 @@ def draw_reef(canvas: Canvas, scene: WorldScene, rng: np.random.Generator) -> No
     canvas.gradient(0, SIDE, [(0, (132, 218, 230)), (0.4, (52, 152, 200)), (1, (22, 78, 148))])
     for _ in range(4):
         x, wide = float(rng.uniform(0, SIDE)), float(rng.uniform(5, 10))
-        canvas.glaze([(x, -1), (x + wide, -1), (x + wide - 14, 112), (x - 26, 112)], (226, 250, 250), 0.14)  # fmt: skip
+        canvas.glaze(
+            [(x, -1), (x + wide, -1), (x + wide - 14, 112), (x - 26, 112)], (226, 250, 250), 0.14,
+        )  # fmt: skip
     for _ in range(12):
         reach = float(rng.uniform(0.8, 1.9))
         canvas.ellipse(rng.uniform(4, 124), rng.uniform(6, 92), reach, reach, (196, 236, 242))
@@ -221,9 +245,15 @@ def draw_reef(canvas: Canvas, scene: WorldScene, rng: np.random.Generator) -> No
         if rng.random() < 0.5:
             rgb: RGB = (232, 104, 120) if rng.random() < 0.6 else (240, 160, 80)
             for lean, part in ((-5, 0.7), (0, 1.0), (5, 0.8)):
-                canvas.line([(x, foot), (x + lean * 0.7, foot - tall * part * 0.5), (x + lean, foot - tall * part)], 3, rgb)  # fmt: skip
+                canvas.line(
+                    [(x, foot), (x + lean * 0.7, foot - tall * part * 0.5),
+                    (x + lean, foot - tall * part)], 3, rgb,
+                )  # fmt: skip
                 canvas.ellipse(x + lean, foot - tall * part, 2, 2, rgb)
         else:
             for lean in (-4, 0, 4):
-                sway = [(x + lean + 2.2 * np.sin(t * 5 + lean), foot - t * tall) for t in np.linspace(0, 1, 9)]  # fmt: skip
+                sway = [
+                    (x + lean + 2.2 * np.sin(t * 5 + lean), foot - t * tall)
+                    for t in np.linspace(0, 1, 9)
+                ]
                 canvas.line([(float(a), float(b)) for a, b in sway], 2, (46, 140, 96))

@@ -41,12 +41,14 @@ class Place:
     """A place: its names, how things stand in it, and where the horizon and the floor are.
 
     ``names`` begin with their article. ``horizon`` and ``floor`` are ranges of rows of a 128
-    pixel picture; the bases of things stand on the floor. ``parts`` are the classes of pixels
+    pixel picture; the bases of things stand on the floor, and above row ``clear`` is room in the
+    air. ``parts`` are the classes of pixels
     that its names name, ``styled`` those that a style word names.
     """
 
     names: tuple[str, ...]
     holding: dict[Stand, tuple[str, ...]]
+    clear: float
     horizon: tuple[float, float]
     floor: tuple[float, float]
     parts: tuple[str, ...]
@@ -140,6 +142,7 @@ def world_language() -> WorldLanguage:
         name: Place(
             names=tuple(each["names"]),
             holding={stand: tuple(phrases) for stand, phrases in each["holding"].items()},
+            clear=each["clear"],
             horizon=tuple(each["horizon"]),
             floor=tuple(each["floor"]),
             parts=tuple(each["parts"]),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from t2i_xattn.scenes.layout import SIDE, Split
-from t2i_xattn.scenes.world.language import Stand, WorldLanguage, world_language
+from t2i_xattn.scenes.world.language import world_language
 
 MARGIN = 4.0
 """Least distance in pixels between two things, and from a thing to the border."""
@@ -25,7 +25,6 @@ class WorldThing:
     base: float
     height: float
     flip: bool
-    detail: int
 
     @property
     def width(self) -> float:
@@ -78,9 +77,6 @@ class _Group:
     style: str | None
     size: str
     count: int
-
-    def stand(self, words: WorldLanguage) -> Stand:
-        return words.things[self.kind].stand
 
 
 class _Draw:
@@ -144,87 +140,105 @@ def _told_apart(groups: list[_Group]) -> bool:
     return True
 
 
-def _spots(
-    groups: list[_Group], stands: list[Stand], floor: float, rng: np.random.Generator
-) -> tuple[list[tuple[float, float, float, float]], list[int]]:
-    """Room for each thing: its middle, its foot, its widest and its tallest; and its group."""
-    owner = [index for index, each in enumerate(groups) for _ in range(each.count)]
-    total = len(owner)
-    up = [stands[index] == "air" for index in owner]
-    lifted = 58.0
+@dataclass(frozen=True)
+class _Spot:
+    """Room for a thing: its middle, its foot, and the widest and tallest that fits."""
+
+    x: float
+    foot: float
+    wide: float
+    tall: float
+
+
+def _spots(up: list[bool], clear: float, floor: float, rng: np.random.Generator) -> list[_Spot]:
+    """A spot for each thing; ``up`` says which are in the air.
+
+    Composed as people would: one in the middle, those in the air over those on the ground, else
+    side by side, or two in the air one over the other.
+    """
+    total, middle = len(up), SIDE / 2
     if total == 1:
-        foot = rng.uniform(70, 78) if up[0] else floor
-        return [(SIDE / 2 + rng.uniform(-9, 9), foot, 104, 84)], owner
+        if up[0]:
+            return [_Spot(middle + rng.uniform(-9, 9), clear + rng.uniform(-4, 2), 104, clear - 6)]
+        return [_Spot(middle + rng.uniform(-9, 9), floor, 104, 84)]
     if any(up) and not all(up):
-        # Those in the air over those on the ground.
         spots = []
-        for high in (True, False):
-            row = sum(each == high for each in up)
-            room = 104.0 if row == 1 else 50.0
-            middles = [SIDE / 2 + rng.uniform(-6, 6)] if row == 1 else [33.0, 95.0]
-            spots.append([(x, lifted - 8 if high else floor, room, 40 if high else 52) for x in middles])  # fmt: skip
-        queues = [iter(spots[0]), iter(spots[1])]
-        return [next(queues[0] if high else queues[1]) for high in up], owner
-    if total == 2 and all(up) and rng.random() < 0.45:
-        order = rng.permutation([52.0, 112.0 if floor > 110 else 100.0])
-        return [(SIDE / 2 + rng.uniform(-6, 6), float(foot), 104, 42) for foot in order], owner
-    room = 54.0 if total == 2 else 37.0
-    middles = np.array([33.0, 95.0] if total == 2 else [22.0, 64.0, 106.0])
-    middles = rng.permutation(middles)
-    feet = [lifted + 6 + rng.uniform(-8, 8) if high else floor for high in up]
-    return [(float(x), foot, room, 66) for x, foot in zip(middles, feet, strict=True)], owner
+        for high in up:
+            alone = up.count(high) == 1
+            before = sum(each == high for each in up[: len(spots)])
+            x = middle + rng.uniform(-6, 6) if alone else (33.0, 95.0)[before]
+            wide = 104.0 if alone else 54.0
+            spots.append(_Spot(x, 48, wide, 40) if high else _Spot(x, floor, wide, 54))
+        return spots
+    if total == 2 and all(up) and clear > 72 and rng.random() < 0.5:
+        feet = rng.permutation([50.0, 102.0])
+        return [_Spot(middle + rng.uniform(-6, 6), float(foot), 104, 42) for foot in feet]
+    places, wide = ([33.0, 95.0], 54.0) if total == 2 else ([22.0, 64.0, 106.0], 37.0)
+    return [
+        _Spot(float(x), clear + rng.uniform(-8, 2), wide, clear - 12)
+        if high
+        else _Spot(float(x), floor, wide, 72)
+        for x, high in zip(rng.permutation(places), up, strict=True)
+    ]
 
 
 def _things(
-    groups: list[_Group], stands: list[Stand], floor: float, rng: np.random.Generator
+    groups: list[_Group], clear: float, floor: float, rng: np.random.Generator
 ) -> tuple[WorldThing, ...]:
     words = world_language()
-    spots, owner = _spots(groups, stands, floor, rng)
+    each_group = [group for group in groups for _ in range(group.count)]
+    up = [words.things[group.kind].stand == "air" for group in each_group]
+    # Sizes of several things differ less, or the small ones would be specks.
+    power = 1.0 if len(up) == 1 else 0.6
+    largest = words.sizes["large"][1] ** power * 1.05
     things = []
-    for (x, foot, room, tall), index in zip(spots, owner, strict=True):
-        group = groups[index]
+    for group, spot, high in zip(each_group, _spots(up, clear, floor, rng), up, strict=True):
         kind = words.things[group.kind]
-        height = kind.height * words.sizes[group.size][1] * rng.uniform(0.95, 1.05)
-        if len(spots) > 1:
-            height *= 0.86
-        height = float(min(height, tall, room / kind.width))
+        # What would not fit at its largest is smaller at every size: sizes stay apart.
+        fit = min(1.0, spot.tall / (kind.height * largest))
+        fit = min(fit, spot.wide / (kind.height * kind.width * largest))
+        factor = words.sizes[group.size][1] ** power * rng.uniform(0.95, 1.05)
+        height = float(kind.height * fit * factor)
         half = height * kind.width / 2
-        x = float(np.clip(x + rng.uniform(-3, 3), half + MARGIN, SIDE - half - MARGIN))
-        base = float(foot + (rng.uniform(-2, 2) if stands[index] != "air" else 0))
-        if stands[index] == "air" and len(spots) == 1:
-            base -= (60 - height) / 2.5
-        base = float(np.clip(base, height + MARGIN, SIDE - MARGIN))
+        x = float(np.clip(spot.x + rng.uniform(-3, 3), half + MARGIN, SIDE - half - MARGIN))
+        # Smaller things in the air float higher.
+        lift = (spot.tall - height) / 2 if high else 0.0
+        foot = spot.foot - lift + rng.uniform(-2, 2)
+        base = float(np.clip(foot, height + MARGIN, SIDE - MARGIN))
         things.append(
             WorldThing(
-                group.kind,
-                group.colour,
-                group.size,
-                group.style,
-                x,
-                base,
-                height,
-                bool(rng.random() < 0.5),
-                int(rng.integers(2**31)),
-            )  # fmt: skip
+                kind=group.kind,
+                colour=group.colour,
+                size=group.size,
+                style=group.style,
+                x=x,
+                base=base,
+                height=height,
+                flip=bool(rng.random() < 0.5),
+            )
         )
     return tuple(sorted(things, key=lambda each: each.base))
 
 
 def _orb(
-    place: str, light: str, horizon: float, things: tuple[WorldThing, ...], rng: np.random.Generator
+    light: str,
+    clear: float,
+    horizon: float,
+    things: tuple[WorldThing, ...],
+    rng: np.random.Generator,
 ) -> tuple[float, float, float] | None:
     """Where the sun or moon of the light stands."""
     side = rng.choice([rng.uniform(14, 34), rng.uniform(94, 114)])
-    low = side if place == "city" else rng.uniform(30, 98)
+    low = side if clear < 56 else rng.uniform(30, 98)
     if light == "storm" or any(each.kind in ("sun", "moon") for each in things):
         return None
     # High enough to be seen over what stands on the horizon.
-    lift = {"city": 30, "mountains": 34, "forest": 40, "village": 20}.get(place, 0)
+    skyline = min(horizon, clear + 8)
     if light == "sunset":
-        high = horizon - lift - rng.uniform(4, 14)
+        high = skyline - rng.uniform(4, 14)
         return float(low), float(high), float(rng.uniform(14, 18))
     if light == "dawn":
-        high = horizon - lift - rng.uniform(0, 6)
+        high = skyline - rng.uniform(0, 6)
         return float(low), float(high), float(rng.uniform(10, 13))
     radius = rng.uniform(6, 8) if light == "night" else rng.uniform(8, 10)
     return float(side), float(rng.uniform(14, 24)), float(radius)
@@ -250,20 +264,20 @@ def sample_world(seed: int | np.random.Generator, split: Split = "train") -> Wor
         place, light, style, groups = draw.content()
         if not _told_apart(groups):
             continue
-        stands = [each.stand(words) for each in groups]
+        stands = [words.things[each.kind].stand for each in groups]
         if {"ground", "water"} <= set(stands):
             continue
         where = words.places[place]
         horizon = float(rng.uniform(*where.horizon))
         floor = float(rng.uniform(*where.floor))
-        things = _things(groups, stands, floor, rng) if groups else ()
+        things = _things(groups, where.clear, floor, rng) if groups else ()
         scene = WorldScene(
             place=place,
             light=light,
             style=style,
             things=things,
             horizon=horizon,
-            orb=_orb(place, light, horizon, things, rng),
+            orb=_orb(light, where.clear, horizon, things, rng),
             clouds=all(each.kind != "cloud" for each in things)
             and (light == "storm" or rng.random() < 0.7),
             water="water" in stands or ("ground" not in stands and rng.random() < 0.75),

@@ -8,6 +8,7 @@ from t2i_xattn.scenes.language import RGB
 from t2i_xattn.scenes.layout import SIDE
 from t2i_xattn.scenes.world.canvas import Canvas
 from t2i_xattn.scenes.world.colour import mix
+from t2i_xattn.scenes.world.language import world_language
 from t2i_xattn.scenes.world.layout import WorldScene
 
 MOON: RGB = (246, 240, 214)
@@ -15,7 +16,10 @@ MOON: RGB = (246, 240, 214)
 
 def draw_sky(canvas: Canvas, scene: WorldScene, horizon: float, rng: np.random.Generator) -> None:
     """Everything above the horizon that belongs to the light and not to a place or thing."""
-    canvas.gradient(0, horizon + 8, canvas.light.sky)
+    # Where buildings or trees hide the horizon, its colours are seen over their tops.
+    clear = world_language().places[scene.place].clear
+    canvas.gradient(0, SIDE, [(0, canvas.light.sky[-1][1])])
+    canvas.gradient(0, min(horizon + 8, clear + 24), canvas.light.sky)
     if scene.light == "night":
         _stars(canvas, horizon, rng)
     if scene.orb is not None:
@@ -82,7 +86,9 @@ def _lens(canvas: Canvas, x: float, y: float, half: float, thick: float, rgb: RG
 def puff(canvas: Canvas, x: float, y: float, radius: float, rgb: RGB, shade: RGB) -> None:
     """A cloud of round puffs with a flat, shaded base."""
     for colour, lift in ((shade, 0.0), (rgb, -0.14)):
-        for dx, dy, part in ((-0.95, 0.05, 0.5), (-0.35, -0.35, 0.72), (0.4, -0.2, 0.6), (1, 0.1, 0.42)):  # fmt: skip
+        for dx, dy, part in (
+            (-0.95, 0.05, 0.5), (-0.35, -0.35, 0.72), (0.4, -0.2, 0.6), (1, 0.1, 0.42),
+        ):  # fmt: skip
             reach = part * radius
             canvas.ellipse(x + dx * radius, y + (dy + lift) * radius, reach, reach, colour)
         canvas.box(

@@ -10,7 +10,6 @@ from t2i_xattn.scenes.language import RGB
 from t2i_xattn.scenes.layout import SIDE
 from t2i_xattn.scenes.world.canvas import Canvas, Pen
 from t2i_xattn.scenes.world.colour import darker, lighter
-from t2i_xattn.scenes.world.ground import ridge
 from t2i_xattn.scenes.world.layout import WorldScene
 from t2i_xattn.scenes.world.owners import owner_of
 from t2i_xattn.scenes.world.things.buildings import NEON
@@ -20,9 +19,15 @@ PINK: RGB = (255, 92, 190)
 Building = Callable[[Pen, float, RGB, np.random.Generator], None]
 """Draws a building of height 1 with a pen; the number is half its width."""
 
-MODERN: list[RGB] = [(150, 168, 190), (196, 184, 170), (118, 142, 172), (206, 150, 128), (170, 178, 186)]  # fmt: skip
-OLD: list[RGB] = [(206, 176, 136), (186, 150, 118), (222, 200, 160), (172, 140, 116), (196, 164, 140)]  # fmt: skip
-FUTURISTIC: list[RGB] = [(132, 172, 214), (196, 210, 232), (110, 138, 206), (150, 204, 214), (162, 150, 220)]  # fmt: skip
+MODERN: list[RGB] = [
+    (150, 168, 190), (196, 184, 170), (118, 142, 172), (206, 150, 128), (170, 178, 186),
+]  # fmt: skip
+OLD: list[RGB] = [
+    (206, 176, 136), (186, 150, 118), (222, 200, 160), (172, 140, 116), (196, 164, 140),
+]  # fmt: skip
+FUTURISTIC: list[RGB] = [
+    (132, 172, 214), (196, 210, 232), (110, 138, 206), (150, 204, 214), (162, 150, 220),
+]  # fmt: skip
 
 
 def _panes(
@@ -95,10 +100,19 @@ def draw_spindle(pen: Pen, half: float, rgb: RGB, rng: np.random.Generator) -> N
 def _saucer(pen: Pen, half: float, rgb: RGB, rng: np.random.Generator) -> None:
     """A stalk that carries a disc, with light along its rim."""
     stalk, rim = half * 0.26, half * 1.25
-    pen.polygon([(-half * 0.6, 0), (-stalk, 0.3), (-stalk, 0.76), (stalk, 0.76), (stalk, 0.3), (half * 0.6, 0)], rgb)  # fmt: skip
+    pen.polygon(
+        [(-half * 0.6, 0), (-stalk, 0.3), (-stalk, 0.76), (stalk, 0.76), (stalk, 0.3),
+        (half * 0.6, 0)], rgb,
+    )  # fmt: skip
     flat = 3.0 / pen.height
-    pen.polygon([(-rim, 0.78), (-stalk, 0.78 - 1.6 * flat), (stalk, 0.78 - 1.6 * flat), (rim, 0.78)], darker(rgb, 0.25))  # fmt: skip
-    dome = [(rim * float(np.cos(a)), 0.78 + 1.9 * flat * float(np.sin(a))) for a in np.linspace(0, np.pi, 12)]  # fmt: skip
+    pen.polygon(
+        [(-rim, 0.78), (-stalk, 0.78 - 1.6 * flat), (stalk, 0.78 - 1.6 * flat), (rim, 0.78)],
+        darker(rgb, 0.25),
+    )  # fmt: skip
+    dome = [
+        (rim * float(np.cos(a)), 0.78 + 1.9 * flat * float(np.sin(a)))
+        for a in np.linspace(0, np.pi, 12)
+    ]
     pen.polygon(dome, lighter(rgb, 0.2))
     pen.line([(-rim, 0.78), (rim, 0.78)], 1.5 / pen.height, NEON, lit=True)
     pen.line([(0, 0.8), (0, 1.0)], 1.0 / pen.height, lighter(rgb, 0.2))
@@ -108,12 +122,20 @@ def _saucer(pen: Pen, half: float, rgb: RGB, rng: np.random.Generator) -> None:
 def _capsule(pen: Pen, half: float, rgb: RGB, rng: np.random.Generator) -> None:
     """A round-topped tower of glass with rings of light."""
     low = 1 - half
-    dome = [(half * float(np.cos(a)), low + half * float(np.sin(a))) for a in np.linspace(0, np.pi, 14)]  # fmt: skip
+    dome = [
+        (half * float(np.cos(a)), low + half * float(np.sin(a))) for a in np.linspace(0, np.pi, 14)
+    ]
     pen.polygon([(half, 0), *dome, (-half, 0)], rgb)
-    pen.polygon([(half * 0.35, 0), (half * 0.35, low + half * 0.9), *dome[4::-1], (half, 0)], darker(rgb, 0.15))  # fmt: skip
+    pen.polygon(
+        [(half * 0.35, 0), (half * 0.35, low + half * 0.9), *dome[4::-1], (half, 0)],
+        darker(rgb, 0.15),
+    )  # fmt: skip
     _bands(pen, half * 0.78, 0.06, low, rgb)
     for y in (0.34, 0.68):
-        pen.box(-half * 1.12, y, half * 1.12, y + 1.7 / pen.height, PINK if y < 0.5 else NEON, lit=True)  # fmt: skip
+        pen.box(
+            -half * 1.12, y, half * 1.12, y + 1.7 / pen.height, PINK if y < 0.5 else NEON,
+            lit=True,
+        )  # fmt: skip
 
 
 def _gabled(pen: Pen, half: float, rgb: RGB, rng: np.random.Generator) -> None:
@@ -123,7 +145,9 @@ def _gabled(pen: Pen, half: float, rgb: RGB, rng: np.random.Generator) -> None:
     pen.box(half * 0.5, 0, half, eaves, darker(rgb, 0.12))
     roof = (186, 82, 60) if rng.random() < 0.7 else (132, 92, 80)
     pen.polygon([(-half * 1.15, eaves - 0.02), (0, 1.0), (half * 1.15, eaves - 0.02)], roof)
-    pen.polygon([(0, 1.0), (half * 1.15, eaves - 0.02), (half * 0.4, eaves - 0.02)], darker(roof, 0.2))  # fmt: skip
+    pen.polygon(
+        [(0, 1.0), (half * 1.15, eaves - 0.02), (half * 0.4, eaves - 0.02)], darker(roof, 0.2),
+    )  # fmt: skip
     _panes(pen, half * 0.8, 0.1, eaves - 0.05, rgb, rng)
 
 
@@ -148,11 +172,16 @@ def _round_tower(pen: Pen, half: float, rgb: RGB, rng: np.random.Generator) -> N
 def draw_church(pen: Pen, half: float, rgb: RGB, rng: np.random.Generator) -> None:
     """A steeple with a clock and a cross, and the nave beside it."""
     pen.box(-half * 0.4, 0, half * 1.3, 0.3, rgb)
-    pen.polygon([(-half * 0.4, 0.29), (0, 0.46), (half * 0.95, 0.46), (half * 1.4, 0.29)], (176, 84, 64))  # fmt: skip
+    pen.polygon(
+        [(-half * 0.4, 0.29), (0, 0.46), (half * 0.95, 0.46), (half * 1.4, 0.29)], (176, 84, 64),
+    )  # fmt: skip
     tower = half * 0.62
     pen.box(-half - 0.02, 0, -half + 2 * tower, 0.62, lighter(rgb, 0.12))
     middle = -half + tower - 0.01
-    pen.polygon([(middle - tower * 1.2, 0.61), (middle, 0.96), (middle + tower * 1.2, 0.61)], (92, 112, 118))  # fmt: skip
+    pen.polygon(
+        [(middle - tower * 1.2, 0.61), (middle, 0.96), (middle + tower * 1.2, 0.61)],
+        (92, 112, 118),
+    )  # fmt: skip
     pen.line([(middle, 0.94), (middle, 1.04)], 1.0 / pen.height, (70, 56, 48))
     pen.line([(middle - 0.03, 1.0), (middle + 0.03, 1.0)], 0.9 / pen.height, (70, 56, 48))
     pen.disc(middle, 0.53, tower * 0.5, (250, 240, 214))
@@ -170,7 +199,10 @@ def _basilica(pen: Pen, half: float, rgb: RGB, rng: np.random.Generator) -> None
     pen.box(-half * 0.74, 0.44, half * 0.74, 0.56, lighter(rgb, 0.15))
     for x in np.linspace(-0.7, 0.62, 5):
         pen.box(half * float(x), 0.44, half * float(x) + half * 0.1, 0.55, darker(rgb, 0.25))
-    dome = [(half * 0.74 * float(np.cos(a)), 0.56 + 0.3 * float(np.sin(a))) for a in np.linspace(0, np.pi, 14)]  # fmt: skip
+    dome = [
+        (half * 0.74 * float(np.cos(a)), 0.56 + 0.3 * float(np.sin(a)))
+        for a in np.linspace(0, np.pi, 14)
+    ]
     pen.polygon(dome, green)
     pen.polygon([*dome[:5], (half * 0.3, 0.56)], darker(green, 0.2))
     pen.box(-half * 0.12, 0.84, half * 0.12, 0.93, rgb)
@@ -221,7 +253,10 @@ def draw_city(canvas: Canvas, scene: WorldScene, rng: np.random.Generator) -> No
     # The farthest row is a mere outline in the haze.
     for x in np.arange(-3, SIDE, 9):
         height = rng.uniform(20, 52) * low
-        canvas.box(float(x), foot - height, float(x + rng.uniform(6, 10)), foot, canvas.land(colours[0], 0.68))  # fmt: skip
+        canvas.box(
+            float(x), foot - height, float(x + rng.uniform(6, 10)), foot, canvas.land(colours[0],
+            0.68),
+        )  # fmt: skip
     _row(canvas, foot, style, 60 * low, 0.4, rng, [])
     tops: dict[str | None, list[Building]] = {
         None: [], "futuristic": [draw_spindle, _saucer], "old": [draw_church, _basilica],
@@ -234,7 +269,9 @@ def draw_city(canvas: Canvas, scene: WorldScene, rng: np.random.Generator) -> No
         canvas.box(0, foot, SIDE, foot + 1.2, darker(canvas.land((110, 110, 120)), 0.2))
         for _ in range(20):
             y, x, half = rng.uniform(foot + 3, SIDE), rng.uniform(0, SIDE), rng.uniform(4, 12)
-            canvas.glaze([(x - half, y), (x, y - 0.6), (x + half, y), (x, y + 0.6)], lighter(far, 0.3), 0.3)  # fmt: skip
+            canvas.glaze(
+                [(x - half, y), (x, y - 0.6), (x + half, y), (x, y + 0.6)], lighter(far, 0.3), 0.3,
+            )  # fmt: skip
         return
     canvas.owner = owner_of("pavement")
     canvas.box(0, foot, SIDE, SIDE, canvas.land((150, 152, 160)))
@@ -242,7 +279,9 @@ def draw_city(canvas: Canvas, scene: WorldScene, rng: np.random.Generator) -> No
     canvas.box(0, foot, SIDE, foot + 4, canvas.land((96, 152, 92)))
     for x in np.arange(2, SIDE, 9):
         reach = float(rng.uniform(2.5, 4.2))
-        canvas.ellipse(float(x + rng.uniform(-2, 2)), foot + 1, reach, reach, canvas.land((84, 142, 84)))  # fmt: skip
+        canvas.ellipse(
+            float(x + rng.uniform(-2, 2)), foot + 1, reach, reach, canvas.land((84, 142, 84)),
+        )  # fmt: skip
     canvas.owner = owner_of("pavement")
     for x in np.arange(4, SIDE, 22):
         canvas.box(float(x), 123, float(x + 12), 124.2, canvas.land((226, 222, 206)))

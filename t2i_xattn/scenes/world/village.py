@@ -28,10 +28,16 @@ def draw_village(canvas: Canvas, scene: WorldScene, rng: np.random.Generator) ->
     for far, drop, tall, count in ((0.3, -2.0, 26.0, 5), (0.04, 9.0, 34.0, 4)):
         if far > 0.1:
             church = Pen(canvas, float(rng.uniform(46, 82)), foot + drop, 58.0, far=0.2, land=True)
-            (draw_spindle if scene.style == "futuristic" else draw_church)(church, 0.22, (230, 214, 184), rng)  # fmt: skip
+            (draw_spindle if scene.style == "futuristic" else draw_church)(
+                church, 0.22, (230, 214, 184), rng,
+            )  # fmt: skip
         for x in (np.arange(count) + 0.5) * SIDE / count:
             options = walls[scene.style]
-            pen = Pen(canvas, float(x + rng.uniform(-4, 4)), foot + drop + rng.uniform(-2, 2), tall * float(rng.uniform(0.85, 1.1)), flip=bool(rng.random() < 0.5), far=far, land=True)  # fmt: skip
+            pen = Pen(
+                canvas, float(x + rng.uniform(-4, 4)), foot + drop + rng.uniform(-2, 2),
+                tall * float(rng.uniform(0.85, 1.1)), flip=bool(rng.random() < 0.5), far=far,
+                land=True,
+            )  # fmt: skip
             draw_house(pen, options[int(rng.integers(len(options)))], scene.style)
     canvas.owner = owner_of("grass")
     ridge(canvas, foot + 11, 1.5, canvas.land(GRASS), rng, waves=1)

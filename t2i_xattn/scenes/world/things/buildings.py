@@ -72,7 +72,10 @@ def _pod(pen: Pen, shell: RGB) -> None:
         [(0.56, 0.3), (0.3, 0.16), (-0.3, 0.16), (-0.56, 0.3), (-0.1, 0.27), (0.2, 0.27)],
         darker(shell, 0.28),
     )
-    pen.blob([(-0.42, 0.4), (-0.3, 0.58), (0.02, 0.6), (0.36, 0.54), (0.42, 0.4), (0, 0.36)], glass, lit=pen.dark)  # fmt: skip
+    pen.blob(
+        [(-0.42, 0.4), (-0.3, 0.58), (0.02, 0.6), (0.36, 0.54), (0.42, 0.4), (0, 0.36)], glass,
+        lit=pen.dark,
+    )  # fmt: skip
     pen.line([(-0.1, 0.38), (-0.06, 0.6)], 0.025, shell)
     pen.line([(0.18, 0.38), (0.16, 0.6)], 0.025, shell)
     pen.line([(0.1, 0.76), (0.1, 1.0)], 0.03, darker(shell, 0.3))
@@ -101,29 +104,41 @@ def draw_tower(pen: Pen, rgb: RGB | None, style: str | None) -> None:
 
 def _keep(pen: Pen, wall: RGB) -> None:
     """A round tower of stone, with battlements and a tooth or two missing."""
-    pen.polygon([(-0.22, 0), (-0.17, 0.3), (-0.16, 0.76), (0.16, 0.76), (0.17, 0.3), (0.22, 0)], wall)  # fmt: skip
+    pen.polygon(
+        [(-0.22, 0), (-0.17, 0.3), (-0.16, 0.76), (0.16, 0.76), (0.17, 0.3), (0.22, 0)], wall,
+    )  # fmt: skip
     pen.polygon([(0.06, 0), (0.06, 0.76), (0.16, 0.76), (0.17, 0.3), (0.22, 0)], darker(wall, 0.2))
     pen.box(-0.22, 0.74, 0.22, 0.88, darker(wall, 0.08))
     for left, top in ((-0.22, 0.98), (-0.1, 0.96), (0.02, 0.98), (0.14, 0.93)):
         pen.box(left, 0.86, left + 0.08, top, darker(wall, 0.08))
-    for x, y in ((-0.12, 0.14), (0, 0.24), (-0.13, 0.36), (0.03, 0.46), (-0.1, 0.56), (0.05, 0.68), (-0.15, 0.66)):  # fmt: skip
+    for x, y in (
+        (-0.12, 0.14), (0, 0.24), (-0.13, 0.36), (0.03, 0.46), (-0.1, 0.56), (0.05, 0.68),
+        (-0.15, 0.66),
+    ):  # fmt: skip
         pen.box(x, y, x + 0.08, y + 0.03, darker(wall, 0.3))
     pen.window(-0.03, 0.52, 0.03, 0.64)
     pen.window(-0.03, 0.32, 0.03, 0.42)
     pen.blob([(-0.07, 0), (-0.07, 0.1), (0, 0.17), (0.07, 0.1), (0.07, 0)], TIMBER)
     ivy: RGB = (84, 120, 62)
-    pen.blob([(-0.22, 0), (-0.19, 0.2), (-0.15, 0.42), (-0.11, 0.34), (-0.13, 0.16), (-0.1, 0)], ivy)  # fmt: skip
+    pen.blob(
+        [(-0.22, 0), (-0.19, 0.2), (-0.15, 0.42), (-0.11, 0.34), (-0.13, 0.16), (-0.1, 0)], ivy,
+    )  # fmt: skip
 
 
 def _needle(pen: Pen, shell: RGB) -> None:
     """A slim shaft that carries two discs and a spire."""
     glass = (150, 246, 255) if pen.dark else (78, 186, 224)
-    pen.polygon([(-0.16, 0), (-0.05, 0.28), (-0.04, 0.7), (0.04, 0.7), (0.05, 0.28), (0.16, 0)], shell)  # fmt: skip
+    pen.polygon(
+        [(-0.16, 0), (-0.05, 0.28), (-0.04, 0.7), (0.04, 0.7), (0.05, 0.28), (0.16, 0)], shell,
+    )  # fmt: skip
     pen.polygon([(0, 0), (0, 0.7), (0.04, 0.7), (0.05, 0.28), (0.16, 0)], darker(shell, 0.22))
     for y, wide in ((0.44, 0.17), (0.68, 0.25)):
         pen.polygon([(-wide, y), (-0.05, y - 0.1), (0.05, y - 0.1), (wide, y)], darker(shell, 0.3))
         pen.ellipse(0, y + 0.012, wide, 0.036, glass, lit=pen.dark)
-        pen.polygon([(-wide * 0.94, y + 0.024), (-0.07, y + 0.1), (0.07, y + 0.1), (wide * 0.94, y + 0.024)], shell)  # fmt: skip
+        pen.polygon(
+            [(-wide * 0.94, y + 0.024), (-0.07, y + 0.1), (0.07, y + 0.1),
+            (wide * 0.94, y + 0.024)], shell,
+        )  # fmt: skip
         pen.line([(-wide, y), (wide, y)], 0.016, NEON, lit=True)
     pen.polygon([(-0.03, 0.74), (0, 1), (0.03, 0.74)], shell)
     pen.disc(0, 0.98, 0.02, (255, 96, 160), lit=True)
@@ -142,7 +157,9 @@ def draw_castle(pen: Pen, rgb: RGB | None, style: str | None) -> None:
     for side in (-1, 1):
         pen.box(side * 0.4 - 0.15, 0, side * 0.4 + 0.15, 0.58, wall)
         pen.box(side * 0.4 + 0.04, 0, side * 0.4 + 0.15, 0.58, darker(wall, 0.15))
-        pen.polygon([(side * 0.4 - 0.19, 0.57), (side * 0.4, 0.86), (side * 0.4 + 0.19, 0.57)], roof)  # fmt: skip
+        pen.polygon(
+            [(side * 0.4 - 0.19, 0.57), (side * 0.4, 0.86), (side * 0.4 + 0.19, 0.57)], roof,
+        )  # fmt: skip
         pen.window(side * 0.4 - 0.04, 0.34, side * 0.4 + 0.04, 0.47)
     pen.window(-0.05, 0.49, 0.05, 0.61)
     pen.blob([(-0.12, 0), (-0.12, 0.18), (0, 0.3), (0.12, 0.18), (0.12, 0)], TIMBER)
@@ -155,7 +172,10 @@ def draw_lighthouse(pen: Pen, rgb: RGB | None, style: str | None) -> None:
         wide, slim = 0.2 - 0.1 * low / 0.74, 0.2 - 0.1 * high / 0.74
         band = rgb if index % 2 == 0 else WHITE
         pen.polygon([(-wide, low), (-slim, high), (slim, high), (wide, low)], band)
-        pen.polygon([(wide * 0.35, low), (slim * 0.35, high), (slim, high), (wide, low)], darker(band, 0.16))  # fmt: skip
+        pen.polygon(
+            [(wide * 0.35, low), (slim * 0.35, high), (slim, high), (wide, low)],
+            darker(band, 0.16),
+        )  # fmt: skip
     pen.box(-0.23, 0, 0.23, 0.05, (120, 112, 108))
     pen.box(-0.16, 0.73, 0.16, 0.77, INK)
     pen.box(-0.09, 0.77, 0.09, 0.89, (255, 236, 150) if pen.dark else (214, 236, 244), lit=pen.dark)
@@ -174,11 +194,17 @@ def draw_bridge(pen: Pen, rgb: RGB | None, style: str | None) -> None:
     if style == "futuristic":
         # One leaning mast that holds the deck by a fan of stays.
         for share in np.linspace(0.15, 1, 8):
-            pen.line([(-0.13, 0.98 - 0.3 * (1 - share)), (-0.2 + 1.4 * share, 0.24)], 0.022, lighter(rgb))  # fmt: skip
+            pen.line(
+                [(-0.13, 0.98 - 0.3 * (1 - share)), (-0.2 + 1.4 * share, 0.24)], 0.022,
+                lighter(rgb),
+            )  # fmt: skip
         for share in np.linspace(0.25, 1, 5):
             pen.line([(-0.15, 0.9), (-0.3 - 0.9 * share, 0.24)], 0.022, lighter(rgb))
         pen.polygon([(-0.42, 0), (-0.16, 1.0), (-0.08, 1.0), (-0.2, 0)], rgb)
-        pen.blob([(-1.25, 0.17), (-0.6, 0.25), (0.6, 0.25), (1.25, 0.17), (0.6, 0.12), (-0.6, 0.12)], deck)  # fmt: skip
+        pen.blob(
+            [(-1.25, 0.17), (-0.6, 0.25), (0.6, 0.25), (1.25, 0.17), (0.6, 0.12), (-0.6, 0.12)],
+            deck,
+        )  # fmt: skip
         pen.line([(-1.2, 0.19), (1.2, 0.19)], 0.045, NEON, lit=True)
         return
     for x in (-0.62, 0.62):
@@ -206,7 +232,12 @@ def _arches(pen: Pen, wall: RGB) -> None:
     pen.polygon([*top, (1.25, 0), *under, (-1.25, 0)], wall)
     pen.line(top, 0.08, darker(wall, 0.25))
     for x, wide, tall in ((0.78, 0.26, 0.44), (0.0, 0.36, 0.62), (-0.78, 0.26, 0.44)):
-        arch = [(float(x + (wide + 0.04) * np.cos(a)), float((tall + 0.04) * np.sin(a) ** 0.8)) for a in t]  # fmt: skip
+        arch = [
+            (float(x + (wide + 0.04) * np.cos(a)), float((tall + 0.04) * np.sin(a) ** 0.8))
+            for a in t
+        ]
         pen.line(arch, 0.06, mix(wall, INK, 0.3))
-    for x, y in ((-1.1, 0.5), (-0.46, 0.62), (-0.38, 0.3), (0.36, 0.62), (0.42, 0.24), (1.08, 0.46)):  # fmt: skip
+    for x, y in (
+        (-1.1, 0.5), (-0.46, 0.62), (-0.38, 0.3), (0.36, 0.62), (0.42, 0.24), (1.08, 0.46),
+    ):  # fmt: skip
         pen.box(x, y, x + 0.12, y + 0.05, darker(wall, 0.2))

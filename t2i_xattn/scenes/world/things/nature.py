@@ -17,7 +17,10 @@ def draw_tree(pen: Pen, rgb: RGB | None, style: str | None) -> None:
     leaf = rgb or (92, 164, 74)
     pen.polygon([(-0.09, 0), (-0.045, 0.45), (0.045, 0.45), (0.09, 0)], BARK)
     pen.line([(0, 0.3), (0.15, 0.48)], 0.045, BARK)
-    puffs = ((-0.2, 0.54, 0.19), (0.2, 0.54, 0.19), (-0.14, 0.74, 0.19), (0.14, 0.74, 0.19), (0, 0.8, 0.2), (0, 0.6, 0.22))  # fmt: skip
+    puffs = (
+        (-0.2, 0.54, 0.19), (0.2, 0.54, 0.19), (-0.14, 0.74, 0.19), (0.14, 0.74, 0.19),
+        (0, 0.8, 0.2), (0, 0.6, 0.22),
+    )  # fmt: skip
     for x, y, radius in puffs:
         pen.disc(x, y, radius, darker(leaf, 0.18))
     for x, y, radius in puffs:
@@ -67,12 +70,20 @@ def draw_flower(pen: Pen, rgb: RGB | None, style: str | None) -> None:
 
 def draw_mushroom(pen: Pen, rgb: RGB | None, style: str | None) -> None:
     cap = rgb or (214, 56, 48)
-    pen.blob([(-0.2, 0.02), (-0.15, 0.3), (-0.13, 0.5), (0.13, 0.5), (0.15, 0.3), (0.2, 0.02), (0, -0.01)], (244, 232, 208))  # fmt: skip
+    pen.blob(
+        [(-0.2, 0.02), (-0.15, 0.3), (-0.13, 0.5), (0.13, 0.5), (0.15, 0.3), (0.2, 0.02),
+        (0, -0.01)], (244, 232, 208),
+    )  # fmt: skip
     pen.blob([(0.05, 0.02), (0.05, 0.4), (0.13, 0.5), (0.15, 0.3), (0.2, 0.02)], (220, 202, 172))
     pen.ellipse(0, 0.46, 0.36, 0.06, (226, 206, 176))
-    dome = [(float(0.5 * np.cos(a)), float(0.46 + 0.52 * np.sin(a) ** 0.9)) for a in np.linspace(np.pi, 0, 19)]  # fmt: skip
+    dome = [
+        (float(0.5 * np.cos(a)), float(0.46 + 0.52 * np.sin(a) ** 0.9))
+        for a in np.linspace(np.pi, 0, 19)
+    ]
     pen.polygon([*dome, (0.3, 0.42), (-0.3, 0.42)], cap)
-    for x, y, radius in ((-0.24, 0.62, 0.085), (0.05, 0.8, 0.1), (0.3, 0.58, 0.07), (0.02, 0.54, 0.06)):  # fmt: skip
+    for x, y, radius in (
+        (-0.24, 0.62, 0.085), (0.05, 0.8, 0.1), (0.3, 0.58, 0.07), (0.02, 0.54, 0.06),
+    ):  # fmt: skip
         pen.ellipse(x, y, radius, radius * 0.85, WHITE)
 
 

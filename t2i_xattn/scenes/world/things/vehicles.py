@@ -25,9 +25,15 @@ def draw_boat(pen: Pen, rgb: RGB | None, style: str | None) -> None:
 
 def _sailboat(pen: Pen, hull: RGB, sail: RGB | None) -> None:
     pen.box(-0.03, 0.2, 0.0, 1.0, (104, 74, 52))
-    pen.polygon([(-0.06, 0.3), (-0.06, 0.94), (-0.36, 0.3)], lighter(sail, 0.25) if sail else (252, 246, 230))  # fmt: skip
+    pen.polygon(
+        [(-0.06, 0.3), (-0.06, 0.94), (-0.36, 0.3)],
+        lighter(sail, 0.25) if sail else (252, 246, 230),
+    )  # fmt: skip
     pen.polygon([(0.03, 0.28), (0.03, 0.98), (0.46, 0.28)], sail or (250, 240, 214))
-    pen.polygon([(0.03, 0.28), (0.03, 0.36), (0.41, 0.36), (0.46, 0.28)], darker(sail or (236, 214, 176), 0.12))  # fmt: skip
+    pen.polygon(
+        [(0.03, 0.28), (0.03, 0.36), (0.41, 0.36), (0.46, 0.28)], darker(sail or (236, 214, 176),
+        0.12),
+    )  # fmt: skip
     pen.polygon([(-0.46, 0.23), (-0.36, 0.0), (0.3, 0.0), (0.48, 0.23)], hull)
     pen.polygon([(-0.4, 0.08), (-0.36, 0.0), (0.3, 0.0), (0.36, 0.08)], darker(hull, 0.35))
     pen.box(-0.46, 0.19, 0.46, 0.23, WHITE)
@@ -36,7 +42,10 @@ def _sailboat(pen: Pen, hull: RGB, sail: RGB | None) -> None:
 def _galleon(pen: Pen, hull: RGB, sail: RGB) -> None:
     pen.box(-0.17, 0.2, -0.13, 0.98, TIMBER_DARK)
     pen.box(0.15, 0.2, 0.19, 0.9, TIMBER_DARK)
-    for x, low, high, wide in ((-0.15, 0.58, 0.9, 0.17), (-0.15, 0.3, 0.55, 0.21), (0.17, 0.54, 0.82, 0.13), (0.17, 0.3, 0.51, 0.16)):  # fmt: skip
+    for x, low, high, wide in (
+        (-0.15, 0.58, 0.9, 0.17), (-0.15, 0.3, 0.55, 0.21), (0.17, 0.54, 0.82, 0.13),
+        (0.17, 0.3, 0.51, 0.16),
+    ):  # fmt: skip
         pen.blob(
             [(x - wide, high), (x + wide, high), (x + wide * 1.12, (low + high) / 2),
              (x + wide, low), (x - wide, low), (x - wide * 0.88, (low + high) / 2)],
@@ -63,7 +72,9 @@ def _hydrofoil(pen: Pen, hull: RGB) -> None:
     pen.polygon([(-0.3, 0.26), (-0.4, 0.0), (-0.3, 0.0), (-0.18, 0.26)], darker(hull, 0.55))
     pen.polygon([(0.1, 0.26), (0.22, 0.0), (0.3, 0.0), (0.26, 0.26)], darker(hull, 0.55))
     pen.polygon([(-0.44, 0.44), (-0.5, 0.98), (-0.36, 0.98), (-0.1, 0.44)], darker(hull, 0.18))
-    pen.blob([(-0.26, 0.4), (-0.16, 0.7), (0.04, 0.76), (0.24, 0.58), (0.38, 0.4)], glass, lit=pen.dark)  # fmt: skip
+    pen.blob(
+        [(-0.26, 0.4), (-0.16, 0.7), (0.04, 0.76), (0.24, 0.58), (0.38, 0.4)], glass, lit=pen.dark,
+    )  # fmt: skip
     pen.polygon([(-0.5, 0.5), (-0.44, 0.18), (0.2, 0.16), (0.5, 0.52), (0.1, 0.46)], hull)
     pen.polygon([(-0.48, 0.32), (-0.44, 0.18), (0.2, 0.16), (0.33, 0.32)], darker(hull, 0.3))
     pen.line([(-0.48, 0.34), (0.36, 0.35)], 0.045, NEON, lit=True)
@@ -77,7 +88,10 @@ def draw_car(pen: Pen, rgb: RGB | None, style: str | None) -> None:
         pen.ellipse(0, 0.05, 0.86, 0.05, NEON, lit=True)
         pen.blob([(-0.5, 0.5), (-0.2, 0.9), (0.2, 0.94), (0.6, 0.5)], glass, lit=pen.dark)
         pen.line([(0.0, 0.5), (-0.04, 0.94)], 0.06, rgb)
-        pen.blob([(-1.0, 0.62), (-0.95, 0.22), (0, 0.14), (0.92, 0.2), (1.0, 0.36), (0.5, 0.58), (-0.3, 0.58)], rgb)  # fmt: skip
+        pen.blob(
+            [(-1.0, 0.62), (-0.95, 0.22), (0, 0.14), (0.92, 0.2), (1.0, 0.36), (0.5, 0.58),
+            (-0.3, 0.58)], rgb,
+        )  # fmt: skip
         pen.polygon([(-1.0, 0.98), (-0.8, 0.98), (-0.55, 0.56), (-0.9, 0.5)], darker(rgb, 0.2))
         pen.line([(-0.9, 0.36), (0.9, 0.33)], 0.06, NEON, lit=True)
         return
@@ -99,9 +113,18 @@ def draw_car(pen: Pen, rgb: RGB | None, style: str | None) -> None:
                 pen.line([(x - dx, 0.22 - dy), (x + dx, 0.22 + dy)], 0.035, INK)
         return
     pen.blob([(-0.62, 0.5), (-0.46, 0.9), (0, 0.98), (0.28, 0.9), (0.58, 0.5)], rgb)
-    pen.polygon([(-0.48, 0.52), (-0.37, 0.83), (-0.08, 0.86), (-0.08, 0.52)], (160, 208, 226) if not pen.dark else (90, 106, 130))  # fmt: skip
-    pen.polygon([(0.0, 0.52), (0.0, 0.86), (0.23, 0.82), (0.44, 0.52)], (160, 208, 226) if not pen.dark else (90, 106, 130))  # fmt: skip
-    pen.blob([(-0.98, 0.5), (-0.96, 0.2), (0, 0.16), (0.96, 0.2), (0.98, 0.42), (0.6, 0.54), (-0.6, 0.56)], rgb)  # fmt: skip
+    pen.polygon(
+        [(-0.48, 0.52), (-0.37, 0.83), (-0.08, 0.86), (-0.08, 0.52)],
+        (160, 208, 226) if not pen.dark else (90, 106, 130),
+    )  # fmt: skip
+    pen.polygon(
+        [(0.0, 0.52), (0.0, 0.86), (0.23, 0.82), (0.44, 0.52)],
+        (160, 208, 226) if not pen.dark else (90, 106, 130),
+    )  # fmt: skip
+    pen.blob(
+        [(-0.98, 0.5), (-0.96, 0.2), (0, 0.16), (0.96, 0.2), (0.98, 0.42), (0.6, 0.54),
+        (-0.6, 0.56)], rgb,
+    )  # fmt: skip
     pen.box(-0.94, 0.17, 0.94, 0.26, darker(rgb, 0.3))
     pen.disc(0.88, 0.4, 0.07, (255, 240, 170), lit=pen.dark)
     for x in (-0.56, 0.56):
@@ -125,7 +148,9 @@ def draw_balloon(pen: Pen, rgb: RGB | None, style: str | None) -> None:
         ys = top + np.where(t < np.pi / 2, wide * np.cos(t), 0.36 * np.cos(t))
         return [(float(x), float(y)) for x, y in zip(xs, ys, strict=True)]
 
-    for left, right, colour in ((-1, 1, rgb), (-0.66, -0.3, accent), (0.3, 0.66, accent), (0.66, 1, darker(rgb, 0.18))):  # fmt: skip
+    for left, right, colour in (
+        (-1, 1, rgb), (-0.66, -0.3, accent), (0.3, 0.66, accent), (0.66, 1, darker(rgb, 0.18)),
+    ):  # fmt: skip
         pen.polygon(gore(left) + gore(right)[::-1], colour)
     pen.box(-0.12, 0.27, 0.12, 0.31, darker(rgb, 0.3))
     pen.polygon([(-0.11, 0.15), (0.11, 0.15), (0.085, 0), (-0.085, 0)], (156, 104, 58))
@@ -137,12 +162,26 @@ def draw_balloon(pen: Pen, rgb: RGB | None, style: str | None) -> None:
 def draw_rocket(pen: Pen, rgb: RGB | None, style: str | None) -> None:
     rgb = rgb or (232, 234, 238)
     fin = darker(rgb, 0.3) if rgb != (232, 234, 238) else (214, 62, 52)
-    pen.blob([(-0.1, 0.22), (-0.12, 0.1), (0, -0.0), (0.12, 0.1), (0.1, 0.22)], (255, 150, 50), lit=True)  # fmt: skip
-    pen.blob([(-0.05, 0.22), (-0.06, 0.12), (0, 0.06), (0.06, 0.12), (0.05, 0.22)], (255, 236, 130), lit=True)  # fmt: skip
+    pen.blob(
+        [(-0.1, 0.22), (-0.12, 0.1), (0, -0.0), (0.12, 0.1), (0.1, 0.22)], (255, 150, 50),
+        lit=True,
+    )  # fmt: skip
+    pen.blob(
+        [(-0.05, 0.22), (-0.06, 0.12), (0, 0.06), (0.06, 0.12), (0.05, 0.22)], (255, 236, 130),
+        lit=True,
+    )  # fmt: skip
     for side in (-1, 1):
-        pen.polygon([(side * 0.12, 0.5), (side * 0.28, 0.3), (side * 0.26, 0.14), (side * 0.1, 0.26)], fin)  # fmt: skip
-    pen.blob([(-0.11, 0.2), (-0.17, 0.5), (-0.12, 0.8), (0, 1.0), (0.12, 0.8), (0.17, 0.5), (0.11, 0.2)], rgb)  # fmt: skip
-    pen.blob([(0.03, 0.2), (0.09, 0.5), (0.06, 0.8), (0, 1.0), (0.12, 0.8), (0.17, 0.5), (0.11, 0.2)], darker(rgb, 0.15))  # fmt: skip
+        pen.polygon(
+            [(side * 0.12, 0.5), (side * 0.28, 0.3), (side * 0.26, 0.14), (side * 0.1, 0.26)], fin,
+        )  # fmt: skip
+    pen.blob(
+        [(-0.11, 0.2), (-0.17, 0.5), (-0.12, 0.8), (0, 1.0), (0.12, 0.8), (0.17, 0.5),
+        (0.11, 0.2)], rgb,
+    )  # fmt: skip
+    pen.blob(
+        [(0.03, 0.2), (0.09, 0.5), (0.06, 0.8), (0, 1.0), (0.12, 0.8), (0.17, 0.5), (0.11, 0.2)],
+        darker(rgb, 0.15),
+    )  # fmt: skip
     pen.polygon([(-0.122, 0.79), (-0.07, 0.92), (0, 1.0), (0.07, 0.92), (0.122, 0.79)], fin)
     pen.box(-0.11, 0.2, 0.11, 0.25, INK)
     pen.disc(0, 0.6, 0.085, WHITE)
@@ -154,8 +193,14 @@ def draw_plane(pen: Pen, rgb: RGB | None, style: str | None) -> None:
     accent = (74, 128, 196) if rgb == (232, 234, 238) else darker(rgb, 0.3)
     pen.polygon([(-0.2, 0.5), (0.24, 0.5), (-0.02, 0.92), (-0.16, 0.92)], darker(rgb, 0.25))
     pen.polygon([(-0.96, 1.0), (-0.76, 1.0), (-0.5, 0.52), (-0.9, 0.46)], accent)
-    pen.blob([(-1.0, 0.54), (-0.8, 0.34), (0.5, 0.24), (0.86, 0.3), (1.0, 0.44), (0.8, 0.6), (0.4, 0.68), (-0.6, 0.62)], rgb)  # fmt: skip
-    pen.blob([(-0.9, 0.42), (-0.7, 0.33), (0.5, 0.24), (0.86, 0.3), (0.98, 0.42), (0.4, 0.37), (-0.4, 0.38)], darker(rgb, 0.2))  # fmt: skip
+    pen.blob(
+        [(-1.0, 0.54), (-0.8, 0.34), (0.5, 0.24), (0.86, 0.3), (1.0, 0.44), (0.8, 0.6),
+        (0.4, 0.68), (-0.6, 0.62)], rgb,
+    )  # fmt: skip
+    pen.blob(
+        [(-0.9, 0.42), (-0.7, 0.33), (0.5, 0.24), (0.86, 0.3), (0.98, 0.42), (0.4, 0.37),
+        (-0.4, 0.38)], darker(rgb, 0.2),
+    )  # fmt: skip
     glass = (255, 220, 130) if pen.dark else (70, 118, 160)
     for x in np.arange(-0.42, 0.56, 0.17):
         pen.disc(float(x), 0.53, 0.045, glass, lit=pen.dark)
