@@ -43,7 +43,8 @@ class Place:
     ``names`` begin with their article. ``horizon`` and ``floor`` are ranges of rows of a 128
     pixel picture; the bases of things stand on the floor, and above row ``clear`` is room in the
     air. ``parts`` are the classes of pixels
-    that its names name, ``styled`` those that a style word names.
+    that its names name, ``styled`` those that a style word names; ``styles`` are said by any of
+    their words.
     """
 
     names: tuple[str, ...]
@@ -53,6 +54,7 @@ class Place:
     floor: tuple[float, float]
     parts: tuple[str, ...]
     styled: tuple[str, ...]
+    styles: dict[str, tuple[str, ...]]
     lights: tuple[str, ...]
 
 
@@ -61,15 +63,16 @@ class ThingKind:
     """A kind of thing: singular and plural names, height, where it stands, what it comes in.
 
     ``height`` is that of the medium size, in pixels of a 128 pixel picture, ``width`` a share
-    of the height. The first of ``places`` is where it is when no place is said.
+    of the height. What has no plural comes alone. The first of ``places`` is where it is when
+    no place is said.
     """
 
-    names: tuple[tuple[str, str], ...]
+    names: tuple[tuple[str, str | None], ...]
     stand: Stand
     height: float
     width: float
     colours: tuple[str, ...]
-    styles: tuple[str, ...]
+    styles: dict[str, tuple[str, ...]]
     places: tuple[str, ...]
     lights: tuple[str, ...]
 
@@ -85,7 +88,6 @@ class WorldLanguage:
     lights: dict[str, Light]
     places: dict[str, Place]
     things: dict[str, ThingKind]
-    styles: dict[str, tuple[str, ...]]
     openings: tuple[str, ...]
     fillers: frozenset[str]
     held_out: frozenset[tuple[str, str]]
@@ -97,17 +99,19 @@ class WorldLanguage:
     def vocabulary(self) -> list[str]:
         """Every word that a prompt of the world can hold, sorted, each once."""
         phrases = [*self.fillers, *self.openings]
-        for named in (self.colour_names, self.styles, self.counts):
+        for named in (self.colour_names, self.counts):
             phrases += [name for names in named.values() for name in names]
         phrases += [name for names, _ in self.sizes.values() for name in names]
         for light in self.lights.values():
             phrases += [*light.nouns, *light.adjectives, *light.phrases]
         for place in self.places.values():
             phrases += [*place.names, *(each for held in place.holding.values() for each in held)]
+            phrases += [name for names in place.styles.values() for name in names]
         for thing in self.things.values():
-            phrases += [name for names in thing.names for name in names]
+            phrases += [name for names in thing.names for name in names if name]
+            phrases += [name for names in thing.styles.values() for name in names]
         for relation in first_language().relations.values():
-            phrases += [*relation.between, *relation.behind]
+            phrases += relation.between
         return sorted({word for phrase in phrases for word in phrase.split() if word != "{}"})
 
 
@@ -123,6 +127,10 @@ def world_language() -> WorldLanguage:
     colours = dict(first_language().colours)
     colours |= {name: _rgb(rgb) for name, rgb in raw["more_colours"].items()}
     palettes = {name: tuple(names) for name, names in raw["palettes"].items()}
+    styles = {
+        family: {style: tuple(names) for style, names in each.items()}
+        for family, each in raw["styles"].items()
+    }
     lights = {
         name: Light(
             nouns=tuple(each["nouns"]),
@@ -147,6 +155,7 @@ def world_language() -> WorldLanguage:
             floor=tuple(each["floor"]),
             parts=tuple(each["parts"]),
             styled=tuple(each.get("styled", ())),
+            styles=styles.get(each.get("styles"), {}),
             lights=tuple(each.get("lights", lights)),
         )
         for name, each in raw["places"].items()
@@ -158,7 +167,7 @@ def world_language() -> WorldLanguage:
             height=each["height"],
             width=each["width"],
             colours=palettes[each["colours"]],
-            styles=tuple(each.get("styles", ())),
+            styles=styles.get(each.get("styles"), {}),
             places=tuple(each["places"]),
             lights=tuple(each.get("lights", lights)),
         )
@@ -175,7 +184,6 @@ def world_language() -> WorldLanguage:
         lights=lights,
         places=places,
         things=things,
-        styles={name: tuple(names) for name, names in raw["styles"].items()},
         openings=tuple(raw["openings"]),
         fillers=frozenset(raw["fillers"]),
         held_out=frozenset(

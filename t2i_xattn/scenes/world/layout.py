@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -94,13 +94,11 @@ class _Draw:
         kinds = [
             name
             for name, each in words.things.items()
-            if place in each.places
-            and light in each.lights
-            and (count == 1 or name not in ("sun", "moon", "castle", "bridge"))
+            if place in each.places and light in each.lights and (count == 1 or each.names[0][1])
         ]
         kind = words.things[name := self.pick(kinds)]
         colour = self.pick(kind.colours) if kind.colours and self.rng.random() < 0.75 else None
-        style = self.pick(kind.styles) if kind.styles and self.rng.random() < 0.5 else None
+        style = self.pick(list(kind.styles)) if kind.styles and self.rng.random() < 0.5 else None
         size = self.pick(list(words.sizes), [0.25, 0.5, 0.25]) if count < 3 else "medium"
         return _Group(name, colour, style, size, count)
 
@@ -113,24 +111,26 @@ class _Draw:
         names = list(words.places)
         if not counts:
             # With nothing in it, the place is the subject: those with a shape of their own lead.
-            shaped = np.array([3.0 if words.places[name].styled else 1.0 for name in names])
+            shaped = np.array([3.0 if words.places[name].styles else 1.0 for name in names])
             shaped[names.index("reef")] = 0.3
             place = self.pick(names, list(shaped / shaped.sum()))
         else:
             place = self.pick(names)
         light = self.pick(words.places[place].lights)
         style = None
-        if words.places[place].styled and rng.random() < 0.66:
-            style = self.pick(list(words.styles))
-        groups: list[_Group] = []
-        for count in counts:
-            groups.append(self.group(place, light, count))
+        if words.places[place].styles and rng.random() < 0.66:
+            style = self.pick(list(words.places[place].styles))
+        groups = [self.group(place, light, count) for count in counts]
+        if counts == [1, 1] and groups[0].colour and rng.random() < 0.15:
+            # Two of a kind, told apart by their colours alone.
+            other = self.pick(words.things[groups[0].kind].colours)
+            groups[1] = replace(groups[0], colour=other)
         return place, light, style, groups
 
 
 def _told_apart(groups: list[_Group]) -> bool:
     """Whether no two groups are alike: of one kind, they must differ in a colour that is said."""
-    kinds = {}
+    kinds: dict[str, str | None] = {}
     for each in groups:
         if each.kind in kinds and (not each.colour or not kinds[each.kind]):
             return False
@@ -162,7 +162,7 @@ def _spots(up: list[bool], clear: float, floor: float, rng: np.random.Generator)
             return [_Spot(middle + rng.uniform(-9, 9), clear + rng.uniform(-4, 2), 104, clear - 6)]
         return [_Spot(middle + rng.uniform(-9, 9), floor, 104, 84)]
     if any(up) and not all(up):
-        spots = []
+        spots: list[_Spot] = []
         for high in up:
             alone = up.count(high) == 1
             before = sum(each == high for each in up[: len(spots)])

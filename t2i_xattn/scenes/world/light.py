@@ -98,11 +98,12 @@ def puff(canvas: Canvas, x: float, y: float, radius: float, rgb: RGB, shade: RGB
 
 
 def _storm_clouds(canvas: Canvas, horizon: float, rng: np.random.Generator) -> None:
-    for row, rgb in enumerate(((112, 120, 134), (84, 91, 106), (60, 66, 82))):
+    tones: list[RGB] = [(112, 120, 134), (84, 91, 106), (60, 66, 82)]
+    for row, rgb in enumerate(tones):
         y = horizon * (0.3 - 0.13 * row)
-        for x in np.arange(-6, SIDE + 12, 13):
+        for middle in np.arange(-6, SIDE + 12, 13):
             radius = float(rng.uniform(9, 14))
-            canvas.ellipse(float(x + rng.uniform(-3, 3)), y, radius * 1.25, radius * 0.8, rgb)
+            canvas.ellipse(float(middle + rng.uniform(-3, 3)), y, radius * 1.25, radius * 0.8, rgb)
         canvas.box(0, 0, SIDE, max(y, 1), rgb)
     x = float(rng.uniform(18, SIDE - 18))
     top, tall = horizon * 0.36, horizon * 0.5

@@ -251,12 +251,10 @@ def draw_city(canvas: Canvas, scene: WorldScene, rng: np.random.Generator) -> No
     canvas.owner = owner_of("skyline")
     low = 0.7 if style == "old" else 1.0
     # The farthest row is a mere outline in the haze.
-    for x in np.arange(-3, SIDE, 9):
+    for start in np.arange(-3, SIDE, 9):
         height = rng.uniform(20, 52) * low
-        canvas.box(
-            float(x), foot - height, float(x + rng.uniform(6, 10)), foot, canvas.land(colours[0],
-            0.68),
-        )  # fmt: skip
+        right = float(start + rng.uniform(6, 10))
+        canvas.box(float(start), foot - height, right, foot, canvas.land(colours[0], 0.68))
     _row(canvas, foot, style, 60 * low, 0.4, rng, [])
     tops: dict[str | None, list[Building]] = {
         None: [], "futuristic": [draw_spindle, _saucer], "old": [draw_church, _basilica],
@@ -277,11 +275,11 @@ def draw_city(canvas: Canvas, scene: WorldScene, rng: np.random.Generator) -> No
     canvas.box(0, foot, SIDE, SIDE, canvas.land((150, 152, 160)))
     canvas.owner = owner_of("grass")
     canvas.box(0, foot, SIDE, foot + 4, canvas.land((96, 152, 92)))
-    for x in np.arange(2, SIDE, 9):
+    for start in np.arange(2, SIDE, 9):
         reach = float(rng.uniform(2.5, 4.2))
         canvas.ellipse(
-            float(x + rng.uniform(-2, 2)), foot + 1, reach, reach, canvas.land((84, 142, 84)),
+            float(start + rng.uniform(-2, 2)), foot + 1, reach, reach, canvas.land((84, 142, 84)),
         )  # fmt: skip
     canvas.owner = owner_of("pavement")
-    for x in np.arange(4, SIDE, 22):
-        canvas.box(float(x), 123, float(x + 12), 124.2, canvas.land((226, 222, 206)))
+    for start in np.arange(4, SIDE, 22):
+        canvas.box(float(start), 123, float(start + 12), 124.2, canvas.land((226, 222, 206)))

@@ -28,9 +28,10 @@ def draw_village(canvas: Canvas, scene: WorldScene, rng: np.random.Generator) ->
     for far, drop, tall, count in ((0.3, -2.0, 26.0, 5), (0.04, 9.0, 34.0, 4)):
         if far > 0.1:
             church = Pen(canvas, float(rng.uniform(46, 82)), foot + drop, 58.0, far=0.2, land=True)
-            (draw_spindle if scene.style == "futuristic" else draw_church)(
-                church, 0.22, (230, 214, 184), rng,
-            )  # fmt: skip
+            if scene.style == "futuristic":
+                draw_spindle(church, 0.2, (186, 200, 236), rng)
+            else:
+                draw_church(church, 0.22, (230, 214, 184), rng)
         for x in (np.arange(count) + 0.5) * SIDE / count:
             options = walls[scene.style]
             pen = Pen(

@@ -14,6 +14,12 @@ from t2i_xattn.scenes.world.layout import WorldScene
 Pieces = list[Piece]
 
 
+def _article(name: str) -> tuple[str, str]:
+    """A name's article, which may be empty, and its noun."""
+    article, _, noun = name.partition(" ")
+    return (article, noun) if article in ("a", "the") else ("", name)
+
+
 class _WorldWriter(Chooser):
     """Chooses wordings for one scene of the world."""
 
@@ -42,24 +48,20 @@ class _WorldWriter(Chooser):
         first = self.scene.things[group[0]]
         kind = self.world.things[first.kind]
         # The first name is the usual one.
-        names = (
-            kind.names[0] if self.chance(0.6) else kind.names[self.rng.integers(len(kind.names))]
-        )
-        name = names[0] if len(group) == 1 else names[1]
-        article, _, noun = (
-            name.partition(" ") if name.startswith(("the ", "a ")) else ("a", "", name)
-        )
+        usual = self.chance(0.6)
+        one, many = kind.names[0 if usual else int(self.rng.integers(len(kind.names)))]
+        article, noun = _article(one if len(group) == 1 or many is None else many)
         phrase: Pieces = []
         sizes, _ = self.world.sizes[first.size]
         if sizes and self.chance(0.7):
             phrase += self.said(self.pick(sizes), "size", group)
         if first.style:
-            phrase += self.said(self.pick(self.world.styles[first.style]), "style", group)
+            phrase += self.said(self.pick(kind.styles[first.style]), "style", group)
         if self.chance(self.stray):
             phrase.insert(0, Piece(self.stray_word()))
         if first.colour:
             phrase += self.said(self.pick(self.world.colour_names[first.colour]), "colour", group)
-        if phrase and article == "the":
+        if phrase or article != "the":
             article = "a"  # "the sun", but "a large sun"
         phrase += self.said(noun, "thing", group)
         if len(group) > 1:
@@ -94,15 +96,14 @@ class _WorldWriter(Chooser):
 
     def place(self, *, lit: bool) -> Pieces:
         """The noun phrase of the place, with its style; ``lit`` with an adjective of the light."""
-        name = self.pick(self.world.places[self.scene.place].names)
-        article, _, noun = (
-            name.partition(" ") if name.startswith(("the ", "a ")) else ("", "", name)
-        )
+        where = self.world.places[self.scene.place]
+        name = self.pick(where.names)
+        article, noun = _article(name)
         phrase: Pieces = []
         if lit:
             phrase += self.said(self.pick(self.light.adjectives), "light")
         if self.scene.style:
-            phrase += self.said(self.pick(self.world.styles[self.scene.style]), "style")
+            phrase += self.said(self.pick(where.styles[self.scene.style]), "style")
         return self.with_article(article, phrase + self.said(noun, "place"))
 
     def placed(self, place: Pieces) -> Pieces:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 
 from t2i_xattn.scenes.language import RGB
@@ -168,7 +170,7 @@ def draw_castle(pen: Pen, rgb: RGB | None, style: str | None) -> None:
 def draw_lighthouse(pen: Pen, rgb: RGB | None, style: str | None) -> None:
     rgb = rgb or (214, 62, 52)
     edges = np.linspace(0.02, 0.74, 6)
-    for index, (low, high) in enumerate(zip(edges[:-1], edges[1:], strict=True)):
+    for index, (low, high) in enumerate(pairwise(edges)):
         wide, slim = 0.2 - 0.1 * low / 0.74, 0.2 - 0.1 * high / 0.74
         band = rgb if index % 2 == 0 else WHITE
         pen.polygon([(-wide, low), (-slim, high), (slim, high), (wide, low)], band)

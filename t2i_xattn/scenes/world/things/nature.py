@@ -89,8 +89,8 @@ def draw_mushroom(pen: Pen, rgb: RGB | None, style: str | None) -> None:
 
 def draw_snowman(pen: Pen, rgb: RGB | None, style: str | None) -> None:
     snow, shade = (250, 252, 255), (196, 212, 232)
-    for x in (-1, 1):
-        pen.line([(x * 0.15, 0.5), (x * 0.35, 0.62)], 0.03, BARK)
+    for side in (-1, 1):
+        pen.line([(side * 0.15, 0.5), (side * 0.35, 0.62)], 0.03, BARK)
     for y, radius in ((0.24, 0.25), (0.55, 0.18), (0.78, 0.13)):
         pen.disc(0, y, radius, shade)
         pen.disc(-0.02, y + 0.02, radius * 0.88, snow)
