@@ -269,6 +269,15 @@ def test_masks_of_another_size() -> None:
     assert word_masks(scene, said, 80).shape == (len(said.words), 80, 80)
 
 
+def test_stray_words_name_nothing() -> None:
+    scene = _scene("meadow", "day", _thing("cat", colour="red"))
+    plain = {word.text for word in describe_world(scene, 1).words}
+    said = describe_world(scene, 1, stray=1.0)
+    strays = [word for word in said.words if word.text not in {*plain, "an"}]
+    assert strays
+    assert all(word.kind == "other" and not word.objects for word in strays)
+
+
 def test_sheets_of_scenes(tmp_path: Path) -> None:
     from scripts import draw_scenes
 

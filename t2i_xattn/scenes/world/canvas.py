@@ -153,7 +153,7 @@ class Pen:
 
     def _colour(self, rgb: RGB, lit: bool) -> RGB:
         if lit:
-            return rgb
+            return mix(rgb, self.canvas.light.haze, self.far)
         if self.land:
             return self.canvas.land(rgb, self.far)
         return tinted(rgb, self.canvas.light.things)

@@ -25,7 +25,7 @@ def draw_sky(canvas: Canvas, scene: WorldScene, horizon: float, rng: np.random.G
     if scene.orb is not None:
         _orb(canvas, scene.light, *scene.orb)
     if scene.clouds:
-        _clouds(canvas, scene.light, horizon, rng)
+        _clouds(canvas, scene, horizon, rng)
 
 
 def _stars(canvas: Canvas, horizon: float, rng: np.random.Generator) -> None:
@@ -52,7 +52,8 @@ def _orb(canvas: Canvas, light: str, x: float, y: float, radius: float) -> None:
     canvas.ellipse(x, y, radius, radius, core)
 
 
-def _clouds(canvas: Canvas, light: str, horizon: float, rng: np.random.Generator) -> None:
+def _clouds(canvas: Canvas, scene: WorldScene, horizon: float, rng: np.random.Generator) -> None:
+    light, orb = scene.light, scene.orb
     if light == "storm":
         _storm_clouds(canvas, horizon, rng)
         return
@@ -72,9 +73,12 @@ def _clouds(canvas: Canvas, light: str, horizon: float, rng: np.random.Generator
             for shift, part, thin in bands:
                 _lens(canvas, x + shift * length, y + shift * 4, part * length, thin * thick, shade)
         return
+    shade = mix(rgb, canvas.light.sky[1][1], 0.35)
     for _ in range(3):
-        puff(canvas, rng.uniform(6, SIDE - 6), horizon * rng.uniform(0.12, 0.6),
-             rng.uniform(7, 11), rgb, mix(rgb, canvas.light.sky[1][1], 0.35))  # fmt: skip
+        x, y = rng.uniform(6, SIDE - 6), horizon * rng.uniform(0.12, 0.6)
+        if orb is not None and np.hypot(x - orb[0], y - orb[1]) < 30:
+            x = SIDE - x  # not over the sun or moon, which stands to one side
+        _puff(canvas, float(x), float(y), float(rng.uniform(7, 11)), rgb, shade)
 
 
 def _lens(canvas: Canvas, x: float, y: float, half: float, thick: float, rgb: RGB) -> None:
@@ -83,7 +87,7 @@ def _lens(canvas: Canvas, x: float, y: float, half: float, thick: float, rgb: RG
     canvas.polygon([(float(a), float(b)) for a, b in zip(xs, ys, strict=True)], rgb)
 
 
-def puff(canvas: Canvas, x: float, y: float, radius: float, rgb: RGB, shade: RGB) -> None:
+def _puff(canvas: Canvas, x: float, y: float, radius: float, rgb: RGB, shade: RGB) -> None:
     """A cloud of round puffs with a flat, shaded base."""
     for colour, lift in ((shade, 0.0), (rgb, -0.14)):
         for dx, dy, part in (

@@ -15,6 +15,8 @@ from t2i_xattn.scenes.world.owners import owner_of
 from t2i_xattn.scenes.world.things.buildings import NEON
 
 PINK: RGB = (255, 92, 190)
+FAR = 0.3
+"""Buildings that fade further than this into the haze are bare outlines."""
 
 Building = Callable[[Pen, float, RGB, np.random.Generator], None]
 """Draws a building of height 1 with a pen; the number is half its width."""
@@ -33,9 +35,11 @@ FUTURISTIC: list[RGB] = [
 def _panes(
     pen: Pen, half: float, bottom: float, top: float, rgb: RGB, rng: np.random.Generator
 ) -> None:
-    """Rows of windows, some of them lit in the dark."""
+    """Rows of windows, some of them lit in the dark; none where the building is far."""
+    if pen.far > FAR:
+        return
     tall = pen.height
-    columns, rows = max(2, int(half * 2 * tall / 4.2)), max(2, int((top - bottom) * tall / 4.6))
+    columns, rows = max(2, int(half * 2 * tall / 5.2)), max(2, int((top - bottom) * tall / 5.8))
     lit = rng.random((rows, columns)) < 0.62
     step, rise = 2 * half / (columns + 0.35), (top - bottom) / rows
     for row in range(rows):
@@ -66,11 +70,17 @@ def _block(pen: Pen, half: float, rgb: RGB, rng: np.random.Generator) -> None:
     _panes(pen, half * 0.88, 0.04, top - 0.03, rgb, rng)
 
 
+def _glass(pen: Pen, rgb: RGB) -> RGB:
+    """A band of windows: lit in the dark, pale by day."""
+    return (140, 236, 252) if pen.dark else lighter(rgb, 0.45)
+
+
 def _bands(pen: Pen, half: float, bottom: float, top: float, rgb: RGB) -> None:
-    """Floors as thin bands of light, or of glass by day."""
-    glow = (140, 236, 252) if pen.dark else lighter(rgb, 0.45)
-    for y in np.arange(bottom, top, 4.6 / pen.height):
-        pen.box(-half, float(y), half, float(y) + 1.1 / pen.height, glow, lit=pen.dark)
+    """Floors as bands of light, or of glass by day; none where the building is far."""
+    if pen.far > FAR:
+        return
+    for y in np.arange(bottom, top, 6.0 / pen.height):
+        pen.box(-half, float(y), half, float(y) + 1.9 / pen.height, _glass(pen, rgb), lit=pen.dark)
 
 
 def _sail(pen: Pen, half: float, rgb: RGB, rng: np.random.Generator) -> None:
@@ -80,12 +90,11 @@ def _sail(pen: Pen, half: float, rgb: RGB, rng: np.random.Generator) -> None:
     curve = [(side * half * (1 - 2 * float(u) ** 2.2), float(u)) for u in t]
     pen.polygon([(-side * half, 0), *curve], rgb)
     pen.polygon([(0, 0), *[(x, y) for x, y in curve if x * side > 0]], darker(rgb, 0.14))
-    for y in np.arange(0.06, 0.84, 5.0 / pen.height):
+    for y in () if pen.far > FAR else np.arange(0.06, 0.84, 6.4 / pen.height):
         reach = side * half * (1 - 2 * float(y) ** 2.2)
         left, right = sorted((-side * half * 0.9, reach * 0.92 - side * half * 0.08))
-        glow = (140, 236, 252) if pen.dark else lighter(rgb, 0.45)
-        pen.box(left, float(y), right, float(y) + 1.1 / pen.height, glow, lit=pen.dark)
-    pen.line(curve, 1.1 / pen.height, NEON, lit=True)
+        pen.box(left, float(y), right, float(y) + 1.9 / pen.height, _glass(pen, rgb), lit=pen.dark)
+    pen.line(curve, 1.5 / pen.height, NEON, lit=True)
 
 
 def draw_spindle(pen: Pen, half: float, rgb: RGB, rng: np.random.Generator) -> None:
@@ -212,9 +221,9 @@ def _basilica(pen: Pen, half: float, rgb: RGB, rng: np.random.Generator) -> None
 
 
 STYLES: dict[str | None, tuple[list[Building], list[RGB], tuple[float, float]]] = {
-    None: ([_block], MODERN, (8, 14)),
-    "futuristic": ([_sail, draw_spindle, _capsule, _saucer], FUTURISTIC, (10, 16)),
-    "old": ([_gabled, _gabled, _round_tower], OLD, (10, 15)),
+    None: ([_block], MODERN, (11, 17)),
+    "futuristic": ([_sail, draw_spindle, _capsule, _saucer], FUTURISTIC, (13, 20)),
+    "old": ([_gabled, _gabled, _round_tower], OLD, (13, 18)),
 }
 """For each style of city: its buildings, their colours, and how wide they are."""
 
