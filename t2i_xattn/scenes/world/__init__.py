@@ -14,9 +14,10 @@ from PIL import Image
 from t2i_xattn.scenes.layout import SIDE, Split
 from t2i_xattn.scenes.wording import Description
 from t2i_xattn.scenes.world.language import WorldLanguage, world_language
-from t2i_xattn.scenes.world.layout import WorldScene, WorldThing, sample_world
+from t2i_xattn.scenes.world.layout import WorldScene, WorldThing
 from t2i_xattn.scenes.world.masks import word_masks
 from t2i_xattn.scenes.world.painting import class_map, class_names, draw_world
+from t2i_xattn.scenes.world.sampling import sample_world
 from t2i_xattn.scenes.world.wording import describe_world
 
 __all__ = [

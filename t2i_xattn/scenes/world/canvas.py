@@ -82,8 +82,8 @@ class Canvas:
     def glow(self, x: float, y: float, radius: float, rgb: RGB, opacity: float) -> None:
         """A soft halo, brightest in its middle, that owns nothing."""
         if self._glaze:
-            for step in range(10):
-                reach = radius * (1 - step / 10)
+            for ring in range(10):
+                reach = radius * (1 - ring / 10)
                 corners = self._large([(x - reach, y - reach), (x + reach, y + reach)])
                 self._glaze.ellipse(corners, fill=(*rgb, round(255 * opacity / 10)))
 

@@ -7,10 +7,10 @@ import numpy as np
 from t2i_xattn.scenes.language import RGB
 from t2i_xattn.scenes.layout import SIDE
 from t2i_xattn.scenes.world.canvas import Canvas, Pen
+from t2i_xattn.scenes.world.city_buildings import draw_church, draw_spindle
 from t2i_xattn.scenes.world.ground import GRASS, ridge
 from t2i_xattn.scenes.world.layout import WorldScene
 from t2i_xattn.scenes.world.owners import owner_of
-from t2i_xattn.scenes.world.skyline import draw_church, draw_spindle
 from t2i_xattn.scenes.world.things.buildings import draw_house
 
 
