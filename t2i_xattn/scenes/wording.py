@@ -11,7 +11,11 @@ import numpy as np
 from t2i_xattn.scenes.language import Language, language
 from t2i_xattn.scenes.layout import Scene, relation_between
 
-WordKind = Literal["colour", "shape", "size", "ground", "relation", "other"]
+WordKind = Literal[
+    "colour", "shape", "size", "ground", "relation", "other",
+    "thing", "count", "style", "place", "light",
+]  # fmt: skip
+"""What a word says; the last five are said of the world only."""
 
 
 @dataclass(frozen=True)
@@ -38,17 +42,19 @@ class Description:
 
 
 @dataclass(frozen=True)
-class _Piece:
+class Piece:
+    """A word, or a comma or full stop, on its way into a prompt."""
+
     text: str
     kind: WordKind = "other"
     objects: tuple[int, ...] = ()
 
 
-class _Writer:
-    """Chooses wordings for one scene."""
+class Chooser:
+    """Random choices of words."""
 
-    def __init__(self, scene: Scene, rng: np.random.Generator, stray: float) -> None:
-        self.scene, self.rng, self.stray = scene, rng, stray
+    def __init__(self, rng: np.random.Generator, stray: float) -> None:
+        self.rng, self.stray = rng, stray
         self.words: Language = language()
         self.full = bool(rng.random() < 0.75)  # full sentences; else short tags
 
@@ -58,25 +64,6 @@ class _Writer:
     def chance(self, probability: float) -> bool:
         return bool(self.rng.random() < probability)
 
-    def thing(self, index: int, article: bool | None = None) -> list[_Piece]:
-        """The noun phrase of one object."""
-        each = self.scene.objects[index]
-        pieces = []
-        sizes = self.words.size_names[each.size]
-        if sizes and self.chance(0.7):
-            pieces.append(_Piece(self.pick(sizes), "size", (index,)))
-        if self.chance(self.stray):
-            pieces.insert(0, _Piece(self.stray_word()))
-        pieces.append(_Piece(each.colour, "colour", (index,)))
-        # The first name of a shape is the usual one.
-        names = self.words.shapes[each.shape]
-        name = names[0] if self.chance(0.85) else self.pick(names)
-        pieces.append(_Piece(name, "shape", (index,)))
-        if self.full if article is None else article:
-            vowel = pieces[0].text[0] in "aeiou"
-            pieces.insert(0, _Piece("an" if vowel else "a"))
-        return pieces
-
     def stray_word(self) -> str:
         """A word that names nothing: a known adjective, or letters nobody has seen."""
         if self.chance(0.5):
@@ -84,10 +71,37 @@ class _Writer:
         letters = self.rng.choice(list(string.ascii_lowercase), size=self.rng.integers(3, 9))
         return "".join(str(letter) for letter in letters)
 
-    def phrase(self, text: str, objects: tuple[int, ...]) -> list[_Piece]:
-        return [_Piece(word, "relation", objects) for word in text.split()]
 
-    def pair(self, first: int, second: int, name: str) -> list[_Piece]:
+class _Writer(Chooser):
+    """Chooses wordings for one scene."""
+
+    def __init__(self, scene: Scene, rng: np.random.Generator, stray: float) -> None:
+        super().__init__(rng, stray)
+        self.scene = scene
+
+    def thing(self, index: int, article: bool | None = None) -> list[Piece]:
+        """The noun phrase of one object."""
+        each = self.scene.objects[index]
+        pieces = []
+        sizes = self.words.size_names[each.size]
+        if sizes and self.chance(0.7):
+            pieces.append(Piece(self.pick(sizes), "size", (index,)))
+        if self.chance(self.stray):
+            pieces.insert(0, Piece(self.stray_word()))
+        pieces.append(Piece(each.colour, "colour", (index,)))
+        # The first name of a shape is the usual one.
+        names = self.words.shapes[each.shape]
+        name = names[0] if self.chance(0.85) else self.pick(names)
+        pieces.append(Piece(name, "shape", (index,)))
+        if self.full if article is None else article:
+            vowel = pieces[0].text[0] in "aeiou"
+            pieces.insert(0, Piece("an" if vowel else "a"))
+        return pieces
+
+    def phrase(self, text: str, objects: tuple[int, ...]) -> list[Piece]:
+        return [Piece(word, "relation", objects) for word in text.split()]
+
+    def pair(self, first: int, second: int, name: str) -> list[Piece]:
         """Two objects and where they stand."""
         relation = self.words.relations[name]
         inverse = self.words.relations[relation.inverse]
@@ -98,31 +112,32 @@ class _Writer:
             return [*self.thing(first), *between, *self.thing(second)]
         if way < 0.84:  # "a blue square with a red circle on its left"
             behind = self.phrase(self.pick(relation.behind), both)
-            return [*self.thing(second), _Piece("with"), *self.thing(first), *behind]
+            return [*self.thing(second), Piece("with"), *self.thing(first), *behind]
         # "a red circle on the left, a blue square on the right"
         sides = {"left of": "on the left", "right of": "on the right"}
         sides |= {"above": "at the top", "below": "at the bottom"}
         here = self.phrase(sides[name], (first,))
         there = self.phrase(sides[relation.inverse], (second,))
         assert inverse.inverse == name
-        joint = _Piece(",") if self.chance(0.5) else _Piece("and")
+        joint = Piece(",") if self.chance(0.5) else Piece("and")
         return [*self.thing(first), *here, joint, *self.thing(second), *there]
 
-    def listing(self, order: list[int]) -> list[_Piece]:
+    def listing(self, order: list[int]) -> list[Piece]:
         """Objects one after the other: "a, b and c"."""
         pieces = self.thing(order[0])
         for position, index in enumerate(order[1:], start=1):
             last = position == len(order) - 1
-            pieces.append(_Piece("and" if last and self.full else ","))
+            pieces.append(Piece("and" if last and self.full else ","))
             pieces += self.thing(index)
         return pieces
 
-    def ground(self, template: str) -> list[_Piece]:
+    def ground(self, template: str) -> list[Piece]:
         name = self.pick(self.words.ground_names[self.scene.ground])
-        return [_Piece(name if w == "{}" else w, "ground") for w in template.split()]
+        return [Piece(name if w == "{}" else w, "ground") for w in template.split()]
 
 
-def _join(pieces: list[_Piece]) -> tuple[str, tuple[NamingWord, ...]]:
+def join_pieces(pieces: list[Piece]) -> tuple[str, tuple[NamingWord, ...]]:
+    """The prompt, and its words with their places in it."""
     text, words = "", []
     for piece in pieces:
         if text and piece.text not in ",.":
@@ -165,7 +180,7 @@ def describe(
     if said:
         pieces = writer.pair(said[0], said[2], said[1])
         if len(order) == 3:
-            pieces += [_Piece(","), *([_Piece("and")] if writer.full else [])]
+            pieces += [Piece(","), *([Piece("and")] if writer.full else [])]
             pieces += writer.thing(order[2])
     else:
         pieces = writer.listing(order)
@@ -175,12 +190,12 @@ def describe(
         if writer.full:
             pieces += writer.ground(writer.pick(phrases))
         elif writer.chance(0.3):
-            pieces = [*writer.ground(writer.pick(tags)), _Piece(","), *pieces]
+            pieces = [*writer.ground(writer.pick(tags)), Piece(","), *pieces]
         else:
-            pieces += [_Piece(","), *writer.ground(writer.pick(tags))]
+            pieces += [Piece(","), *writer.ground(writer.pick(tags))]
     if writer.full and writer.chance(0.25):
-        pieces = [*(_Piece(word) for word in writer.pick(writer.words.openings).split()), *pieces]
+        pieces = [*(Piece(word) for word in writer.pick(writer.words.openings).split()), *pieces]
     if writer.full and writer.chance(0.15):
-        pieces.append(_Piece("."))
-    prompt, words = _join(pieces)
+        pieces.append(Piece("."))
+    prompt, words = join_pieces(pieces)
     return Description(prompt, words, said)
