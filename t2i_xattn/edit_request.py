@@ -48,7 +48,8 @@ class EditRequest:
         prompt = self.request.prompt
         for old, new in self.replace.items():
             words = r"\s+".join(re.escape(word) for word in old.split())
-            prompt = re.sub(rf"(?<!\w){words}(?!\w)", lambda _, new=new: new, prompt, flags=re.I)
+            literally = new.replace("\\", r"\\")
+            prompt = re.sub(rf"(?<!\w){words}(?!\w)", literally, prompt, flags=re.IGNORECASE)
         return prompt
 
     def check(self) -> None:

@@ -101,7 +101,8 @@ def right(picture: Image.Image, prompt: Prompt) -> bool:
 def evaluate_excite(painting: Painting, prompts: Sequence[Prompt]) -> dict[str, Share]:
     """Attend-and-Excite: how many pictures that lack an object are mended, and how many of the
     others are broken."""
-    mended, broken = [], []
+    mended: list[bool] = []
+    broken: list[bool] = []
     for each in _shown([conjoined(prompt) for prompt in prompts], "Attend-and-Excite"):
         plain = right(painting.one(each), each)
         loss = AttendAndExcite([shape for _, shape in each.objects])
@@ -153,7 +154,8 @@ def evaluate_replace(painting: Painting, prompts: Sequence[Prompt]) -> dict[str,
         used = {colour for colour, _ in each.objects}
         free = [colour for colour in colours if colour not in used]
         new = free[number % len(free)]
-        text = re.sub(rf"\b{old}\b", new, each.prompt)
+        text = re.sub(rf"\b(an?) {old}\b", f"{_article(new)} {new}", each.prompt)
+        text = re.sub(rf"\b{old}\b", new, text)
         target = Prompt(text, ((new, shape), *each.objects[1:]), each.relation, each.seed)
         with ExitStack() as stack:
             stack.enter_context(

@@ -313,7 +313,9 @@ def test_same_bytes_whole_maps_and_left_as_found(name: str) -> None:
         assert trace.heatmap("red circle").share > 0
 
 
-@pytest.mark.parametrize("name", ["torch.compile(unet)", "unet.compile()"])
+@pytest.mark.parametrize(
+    "name", ["torch.compile(unet)", "unet.compile()", "compile_repeated_blocks"]
+)
 def test_compiled_while_recording(name: str) -> None:
     pipe, draw = WORKS_WITH["Stable Diffusion"]()
     plain = draw()
@@ -323,6 +325,8 @@ def test_compiled_while_recording(name: str) -> None:
     with record(pipe) as trace:
         if name == "unet.compile()":
             pipe.unet.compile(backend="eager", fullgraph=True)
+        elif name == "compile_repeated_blocks":
+            pipe.unet.compile_repeated_blocks(backend="eager", fullgraph=True)
         else:
             pipe.unet = torch.compile(pipe.unet, backend="eager", fullgraph=True)
         assert draw().tobytes() == plain.tobytes()
