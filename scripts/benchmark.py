@@ -1,7 +1,8 @@
-"""Measure what recording costs, against the plain loop in the same process."""
+"""Measure what recording and steering cost, against the plain loop in the same process."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,7 +11,15 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from t2i_xattn.benchmark import DENOISERS, Loop, all_modes, make_loop, mode, peak_memory
+from t2i_xattn.benchmark import (
+    DENOISERS,
+    STEERING_MODES,
+    Loop,
+    all_modes,
+    make_loop,
+    mode,
+    peak_memory,
+)
 from t2i_xattn.benchmark.timing import ratio, time_in_turn
 from t2i_xattn.errors import UserError
 from t2i_xattn.evaluation.report import check_writable, circumstances, write_json
@@ -29,26 +38,69 @@ def _kept_bytes(loop: Loop) -> int:
     return sum(array.nbytes for array in trace.to_numpy().values())
 
 
+Denoiser = Annotated[str, typer.Option(help=f"One of {', '.join(DENOISERS)}.")]
+Pixels = Annotated[int | None, typer.Option(help="Side of the picture.")]
+Steps = Annotated[int, typer.Option(min=1, help="Steps of a run.")]
+Pairs = Annotated[int, typer.Option("--limit", min=1, help="Pairs of runs.")]
+Memory = Annotated[bool, typer.Option(help="Peak memory too, in processes of their own.")]
+Dtype = Annotated[str, typer.Option(help="bfloat16, float32 or float16.")]
+Device = Annotated[str, typer.Option(help="cpu or cuda.")]
+Json = Annotated[Path | None, typer.Option("--json", help="Write the figures here.")]
+
+
 @app.command("record")
 def record_command(
-    denoiser: Annotated[str, typer.Option(help=f"One of {', '.join(DENOISERS)}.")] = "sd15",
-    pixels: Annotated[int | None, typer.Option(help="Side of the picture.")] = None,
-    steps: Annotated[int, typer.Option(min=1, help="Steps of a run.")] = 3,
-    limit: Annotated[int, typer.Option(min=1, help="Pairs of runs.")] = 6,
+    denoiser: Denoiser = "sd15",
+    pixels: Pixels = None,
+    steps: Steps = 4,
+    limit: Pairs = 6,
     compiled: Annotated[bool, typer.Option(help="Compiled runs too.")] = True,
-    memory: Annotated[
-        bool, typer.Option(help="Peak memory too, in processes of their own.")
-    ] = True,
-    dtype: Annotated[str, typer.Option(help="bfloat16, float32 or float16.")] = "bfloat16",
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    json: Annotated[Path | None, typer.Option("--json", help="Write the figures here.")] = None,
+    memory: Memory = True,
+    dtype: Dtype = "bfloat16",
+    device: Device = "cpu",
+    json: Json = None,
 ) -> None:
-    """Time ratio, added peak memory and bytes kept, for each way to run."""
+    """Time ratio, added peak memory and bytes kept, for each way to record."""
+    modes = [each for each in all_modes() if compiled or "compiled" not in each]
+    figures = _compare(modes, denoiser, pixels, steps, limit, memory, dtype, device, json)
+    kept = _kept_bytes(figures.pop("loop"))
+    Console().print(f"kept for the maps: {kept / 1e6:.1f} MB, the same for any number of steps")
+    _write(json, figures | {"kept_bytes": kept})
+
+
+@app.command("steer")
+def steer_command(
+    denoiser: Denoiser = "sd15",
+    pixels: Pixels = None,
+    steps: Steps = 4,
+    limit: Pairs = 6,
+    memory: Memory = True,
+    dtype: Dtype = "bfloat16",
+    device: Device = "cpu",
+    json: Json = None,
+) -> None:
+    """The same for edits and guidance."""
+    figures = _compare(STEERING_MODES, denoiser, pixels, steps, limit, memory, dtype, device, json)
+    del figures["loop"]
+    _write(json, figures)
+
+
+def _compare(
+    modes: Sequence[str],
+    denoiser: str,
+    pixels: int | None,
+    steps: int,
+    limit: int,
+    memory: bool,
+    dtype: str,
+    device: str,
+    json: Path | None,
+) -> dict[str, Any]:
+    """Times the modes in turn and prints the table; the figures, and the loop they ran."""
     if denoiser not in DENOISERS:
         raise UserError(f"expected a denoiser of {', '.join(DENOISERS)}, but came {denoiser!r}")
     if json is not None:
         check_writable(json)
-    modes = [each for each in all_modes() if compiled or "compiled" not in each]
     loop = make_loop(denoiser, pixels=pixels, dtype=getattr(torch, dtype), device=device)
     seconds = time_in_turn(lambda: loop.run(steps), modes, lambda name: mode(name, loop), limit)
 
@@ -70,20 +122,14 @@ def record_command(
         figures[name] = {**vars(found), "against": against, "added_peak_bytes": added}
         shown = "" if added is None else f"{added / 1e6:.1f}"
         table.add_row(name, f"{found.seconds:.2f}", against, str(found), shown)
-    kept = _kept_bytes(loop)
     Console().print(table)
-    Console().print(f"kept for the maps: {kept / 1e6:.1f} MB, the same for any number of steps")
+    settings = {"denoiser": denoiser, "steps": steps, "pairs": limit, **options}
+    return {"settings": settings, "ways": figures, "loop": loop}
+
+
+def _write(json: Path | None, figures: dict[str, Any]) -> None:
     if json is not None:
-        settings = {"denoiser": denoiser, "steps": steps, "pairs": limit, **options}
-        write_json(
-            json,
-            {
-                "settings": settings,
-                "ways": figures,
-                "kept_bytes": kept,
-                "circumstances": circumstances(),
-            },
-        )
+        write_json(json, figures | {"circumstances": circumstances()})
 
 
 @app.command("cost")

@@ -7,7 +7,7 @@ import dataclasses
 from torch import nn
 
 from t2i_xattn.errors import UserError
-from t2i_xattn.following import FollowedDenoiser
+from t2i_xattn.followed_denoiser import FollowedDenoiser
 from t2i_xattn.keep import Keep
 from t2i_xattn.processors import RecordingProcessor, unrecordable
 from t2i_xattn.sites import AttentionSite, walk_sites

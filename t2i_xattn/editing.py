@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from t2i_xattn.editing_processor import ActingEdit, BranchEdits, EditingProcessor
 from t2i_xattn.edits.edit import Edit, EditContext, EditFunction
 from t2i_xattn.errors import UserError
-from t2i_xattn.following import FollowedDenoiser, FollowedRun, Spans
+from t2i_xattn.followed_denoiser import FollowedDenoiser
+from t2i_xattn.following import FollowedRun, Spans
 from t2i_xattn.keep import TEXT
 from t2i_xattn.prompt import Word, token_ids
 from t2i_xattn.sites import AttentionSite, choose_sites, walk_sites

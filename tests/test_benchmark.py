@@ -9,7 +9,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from t2i_xattn.benchmark import MODES, PEER_MODES, all_modes, make_loop, mode
+from t2i_xattn.benchmark import MODES, PEER_MODES, STEERING_MODES, all_modes, make_loop, mode
 from t2i_xattn.benchmark.timing import ratio, time_in_turn
 
 
@@ -57,6 +57,18 @@ def test_ratios_are_of_pairs() -> None:
     found = ratio([2.0, 3.0, 10.0], [1.0, 2.0, 10.0])
     assert (found.median, found.low, found.high, found.pairs) == (1.5, 1.0, 2.0, 3)
     assert str(found) == "1.500 (1.000–2.000)"
+
+
+@pytest.mark.parametrize("name", STEERING_MODES[1:])
+def test_every_way_to_steer_changes_the_picture(name: str) -> None:
+    loop = make_loop("tiny", dtype=torch.float32)
+    plain = loop.run(2)
+    processors = dict(loop.pipe.unet.attn_processors)
+    with mode(name, loop):
+        found = loop.run(2)
+    assert found.isfinite().all()
+    assert not torch.equal(found, plain)
+    assert dict(loop.pipe.unet.attn_processors) == processors
 
 
 def test_the_command(tmp_path: Path) -> None:

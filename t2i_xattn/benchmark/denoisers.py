@@ -81,6 +81,7 @@ class Loop:
                 "time_ids": torch.zeros(2, 6, device=device, dtype=dtype),
             }
         scheduler.set_timesteps(steps)
+        self.pipe._num_timesteps = steps  # as diffusers' pipelines say it
         for timestep in scheduler.timesteps:
             both = torch.cat([latent, latent])
             noises = unet(both, timestep, text, added_cond_kwargs=added, return_dict=False)[0]

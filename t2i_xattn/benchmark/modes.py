@@ -8,9 +8,15 @@ from importlib.util import find_spec
 
 import torch
 from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
+from torch import Tensor
 
 from t2i_xattn.benchmark.denoisers import Loop
+from t2i_xattn.editing import edit
+from t2i_xattn.edits.edit import EditContext, EditFunction
+from t2i_xattn.edits.weights import Reweight
+from t2i_xattn.guidance import Layout, guide
 from t2i_xattn.recording import record
+from t2i_xattn.sites import find_sites
 
 MODES = ("plain", "record", "walk", "auto", "plain compiled", "record compiled", "unfused")
 """`walk` records eight columns, carried along self-attention as well; `auto` weighs heads and
@@ -21,6 +27,14 @@ PEER = "attention-map-diffusers"
 PEER_MODES = (f"{PEER} fast", f"{PEER} exact")
 """The package attention-map-diffusers 1.0.0 in its two modes, every step kept, the maps computed at
 the end as ours are. Installed by `pip install --no-deps attention-map-diffusers==1.0.0`."""
+
+
+STEERING_MODES = ("plain", "edit", "edit of self-attention", "guide")
+"""`edit` reweights a word at every cross-attention site; `edit of self-attention` sharpens that at
+the sites of at most a quarter of the latent's side, where prompt-to-prompt acts; `guide` moves the
+latents once a step in the first half of the run, as Attend-and-Excite does between thresholds."""
+
+_SPANS = {"word": [3]}
 
 
 def all_modes() -> tuple[str, ...]:
@@ -46,6 +60,20 @@ def mode(name: str, loop: Loop) -> Iterator[None]:
         elif name == "auto":
             with record(loop.pipe, heads="auto"):
                 yield
+        elif name == "edit":
+            with edit(loop.pipe, Reweight("word", 1.5), spans=_SPANS):
+                yield
+        elif name == "edit of self-attention":
+            coarse = min(2, max(site.level for site in find_sites(unet, "self")))
+            sharper = EditFunction(
+                _sharper, attention="self", sites=lambda site: site.level >= coarse
+            )
+            with edit(loop.pipe, sharper):
+                yield
+        elif name == "guide":
+            loss = Layout({"word": (0.1, 0.1, 0.6, 0.6)}, until=0.5, iterations=1, enough=0.0)
+            with guide(loop.pipe, loss, spans=_SPANS):
+                yield
         elif name in PEER_MODES:
             from attention_map_diffusers import AttentionCapture
 
@@ -58,6 +86,11 @@ def mode(name: str, loop: Loop) -> Iterator[None]:
         loop.pipe.unet = unet
         if name == "unfused":
             unet.set_attn_processor(AttnProcessor2_0())
+
+
+def _sharper(probs: Tensor, context: EditContext) -> Tensor:
+    squared = probs.square()
+    return squared / squared.sum(dim=-1, keepdim=True)
 
 
 def _compiled(unet: torch.nn.Module) -> torch.nn.Module:

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from t2i_xattn.branches import CONDITIONAL
 from t2i_xattn.errors import UserError
-from t2i_xattn.following import FollowedDenoiser, FollowedRun, Spans
+from t2i_xattn.followed_denoiser import FollowedDenoiser
+from t2i_xattn.following import FollowedRun, Spans
 from t2i_xattn.guidance.losses import GuidanceLoss
 from t2i_xattn.guidance.shallow_pass import GuidingProcessor, rows_of, shallow_maps
 from t2i_xattn.guidance.word_maps import WordMaps
