@@ -158,6 +158,32 @@ def comparison(
     return sheet
 
 
+def captioned_sheet(
+    pictures: Sequence[tuple[Image.Image, str]], columns: int, lines: int = 3
+) -> Image.Image:
+    """Pictures of one size in rows, each over its caption.
+
+    Args:
+        pictures: pictures and captions; a caption is cut where it takes more lines than there are.
+        columns: pictures in a row.
+        lines: of a caption.
+
+    Returns:
+        An RGB picture.
+    """
+    gap, (width, height) = 6, pictures[0][0].size
+    step_x, step_y = width + gap, height + lines * _line(_SMALL_TEXT) + gap
+    rows = -(-len(pictures) // columns)
+    sheet = Image.new("RGB", (columns * step_x + gap, rows * step_y + gap), _PAPER)
+    draw = ImageDraw.Draw(sheet)
+    for index, (picture, caption) in enumerate(pictures):
+        x, y = gap + index % columns * step_x, gap + index // columns * step_y
+        sheet.paste(picture, (x, y))
+        text = wrapped(caption, _font(_SMALL_TEXT), width)[:lines]
+        _write(draw, (x, y + height + 2), text, _SMALL_TEXT, _INK)
+    return sheet
+
+
 def stretched(array: NDArray[Any]) -> NDArray[np.float32]:
     """A map with its lowest value at 0 and its highest at 1: for show only, the unit is gone.
 

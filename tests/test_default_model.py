@@ -11,7 +11,7 @@ import torch
 import t2i_xattn
 from t2i_xattn.default_model import DEFAULT_FOLDER
 from t2i_xattn.evaluation.prompts import benchmark_prompts
-from t2i_xattn.judge import judge_picture
+from t2i_xattn.judge import judge_picture, verdict
 
 PROMPT = "a red circle left of a blue square"
 
@@ -50,23 +50,19 @@ def test_a_size_that_is_not_square_gives_maps_of_that_size(box: Any) -> None:
 
 
 @pytest.mark.slow
-def test_single_objects_are_painted_as_asked(box: Any) -> None:
-    prompts = benchmark_prompts()["singles"][:40]
+@pytest.mark.parametrize(("group", "least"), [("singles", 0.85), ("pairs", 0.6)])
+def test_objects_are_painted_as_asked(box: Any, group: str, least: float) -> None:
+    """The floor that the project set itself; the card has the exact shares."""
+    prompts = benchmark_prompts()[group][:40]
     pictures = box(
         [each.prompt for each in prompts],
         num_inference_steps=20,
         guidance_scale=5.0,
         generator=[torch.Generator().manual_seed(each.seed) for each in prompts],
     ).images
-    seen = [judge_picture(picture).objects for picture in pictures]
-    colours = [
-        bool(each) and each[0].colour == prompt.objects[0][0]
-        for prompt, each in zip(prompts, seen, strict=True)
+    verdicts = [
+        verdict(judge_picture(picture), prompt.objects, prompt.relation)
+        for prompt, picture in zip(prompts, pictures, strict=True)
     ]
-    whole = [
-        prompt.objects[0] in [one.kind for one in each]
-        for prompt, each in zip(prompts, seen, strict=True)
-    ]
-    # The card has the exact shares; a checkpoint that paints no shapes has 0.03 of the second.
-    assert np.mean(colours) >= 0.7, np.mean(colours)
-    assert np.mean(whole) >= 0.2, np.mean(whole)
+    right = np.mean([each.all_objects and each.relation is not False for each in verdicts])
+    assert right >= least, right

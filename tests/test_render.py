@@ -6,7 +6,14 @@ from PIL import Image, ImageFont
 
 from t2i_xattn.errors import UserError
 from t2i_xattn.maps import HeatMap
-from t2i_xattn.render import contact_sheet, overlay, stretched, wrapped
+from t2i_xattn.render import (
+    captioned_sheet,
+    comparison,
+    contact_sheet,
+    overlay,
+    stretched,
+    wrapped,
+)
 
 
 def spot(height: int, width: int, row: int, column: int, word: str = "red") -> HeatMap:
@@ -101,3 +108,29 @@ def test_wrapping() -> None:
     assert all(font.getlength(line) <= 120 for line in lines)
     assert "".join(lines).replace(" ", "") == text.replace(" ", "")
     assert wrapped("", font, 120) == []
+
+
+def test_a_comparison_is_bright_where_the_pictures_differ() -> None:
+    before = Image.new("RGB", (208, 208), (100, 100, 100))
+    after = before.copy()
+    after.paste((200, 100, 100), (104, 0, 208, 104))
+    sheet = np.asarray(comparison(before, after, ("a cat", "a dog")).convert("L"), dtype=float)
+    margin, cell = 12, 208
+    difference = sheet[margin : margin + cell, margin + 2 * (cell + margin) :][:, :cell]
+    assert difference[:100, 108:].min() > difference[108:].max() + 30
+    same = comparison(before, before, ("a cat", "a cat"))
+    assert np.asarray(same)[margin + 5, margin + 2 * (cell + margin) + 5].max() < 10
+
+
+def test_captions_stand_below_their_pictures() -> None:
+    pictures = [
+        (Image.new("RGB", (90, 60), "red"), "a red square " * 20),
+        (Image.new("RGB", (90, 60)), ""),
+    ]
+    one, two = (np.asarray(captioned_sheet(pictures, columns)) for columns in (1, 2))
+    assert one.shape[1] == 90 + 2 * 6
+    assert two.shape[1] == 2 * 90 + 3 * 6
+    assert one.shape[0] > two.shape[0]
+    assert (two[6:66, 6:96] == (255, 0, 0)).all()
+    assert two[66:, :96].min() < 100  # the caption
+    assert (two[67:, 102:] == 255).all()  # where there is none

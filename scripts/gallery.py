@@ -1,0 +1,49 @@
+"""Paint the first prompts of each benchmark group on one sheet, each with its own fixed seed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from t2i_xattn.default_model import load_pipeline
+from t2i_xattn.errors import UserError
+from t2i_xattn.evaluation.pictures import paint
+from t2i_xattn.evaluation.prompts import benchmark_prompts
+from t2i_xattn.output import output_folder
+from t2i_xattn.render import captioned_sheet
+
+GROUPS = ("singles", "pairs", "triples", "held_out_objects")
+
+
+def main(
+    out: Annotated[Path, typer.Option(help="Folder to write gallery.png into.")] = Path("out"),
+    model: Annotated[
+        str | None,
+        typer.Option(help="A model folder or a hub name.", show_default="the one in the box"),
+    ] = None,
+    count: Annotated[int, typer.Option(min=1, help="Prompts of each group.")] = 7,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of the sampler.")] = 25,
+    guidance: Annotated[float, typer.Option(help="Classifier-free guidance.")] = 5.0,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps.")] = "cpu",
+) -> None:
+    """Nothing is chosen by hand: a row for each group, its first prompts, their own seeds."""
+    with output_folder(out) as folder:
+        pipe = load_pipeline(model).to(device)
+        prompts = [each for group in GROUPS for each in benchmark_prompts()[group][:count]]
+        pictures = paint(pipe, prompts, steps=steps, guidance=guidance)
+        captions = [each.prompt for each in prompts]
+        sheet = captioned_sheet(list(zip(pictures, captions, strict=True)), count)
+        sheet.save(folder / "gallery.png")
+    typer.echo(out / "gallery.png")
+
+
+if __name__ == "__main__":
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command()(main)
+    try:
+        app()
+    except UserError as error:
+        typer.echo(error, err=True)
+        raise SystemExit(2) from error
