@@ -34,7 +34,7 @@ def main(
         prompts = [each for group in GROUPS for each in benchmark_prompts()[group][:count]]
         pictures = paint(pipe, prompts, steps=steps, guidance=guidance)
         captions = [each.prompt for each in prompts]
-        sheet = captioned_sheet(list(zip(pictures, captions, strict=True)), count)
+        sheet = captioned_sheet(list(zip(pictures, captions, strict=True)), count, lines=5)
         sheet.save(folder / "gallery.png")
     typer.echo(out / "gallery.png")
 
