@@ -54,6 +54,10 @@ def record_command(
     pixels: Pixels = None,
     steps: Steps = 4,
     limit: Pairs = 6,
+    ways: Annotated[
+        str | None,
+        typer.Option(help=f"Some of {', '.join(all_modes())}.", show_default="all"),
+    ] = None,
     compiled: Annotated[bool, typer.Option(help="Compiled runs too.")] = True,
     memory: Memory = True,
     dtype: Dtype = "bfloat16",
@@ -61,7 +65,16 @@ def record_command(
     json: Json = None,
 ) -> None:
     """Time ratio, added peak memory and bytes kept, for each way to record."""
-    modes = [each for each in all_modes() if compiled or "compiled" not in each]
+    chosen = all_modes() if ways is None else [each.strip() for each in ways.split(",")]
+    for each in chosen:
+        if each not in all_modes():
+            raise UserError(f"expected ways of {', '.join(all_modes())}, but came {each!r}")
+    needed = {"plain", *(["plain compiled"] if "record compiled" in chosen else [])}
+    modes = [
+        each
+        for each in all_modes()
+        if each in {*chosen, *needed} and (compiled or "compiled" not in each)
+    ]
     figures = _compare(modes, denoiser, pixels, steps, limit, memory, dtype, device, json)
     kept = _kept_bytes(figures.pop("loop"))
     Console().print(f"kept for the maps: {kept / 1e6:.1f} MB, the same for any number of steps")

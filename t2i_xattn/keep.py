@@ -45,7 +45,7 @@ class Keep:
     branches: tuple[str, ...] = (CONDITIONAL,)
     budget: int | None = None
     walk: int = 0
-    walk_every: int = 2
+    walk_every: int = 4
     self_attention: Places | None = None
     reference: str | None = None
 

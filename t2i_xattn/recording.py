@@ -35,7 +35,7 @@ def record(
     steps: Steps = "sum",
     branches: str | Sequence[str] = CONDITIONAL,
     walk: int = 0,
-    walk_every: int = 2,
+    walk_every: int = 4,
     self_attention: Places | None = None,
     reference: str | None = None,
     spans: Spans | Sequence[Spans] | None = None,
