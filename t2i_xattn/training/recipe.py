@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -66,11 +66,15 @@ class DenoiserRecipe(Schedule):
     drop_prompt: float
     timestep_power: float
     mask_loss: float
+    layers: int = 1
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """All stages; the field names are those of the TOML file. ``remarks`` go into the card."""
+    """All stages; the field names are those of the TOML file.
+
+    ``remarks`` go into the card; ``scenes`` names what is drawn, ``"shapes"`` or ``"world"``.
+    """
 
     seed: int
     remarks: str
@@ -80,6 +84,7 @@ class Recipe:
     decoder: DecoderRecipe
     text: TextRecipe
     denoiser: DenoiserRecipe
+    scenes: str = "shapes"
 
 
 STAGES = {
@@ -91,9 +96,10 @@ STAGES = {
 
 
 def _build(kind: type, values: dict[str, Any], place: str) -> Any:
-    expected = {field.name for field in fields(kind)}
-    if expected != set(values):
-        missing, unknown = sorted(expected - set(values)), sorted(set(values) - expected)
+    known = {field.name for field in fields(kind)}
+    needed = {field.name for field in fields(kind) if field.default is MISSING}
+    missing, unknown = sorted(needed - set(values)), sorted(set(values) - known)
+    if missing or unknown:
         raise UserError(
             f"The recipe's {place} has missing settings {missing} and unknown settings {unknown}; "
             "compare it with t2i_xattn/training/recipes/shapes.toml."
