@@ -54,9 +54,7 @@ def _crops(images: Tensor, side: int, rng: np.random.Generator) -> Tensor:
     )
 
 
-def _views(
-    stage: str, batch: int, step: int, recipe: Recipe, source: SceneSource[Any]
-) -> Tensor:
+def _views(stage: str, batch: int, step: int, recipe: Recipe, source: SceneSource[Any]) -> Tensor:
     """Two random crops of each of ``batch`` pictures; at every fourth step whole pictures.
 
     Borders are so seen as they are in use.

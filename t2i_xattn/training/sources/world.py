@@ -25,7 +25,7 @@ from t2i_xattn.training.sources.world_quiz import world_labels, world_quiz
 SHAPES_SHARE = 0.25
 """Of all scenes, those of the first language."""
 
-PAIRS_SHARE = 0.7
+PAIRS_SHARE = 0.75
 """Of the world's scenes that the text encoder is asked about, those of two groups of things."""
 
 AnyScene = Scene | WorldScene
@@ -89,9 +89,11 @@ class WorldScenes:
         first, told = self.shapes.telling(rng, plain, stray)
         scenes: list[AnyScene] = [*first]
         while len(scenes) < count:
+            pair = rng.random() < PAIRS_SHARE
             scene = sample_world(rng)
-            if len(scene.groups()) == 2 or rng.random() > PAIRS_SHARE:
-                scenes.append(scene)
+            while (len(scene.groups()) == 2) != pair:
+                scene = sample_world(rng)
+            scenes.append(scene)
         said = [self.describe(scene, rng, stray) for scene in scenes[plain:]]
         return scenes, told + said
 
