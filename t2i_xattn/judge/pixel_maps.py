@@ -63,6 +63,9 @@ def true_maps(scene: WorldScene, size: int = SIDE) -> PixelMaps:
         has_styles = bool(words.things[thing.kind].styles)
         styled.append(STYLES.index(thing.style) if has_styles else NONE)
     owner = owner_shares(scene, size).argmax(axis=0)
-    found = (np.array(each, dtype=np.int16)[owner] for each in (classes, coloured, styled))
-    light = np.full(owner.shape, lights.index(scene.light), dtype=np.int16)
-    return PixelMaps(*found, light)
+    return PixelMaps(
+        classes=np.array(classes, dtype=np.int16)[owner],
+        colours=np.array(coloured, dtype=np.int16)[owner],
+        styles=np.array(styled, dtype=np.int16)[owner],
+        lights=np.full(owner.shape, lights.index(scene.light), dtype=np.int16),
+    )

@@ -94,19 +94,16 @@ def segment(segmenter: Segmenter, image: Image.Image) -> PixelMaps:
     device = next(segmenter.parameters()).device
     pixels = torch.from_numpy(np.array(picture)).to(device).permute(2, 0, 1)[None]
     scores = segmenter(pixels.float() / 127.5 - 1)
-    found = {
-        name: each[0].argmax(dim=0).cpu().numpy().astype(np.int16) for name, each in scores.items()
-    }
-    return PixelMaps(**found)
+    best = {name: each[0].argmax(dim=0).cpu().numpy() for name, each in scores.items()}
+    return PixelMaps(**{name: each.astype(np.int16) for name, each in best.items()})
 
 
 def save_segmenter(segmenter: Segmenter, folder: Path) -> None:
     """Write a network: its weights in fp16, and its form with what its scores stand for."""
     folder.mkdir(parents=True, exist_ok=True)
     config = {"channels": segmenter.channels, "values": kinds_of_maps()}
-    weights = {
-        name: each.detach().half().contiguous() for name, each in segmenter.state_dict().items()
-    }
+    state = segmenter.state_dict()
+    weights = {name: each.half().contiguous() for name, each in state.items()}
     part = folder / (WEIGHTS_FILE + ".part")
     save_file(weights, part)
     (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", "utf-8")

@@ -31,7 +31,7 @@ def drawn_extent(kind: str, style: str | None) -> tuple[float, float]:
 
 
 def said_sizes(place: str, seen: Sequence[tuple[str, str | None, Box]]) -> list[str]:
-    """The size of each thing, which depends on what else is there, as it does when scenes are laid out.
+    """The size of each thing: of what fits beside the others, as in the layout of scenes.
 
     Args:
         place: where the things are.
@@ -43,9 +43,6 @@ def said_sizes(place: str, seen: Sequence[tuple[str, str | None, Box]]) -> list[
     stacked = len(seen) == 2 and all(up) and abs(middles[0] - middles[1]) < 31
     sizes = []
     for (kind, style, box), high in zip(seen, up, strict=True):
-        if len(seen) > 2:  # three things leave no room for sizes
-            sizes.append("medium")
-            continue
         known = words.things[kind]
         wide, tall = room(up, high, words.places[place].clear, stacked=stacked)
         share, power = fitting(known, len(seen), wide, tall)

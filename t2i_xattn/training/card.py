@@ -32,8 +32,8 @@ pipe("{example}", num_inference_steps=25, guidance_scale=5.0).images[0]
 ```
 
 It knows the words of its small language and nothing else. Some combinations ({held_out}) are kept
-from training, so that composition can be tested. It stands for no other model: what is true of its attention need
-not be true of a model of photographs.
+from training, so that composition can be tested. It stands for no other model: what is true of its
+attention need not be true of a model of photographs.
 """
 
 SEEN = {
