@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from t2i_xattn.training import loop
+from t2i_xattn.training import encoded, loop
 from t2i_xattn.training.autoencoder import new_autoencoder
 from t2i_xattn.training.card import model_card
 from t2i_xattn.training.denoiser import new_denoiser
-from t2i_xattn.training.recipe import Recipe, load_recipe
+from t2i_xattn.training.recipe import STAGES, Recipe, load_recipe
 from t2i_xattn.training.run import train_pipeline
 from t2i_xattn.training.sources import source_named
 from t2i_xattn.training.text import new_text_encoder
@@ -52,7 +52,10 @@ def test_the_checkpoint_stays_small() -> None:
     assert 30e6 < 2 * values < 60e6  # bytes in fp16
 
 
-def test_a_run_that_was_stopped_ends_at_the_same_weights(tmp_path: Path) -> None:
+def test_a_run_that_was_stopped_ends_at_the_same_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(encoded, "BLOCK", 2)  # scenes are drawn a few at a time
     recipe = _tiny(steps=3, batch=2)
     straight = train_pipeline(recipe, tmp_path / "straight")
     for steps in (2, 3, 5):
@@ -64,9 +67,15 @@ def test_a_run_that_was_stopped_ends_at_the_same_weights(tmp_path: Path) -> None
         expected = getattr(straight, part).state_dict()
         found = getattr(resumed, part).state_dict()
         assert all(torch.equal(expected[key], found[key]) for key in expected), part
-    card = model_card(recipe, tmp_path / "straight")
+
+
+def test_the_card_is_the_world_s(tmp_path: Path) -> None:
+    curves = dict.fromkeys(STAGES, [[50, 1.0, 60.0]])
+    (tmp_path / "curves.json").write_text(json.dumps(curves), "utf-8")
+    card = model_card(load_recipe(RECIPE), tmp_path)
     assert "recipes/world.toml" in card
     assert "night with desert" in card
+    assert "Illustrated scenes" in card
 
 
 @pytest.mark.slow
