@@ -1,24 +1,39 @@
-"""Make the fixed list of benchmark prompts again; the file in the package is what this writes."""
+"""Make the fixed lists of benchmark prompts again: the files in the package are its output."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from t2i_xattn.evaluation.prompts import FILE_NAME, SEED, make_prompts, prompts_as_json
+from t2i_xattn.evaluation import prompts, world_prompts
 
-FILE = Path(__file__).parents[1] / "t2i_xattn" / "evaluation" / FILE_NAME
+FOLDER = Path(__file__).parents[1] / "t2i_xattn" / "evaluation"
 
 
 def main(
-    out: Annotated[Path, typer.Option(help="The file to write.")] = FILE,
-    seed: Annotated[int, typer.Option(help="Another seed gives other prompts.")] = SEED,
+    scenes: Annotated[
+        Literal["shapes", "world"], typer.Option(help="Which prompts to make.")
+    ] = "shapes",
+    out: Annotated[
+        Path | None, typer.Option(help="The file to write.", show_default="the package's")
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(help="Another seed gives other prompts.", show_default="the package's"),
+    ] = None,
 ) -> None:
-    """Write the prompts of scripts/evaluate.py."""
-    out.write_text(prompts_as_json(make_prompts(seed)), "utf-8")
-    typer.echo(out)
+    """Write the prompts that models are measured on."""
+    if scenes == "shapes":
+        file, groups = prompts.FILE_NAME, prompts.make_prompts(seed or prompts.SEED)
+        text = prompts.prompts_as_json(groups)
+    else:
+        file = world_prompts.FILE_NAME
+        text = prompts.prompts_as_json(world_prompts.make_world_prompts(seed or world_prompts.SEED))
+    target = FOLDER / file if out is None else out
+    target.write_text(text, "utf-8")
+    typer.echo(target)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from t2i_xattn.scenes import Description, describe, object_masks, sample_scene
 from t2i_xattn.scenes.language import language
 from t2i_xattn.sites import AttentionSite
 from t2i_xattn.training.mask_loss import PIXEL_WEIGHT, mask_loss, noun_targets
+from t2i_xattn.training.sources import ShapeScenes
 from t2i_xattn.training.tokenizer import build_tokenizer
 
 SITE = AttentionSite("here", "cross", "down", 0, 2)
@@ -19,7 +20,7 @@ def test_targets_are_the_noun_columns_with_the_masks_of_their_objects() -> None:
     scenes = [sample_scene(seed, objects=2) for seed in range(3)]
     said = [describe(scene, 1) for scene in scenes]
     said[1] = Description("", ())  # a dropped prompt has no nouns
-    targets = noun_targets(tokenizer, scenes, said, 16)
+    targets = noun_targets(tokenizer, ShapeScenes(), scenes, said, 16)
     nouns = [(row, word) for row in (0, 2) for word in said[row].words if word.kind == "shape"]
     assert len(targets) == len(nouns) == 4
     for (row, column, mask), (expected_row, word) in zip(targets, nouns, strict=True):

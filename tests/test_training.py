@@ -16,11 +16,11 @@ from torch import nn
 
 from t2i_xattn.errors import UserError
 from t2i_xattn.scenes import describe, language, sample_scene
-from t2i_xattn.training.batches import descriptions, training_scenes
 from t2i_xattn.training.loop import train_stage
 from t2i_xattn.training.recipe import Recipe, Schedule, load_recipe
 from t2i_xattn.training.run import train_pipeline
-from t2i_xattn.training.text import SIDES, Answers
+from t2i_xattn.training.sources import ShapeScenes, descriptions, drawn_scenes
+from t2i_xattn.training.sources.quiz import SIDES, UNSAID
 from t2i_xattn.training.tokenizer import build_tokenizer
 
 RECIPE = Path(__file__).parents[1] / "t2i_xattn" / "training" / "recipes" / "shapes.toml"
@@ -79,7 +79,7 @@ def test_a_recipe_with_a_wrong_setting_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_training_scene_never_holds_what_is_held_out() -> None:
-    scenes, _ = training_scenes([1], 300)
+    scenes, _ = drawn_scenes(ShapeScenes(), [1], 300)
     assert not any(language().is_held_out(scene.kinds()) for scene in scenes)
 
 
@@ -88,28 +88,28 @@ def test_answers_are_those_of_the_scene() -> None:
     colours, shapes = list(words.colours), list(words.shapes)
     scenes = [sample_scene(seed, objects=2) for seed in range(20)]
     said = [describe(scene, seed, relation=True) for seed, scene in enumerate(scenes)]
-    answers = Answers.of(scenes, said)
+    answers = ShapeScenes().labels(scenes, said)
     for index, scene in enumerate(scenes):
-        assert answers.ground[index] == list(words.grounds).index(scene.ground)
-        found = {colours[i] for i in answers.present[index, : len(colours)].nonzero()}
+        assert answers["ground"][index] == list(words.grounds).index(scene.ground)
+        found = {colours[i] for i in answers["present"][index, : len(colours)].nonzero()}
         assert found == {each.colour for each in scene.objects}
         for each in scene.objects:
             question = colours.index(each.colour)
             alone = sum(other.colour == each.colour for other in scene.objects) == 1
-            assert bool(answers.single[index, question]) == alone
+            assert (answers["partner"][index, question] != UNSAID) == alone
             if alone:
-                assert shapes[answers.partner[index, question]] == each.shape
-                assert answers.column[index, question] == int(each.x / 16)
-                assert answers.row[index, question] == int(each.y / 16)
+                assert shapes[answers["partner"][index, question]] == each.shape
+                assert answers["column"][index, question] == int(each.x / 16)
+                assert answers["row"][index, question] == int(each.y / 16)
         if said[index].relation is None:
-            assert (answers.outermost[index] == -100).all()
+            assert (answers["outermost"][index] == UNSAID).all()
             continue
         first, side, second = said[index].relation
-        outermost = answers.outermost[index, SIDES.index(side)]
+        outermost = answers["outermost"][index, SIDES.index(side)]
         assert colours[outermost] == scene.objects[first].colour
         inverse = SIDES.index(words.relations[side].inverse)
-        assert colours[answers.outermost[index, inverse]] == scene.objects[second].colour
-        assert (answers.outermost[index] == -100).sum() == 2
+        assert colours[answers["outermost"][index, inverse]] == scene.objects[second].colour
+        assert (answers["outermost"][index] == UNSAID).sum() == 2
 
 
 def test_a_run_that_was_stopped_ends_at_the_same_weights(tiny: Recipe, tmp_path: Path) -> None:
@@ -193,11 +193,11 @@ def test_training_lowers_the_loss_of_every_stage(tiny: Recipe, tmp_path: Path) -
 
 
 def test_descriptions_draw_stray_words_only_when_asked() -> None:
-    scenes, rng = training_scenes([5], 200)
+    scenes, rng = drawn_scenes(ShapeScenes(), [5], 200)
     known = set(language().vocabulary())
 
     def strays(chance: float) -> int:
-        said = descriptions(scenes, rng, chance)
+        said = descriptions(ShapeScenes(), scenes, rng, chance)
         return sum(word.text not in known for each in said for word in each.words)
 
     assert strays(0.0) == 0

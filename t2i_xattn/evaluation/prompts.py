@@ -1,16 +1,17 @@
 """The fixed prompts that models of the small language are measured on.
 
 The list is a file of the package, so that figures of different days can be compared. It was made
-by `make_prompts` and is made again, the same, by `python scripts/make_prompts.py`.
+by `make_prompts` and is made again, the same, by `python scripts/make_prompts.py --scenes shapes`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache, partial
 from importlib.resources import files
+from typing import Any
 
 import numpy as np
 
@@ -95,8 +96,8 @@ def _is_just(kind: tuple[str, str], scene: Scene) -> bool:
     return scene.kinds() == [kind]
 
 
-def prompts_as_json(groups: dict[str, list[Prompt]]) -> str:
-    """The text of the prompts' file: one prompt a line."""
+def prompts_as_json(groups: Mapping[str, Sequence[Any]]) -> str:
+    """The text of a prompts' file: one prompt, a dataclass, a line."""
     parts = []
     for group, prompts in groups.items():
         lines = ",\n".join("    " + json.dumps(asdict(each)) for each in prompts)

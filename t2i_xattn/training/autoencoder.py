@@ -12,9 +12,9 @@ from diffusers.models.autoencoders.vae import AutoencoderTinyBlock
 from torch import Tensor, nn
 from torch.nn import functional
 
-from t2i_xattn.training.batches import pictures, training_scenes
 from t2i_xattn.training.loop import LossFunction, generator_for, seed_for
 from t2i_xattn.training.recipe import Recipe
+from t2i_xattn.training.sources import SceneSource, drawn_scenes, pictures
 
 
 def new_autoencoder(recipe: Recipe) -> AutoencoderTiny:
@@ -54,13 +54,13 @@ def _crops(images: Tensor, side: int, rng: np.random.Generator) -> Tensor:
     )
 
 
-def _views(stage: str, batch: int, step: int, recipe: Recipe) -> Tensor:
+def _views(stage: str, batch: int, step: int, recipe: Recipe, source: SceneSource[Any]) -> Tensor:
     """Two random crops of each of ``batch`` pictures; at every fourth step whole pictures.
 
     Borders are so seen as they are in use.
     """
-    scenes, rng = training_scenes(seed_for(recipe.seed, stage, step), batch)
-    images = pictures(scenes)
+    scenes, rng = drawn_scenes(source, seed_for(recipe.seed, stage, step), batch)
+    images = pictures(source, scenes)
     if step % 4:
         images = torch.cat([_crops(images, recipe.autoencoder.crop, rng) for _ in range(2)])
     else:
@@ -73,7 +73,9 @@ def _error(decoded: Tensor, images: Tensor) -> Tensor:
     return difference.abs().mean() + 2 * difference.square().mean()
 
 
-def autoencoder_loss(recipe: Recipe, accelerator: Accelerator) -> LossFunction:
+def autoencoder_loss(
+    recipe: Recipe, source: SceneSource[Any], accelerator: Accelerator
+) -> LossFunction:
     """Error of the picture, and latents that a denoiser learns easily.
 
     Their mean and deviation are kept near 0 and 1. Noise on them while training makes near latents
@@ -85,7 +87,8 @@ def autoencoder_loss(recipe: Recipe, accelerator: Accelerator) -> LossFunction:
     settings = recipe.autoencoder
 
     def loss(module: Any, step: int) -> Tensor:
-        images = _views("autoencoder", settings.batch, step, recipe).to(accelerator.device)
+        images = _views("autoencoder", settings.batch, step, recipe, source)
+        images = images.to(accelerator.device)
         model = module.model
         latents = model.encoder(images).float()
         random = generator_for(recipe.seed, "autoencoder", step)
@@ -103,7 +106,10 @@ def autoencoder_loss(recipe: Recipe, accelerator: Accelerator) -> LossFunction:
 
 
 def decoder_loss(
-    recipe: Recipe, autoencoder: AutoencoderTiny, accelerator: Accelerator
+    recipe: Recipe,
+    source: SceneSource[Any],
+    autoencoder: AutoencoderTiny,
+    accelerator: Accelerator,
 ) -> LossFunction:
     """Error of the picture alone: the decoder goes on where the latents are as they will stay.
 
@@ -112,7 +118,8 @@ def decoder_loss(
     encoder = autoencoder.encoder.to(accelerator.device)
 
     def loss(module: Any, step: int) -> Tensor:
-        images = _views("decoder", recipe.decoder.batch, step, recipe).to(accelerator.device)
+        images = _views("decoder", recipe.decoder.batch, step, recipe, source)
+        images = images.to(accelerator.device)
         with torch.no_grad():
             latents = encoder(images).float()
         random = generator_for(recipe.seed, "decoder", step)
@@ -123,11 +130,11 @@ def decoder_loss(
 
 
 def finish_autoencoder(
-    model: AutoencoderTiny, recipe: Recipe, accelerator: Accelerator
+    model: AutoencoderTiny, recipe: Recipe, source: SceneSource[Any], accelerator: Accelerator
 ) -> AutoencoderTiny:
     """Measure the latents' deviation on drawn scenes and store it as the scaling factor."""
-    scenes, _ = training_scenes(seed_for(recipe.seed, "scaling", 0), 64)
+    scenes, _ = drawn_scenes(source, seed_for(recipe.seed, "scaling", 0), 64)
     with torch.no_grad(), accelerator.autocast():
-        latents = model.encoder(pictures(scenes).to(accelerator.device)).float()
+        latents = model.encoder(pictures(source, scenes).to(accelerator.device)).float()
     model.register_to_config(scaling_factor=round(1 / float(latents.std()), 4))
     return model.eval()

@@ -8,6 +8,7 @@ from typing import Any
 
 from t2i_xattn.errors import UserError
 from t2i_xattn.training.recipe import STAGES, Recipe, Schedule
+from t2i_xattn.training.sources import source_named
 
 HEADER = """\
 ---
@@ -16,27 +17,27 @@ library_name: diffusers
 pipeline_tag: text-to-image
 ---
 
-# Coloured shapes, 128 × 128
+# {title}
 
-A small Stable Diffusion for trying, testing and teaching attention tools: 8 colours × 8 shapes,
-one to three objects, three sizes, six plain grounds, and the relations left of, right of, above
-and below. Every picture that it was trained on was drawn by the package t2i-xattn, which therefore
+A small Stable Diffusion for trying, testing and teaching attention tools. It paints:
+{about}
+Every picture that it was trained on was drawn by the package t2i-xattn, which therefore
 knows the pixels of every word.
 
 ```python
 from diffusers import StableDiffusionPipeline
 
 pipe = StableDiffusionPipeline.from_pretrained("path/to/this/folder")
-pipe("a red circle left of a blue square", num_inference_steps=25, guidance_scale=5.0).images[0]
+pipe("{example}", num_inference_steps=25, guidance_scale=5.0).images[0]
 ```
 
-It knows the words of its small language and nothing else. {held_out} are kept from training, so
-that composition can be tested. It stands for no other model: what is true of its attention need
-not be true of a model of photographs.
+It knows the words of its small language and nothing else. Some combinations ({held_out}) are kept
+from training, so that composition can be tested. It stands for no other model: what is true of its
+attention need not be true of a model of photographs.
 """
 
 SEEN = {
-    "autoencoder": "16 crops of 64 × 64, or 4 whole pictures, a step",
+    "autoencoder": "{crops} crops of {side} × {side}, or {whole} whole pictures, a step",
     "decoder": "the same",
     "text": "prompts only",
     "denoiser": "pictures, each {passes} times with other words and noise",
@@ -56,7 +57,11 @@ def model_card(recipe: Recipe, run: Path, figures: Path | None = None) -> str:
         UserError: the figures cannot be read.
     """
     curves = json.loads((run / "curves.json").read_text("utf-8"))
-    parts = [HEADER.format(held_out=_held_out()), _training(recipe, curves)]
+    source = source_named(recipe.scenes)
+    header = HEADER.format(
+        title=source.title, about=source.about, example=source.example, held_out=source.held_out()
+    )
+    parts = [header, _training(recipe, curves)]
     if figures is None:
         parts.append("## Accuracy\n\nNot measured yet.\n")
     else:
@@ -69,15 +74,6 @@ def model_card(recipe: Recipe, run: Path, figures: Path | None = None) -> str:
                 f"be read as that ({error!r})"
             ) from error
     return "\n".join(parts)
-
-
-def _held_out() -> str:
-    from t2i_xattn.scenes import language
-
-    words = language()
-    objects = ", ".join(sorted(f"{colour} {shape}" for colour, shape in words.held_out_objects))
-    pairs = ", ".join(sorted(" with ".join(sorted(pair)) for pair in words.held_out_pairs))
-    return f"Some combinations ({objects}; the pairs {pairs})"
 
 
 def _row(*cells: Any) -> str:
@@ -103,7 +99,12 @@ def _training(recipe: Recipe, curves: dict[str, list[list[float]]]) -> str:
                 f"{schedule.steps:,}",
                 schedule.batch,
                 seen,
-                SEEN[name].format(passes=recipe.denoiser.passes),
+                SEEN[name].format(
+                    passes=recipe.denoiser.passes,
+                    side=recipe.autoencoder.crop,
+                    crops=2 * schedule.batch,
+                    whole=max(1, schedule.batch // 2),
+                ),
                 minutes,
                 losses,
             )
@@ -125,8 +126,7 @@ where is it, which colour stands furthest left), then the denoiser with the text
 prediction, zero terminal signal, {recipe.denoiser.drop_prompt:.0%} of the prompts dropped, Muon for
 matrices and convolutions and AdamW for the rest,
 moving average of the weights, {recipe.mixed_precision} autocast, weights stored in fp16. The recipe
-is `t2i_xattn/training/recipes/shapes.toml`, seed {recipe.seed}; the minutes are of a machine with
-two processor cores and no accelerator, which did other work beside it.
+is `t2i_xattn/training/recipes/{recipe.scenes}.toml`, seed {recipe.seed}.
 
 {recipe.remarks.strip()}
 

@@ -15,11 +15,11 @@ from transformers import CLIPTokenizer
 
 from t2i_xattn.scenes import Description
 from t2i_xattn.scenes.layout import SIDE
-from t2i_xattn.training.batches import descriptions
 from t2i_xattn.training.encoded import EncodedScenes
 from t2i_xattn.training.loop import LossFunction, generator_for, seed_for
 from t2i_xattn.training.mask_loss import mask_loss, noun_targets, site_probs
 from t2i_xattn.training.recipe import Recipe
+from t2i_xattn.training.sources import SceneSource, descriptions
 from t2i_xattn.training.text import tokenize
 
 
@@ -30,7 +30,7 @@ def new_denoiser(recipe: Recipe) -> UNet2DConditionModel:
         sample_size=SIDE // 8,
         in_channels=recipe.autoencoder.latent_channels,
         out_channels=recipe.autoencoder.latent_channels,
-        layers_per_block=1,
+        layers_per_block=settings.layers,
         block_out_channels=tuple(settings.channels),
         down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
@@ -70,6 +70,7 @@ def new_scheduler() -> DDIMScheduler:
 
 def denoiser_loss(
     recipe: Recipe,
+    source: SceneSource[Any],
     autoencoder: AutoencoderTiny,
     tokenizer: CLIPTokenizer,
     accelerator: Accelerator,
@@ -80,12 +81,12 @@ def denoiser_loss(
     """
     settings = recipe.denoiser
     scheduler = new_scheduler()
-    encoded = EncodedScenes(recipe, autoencoder, accelerator)
+    encoded = EncodedScenes(recipe, source, autoencoder, accelerator)
 
     def loss(module: Any, step: int) -> Tensor:
         scenes, latents = encoded.at(step)
         rng = np.random.default_rng(seed_for(recipe.seed, "wording", step))
-        said = descriptions(scenes, rng, recipe.stray_words)
+        said = descriptions(source, scenes, rng, recipe.stray_words)
         said = [
             Description("", ()) if rng.random() < settings.drop_prompt else each for each in said
         ]
@@ -106,7 +107,7 @@ def denoiser_loss(
         with site_probs(module.unet) as probs:
             predicted = module.unet(noisy, timesteps, embeddings).sample
         size = (latents.shape[-2], latents.shape[-1])
-        targets = noun_targets(tokenizer, scenes, said, size[0])
+        targets = noun_targets(tokenizer, source, scenes, said, size[0])
         masked = mask_loss(probs, targets, size)
         return functional.mse_loss(predicted.float(), target) + settings.mask_loss * masked
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from accelerate import Accelerator
 from diffusers import AutoencoderTiny
 from torch import Tensor
 
-from t2i_xattn.scenes import Scene
-from t2i_xattn.training.batches import pictures, training_scenes
 from t2i_xattn.training.loop import seed_for
 from t2i_xattn.training.recipe import Recipe
+from t2i_xattn.training.sources import SceneSource, drawn_scenes, pictures
 
 BLOCK = 64
 """Batches of a block. Its scenes are shuffled anew each time that it is used."""
@@ -25,17 +26,22 @@ class EncodedScenes:
     """
 
     def __init__(
-        self, recipe: Recipe, autoencoder: AutoencoderTiny, accelerator: Accelerator
+        self,
+        recipe: Recipe,
+        source: SceneSource[Any],
+        autoencoder: AutoencoderTiny,
+        accelerator: Accelerator,
     ) -> None:
+        self.source = source
         self.seed, self.batch = recipe.seed, recipe.denoiser.batch
         self.passes = recipe.denoiser.passes
         self.device = accelerator.device
         self.autoencoder = autoencoder.to(self.device, memory_format=torch.channels_last)
         self.number = -1
-        self.scenes: list[Scene] = []
+        self.scenes: list[Any] = []
         self.latents = torch.empty(0)
 
-    def at(self, step: int) -> tuple[list[Scene], Tensor]:
+    def at(self, step: int) -> tuple[list[Any], Tensor]:
         """The scenes and float latents ``(batch, channels, height, width)`` of a step."""
         use, index = divmod(step, BLOCK)
         if use // self.passes != self.number:
@@ -47,11 +53,12 @@ class EncodedScenes:
         return [self.scenes[each] for each in chosen], self.latents[torch.from_numpy(chosen)]
 
     def _draw(self, number: int) -> None:
-        scenes, _ = training_scenes(seed_for(self.seed, "denoiser", number), BLOCK * self.batch)
+        seed = seed_for(self.seed, "denoiser", number)
+        scenes, _ = drawn_scenes(self.source, seed, BLOCK * self.batch)
         encoded = []
         with torch.no_grad():
             for start in range(0, len(scenes), self.batch):
-                images = pictures(scenes[start : start + self.batch])
+                images = pictures(self.source, scenes[start : start + self.batch])
                 images = images.to(self.device, memory_format=torch.channels_last)
                 encoded.append(self.autoencoder.encoder(images).float())
         self.number, self.scenes = number, scenes

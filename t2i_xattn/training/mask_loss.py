@@ -19,8 +19,9 @@ from transformers import CLIPTokenizer
 
 from t2i_xattn.attention import attention_probs, queries_and_keys
 from t2i_xattn.prompt import split_words
-from t2i_xattn.scenes import Description, Scene, object_masks
+from t2i_xattn.scenes import Description
 from t2i_xattn.sites import AttentionSite, walk_sites
+from t2i_xattn.training.sources import SceneSource
 
 PIXEL_WEIGHT = 0.05
 """Weight of the pixel loss beside the token loss: the paper's 5e-5 to 1e-3."""
@@ -55,17 +56,18 @@ def site_probs(unet: nn.Module) -> Iterator[list[tuple[AttentionSite, Tensor]]]:
 
 
 def noun_targets(
-    tokenizer: CLIPTokenizer, scenes: list[Scene], descriptions: list[Description], side: int
+    tokenizer: CLIPTokenizer,
+    source: SceneSource[Any],
+    scenes: list[Any],
+    descriptions: list[Description],
+    side: int,
 ) -> list[tuple[int, int, Tensor]]:
     """``(row of the batch, column, mask)`` of every noun token; masks ``(side, side)``, 0 or 1."""
     targets = []
     for row, (scene, said) in enumerate(zip(scenes, descriptions, strict=True)):
-        masks = object_masks(scene, side).astype(np.float32)
         columns = {word.start: word.columns for word in split_words(tokenizer, said.prompt)}
-        for word in said.words:
-            if word.kind != "shape":
-                continue
-            mask = torch.from_numpy(masks[word.objects[0]])
+        for word, pixels in source.nouns(scene, said, side):
+            mask = torch.from_numpy(pixels.astype(np.float32))
             targets += [(row, column, mask) for column in columns.get(word.start, ())]
     return targets
 

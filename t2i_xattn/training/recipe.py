@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -66,11 +66,15 @@ class DenoiserRecipe(Schedule):
     drop_prompt: float
     timestep_power: float
     mask_loss: float
+    layers: int = 1
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """All stages; the field names are those of the TOML file. ``remarks`` go into the card."""
+    """All stages; the field names are those of the TOML file.
+
+    ``remarks`` go into the card; ``scenes`` names what is drawn, ``"shapes"`` or ``"world"``.
+    """
 
     seed: int
     remarks: str
@@ -80,6 +84,7 @@ class Recipe:
     decoder: DecoderRecipe
     text: TextRecipe
     denoiser: DenoiserRecipe
+    scenes: str = "shapes"
 
 
 STAGES = {
@@ -90,15 +95,35 @@ STAGES = {
 }
 
 
-def _build(kind: type, values: dict[str, Any], place: str) -> Any:
-    expected = {field.name for field in fields(kind)}
-    if expected != set(values):
-        missing, unknown = sorted(expected - set(values)), sorted(set(values) - expected)
+def build(kind: type, values: dict[str, Any], place: str, example: str = "shapes.toml") -> Any:
+    """A recipe's part from its settings; ``example`` is the recipe that has them all.
+
+    Raises:
+        UserError: settings are missing or unknown.
+    """
+    known = {field.name for field in fields(kind)}
+    needed = {field.name for field in fields(kind) if field.default is MISSING}
+    missing, unknown = sorted(needed - set(values)), sorted(set(values) - known)
+    if missing or unknown:
         raise UserError(
             f"The recipe's {place} has missing settings {missing} and unknown settings {unknown}; "
-            "compare it with t2i_xattn/training/recipes/shapes.toml."
+            f"compare it with t2i_xattn/training/recipes/{example}."
         )
     return kind(**values)
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The settings in a recipe's file.
+
+    Raises:
+        UserError: the file is not there, or is not TOML.
+    """
+    try:
+        return tomllib.loads(Path(path).read_text("utf-8"))
+    except OSError as error:
+        raise UserError(f"Expected a recipe file at {path}, got: {error.strerror}.") from error
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"Expected a TOML recipe in {path}, got: {error}.") from error
 
 
 def load_recipe(path: Path) -> Recipe:
@@ -107,11 +132,6 @@ def load_recipe(path: Path) -> Recipe:
     Raises:
         UserError: the file is not there, is not TOML, or has missing or unknown settings.
     """
-    try:
-        raw = tomllib.loads(Path(path).read_text("utf-8"))
-    except OSError as error:
-        raise UserError(f"Expected a recipe file at {path}, got: {error.strerror}.") from error
-    except tomllib.TOMLDecodeError as error:
-        raise UserError(f"Expected a TOML recipe in {path}, got: {error}.") from error
-    stages = {name: _build(kind, raw.pop(name, {}), f"[{name}]") for name, kind in STAGES.items()}
-    return _build(Recipe, raw | stages, "top level")
+    raw = read_toml(path)
+    stages = {name: build(kind, raw.pop(name, {}), f"[{name}]") for name, kind in STAGES.items()}
+    return build(Recipe, raw | stages, "top level")

@@ -15,7 +15,6 @@ from transformers import CLIPTokenizer
 
 from t2i_xattn.default_model import load_pipeline
 from t2i_xattn.errors import UserError
-from t2i_xattn.scenes import language
 from t2i_xattn.training.autoencoder import (
     autoencoder_loss,
     decoder_loss,
@@ -30,6 +29,7 @@ from t2i_xattn.training.denoiser import (
 )
 from t2i_xattn.training.loop import Curve, LossFunction, train_stage
 from t2i_xattn.training.recipe import Recipe, Schedule
+from t2i_xattn.training.sources import SceneSource, source_named
 from t2i_xattn.training.text import Reader, new_text_encoder, text_loss
 from t2i_xattn.training.tokenizer import build_tokenizer
 
@@ -95,17 +95,19 @@ def train_pipeline(
         The pipeline, or ``None`` where ``max_steps`` came before the end.
 
     Raises:
-        UserError: ``init`` is not a pipeline of this recipe's shape.
+        UserError: ``init`` is not a pipeline of this recipe's shape, or there are no scenes of
+            the recipe's name.
     """
+    source = source_named(recipe.scenes)
     accelerator = Accelerator(mixed_precision=recipe.mixed_precision)
     stages = _Stages(folder, accelerator, max_steps)
-    tokenizer = build_tokenizer(language().vocabulary())
+    tokenizer = build_tokenizer(source.vocabulary())
     try:
         torch.manual_seed(recipe.seed + 2)
         denoiser = new_denoiser(recipe)
         if init is None:
-            autoencoder = _trained_autoencoder(recipe, stages)
-            text_encoder = _trained_text_encoder(recipe, stages, tokenizer)
+            autoencoder = _trained_autoencoder(recipe, source, stages)
+            text_encoder = _trained_text_encoder(recipe, source, stages, tokenizer)
         else:
             autoencoder, text_encoder = _begin_from(init, denoiser)
         # Of a moving average, which has no gradients, or of a pipeline, which has.
@@ -113,7 +115,7 @@ def train_pipeline(
         unfused_on_cpu(denoiser)
         averaged = stages.train(
             "denoiser",
-            denoiser_loss(recipe, autoencoder, tokenizer, accelerator),
+            denoiser_loss(recipe, source, autoencoder, tokenizer, accelerator),
             recipe.denoiser,
             {
                 "text_encoder": recipe.denoiser.text_learning_rate,
@@ -138,20 +140,22 @@ def train_pipeline(
     )
 
 
-def _trained_autoencoder(recipe: Recipe, stages: _Stages) -> AutoencoderTiny:
+def _trained_autoencoder(
+    recipe: Recipe, source: SceneSource[Any], stages: _Stages
+) -> AutoencoderTiny:
     torch.manual_seed(recipe.seed)
     model = new_autoencoder(recipe).to(memory_format=torch.channels_last)
     averaged = stages.train(
         "autoencoder",
-        autoencoder_loss(recipe, stages.accelerator),
+        autoencoder_loss(recipe, source, stages.accelerator),
         recipe.autoencoder,
         {"model": recipe.autoencoder.learning_rate},
         model=model,
     )
-    autoencoder = finish_autoencoder(averaged.model, recipe, stages.accelerator)
+    autoencoder = finish_autoencoder(averaged.model, recipe, source, stages.accelerator)
     averaged = stages.train(
         "decoder",
-        decoder_loss(recipe, autoencoder, stages.accelerator),
+        decoder_loss(recipe, source, autoencoder, stages.accelerator),
         recipe.decoder,
         {"decoder": recipe.decoder.learning_rate},
         decoder=autoencoder.decoder.requires_grad_(True).train(),
@@ -160,15 +164,17 @@ def _trained_autoencoder(recipe: Recipe, stages: _Stages) -> AutoencoderTiny:
     return autoencoder
 
 
-def _trained_text_encoder(recipe: Recipe, stages: _Stages, tokenizer: CLIPTokenizer) -> Any:
+def _trained_text_encoder(
+    recipe: Recipe, source: SceneSource[Any], stages: _Stages, tokenizer: CLIPTokenizer
+) -> Any:
     torch.manual_seed(recipe.seed + 1)
     averaged = stages.train(
         "text",
-        text_loss(recipe, tokenizer, stages.accelerator),
+        text_loss(recipe, source, tokenizer, stages.accelerator),
         recipe.text,
         dict.fromkeys(("text_encoder", "reader"), recipe.text.learning_rate),
         text_encoder=new_text_encoder(recipe, tokenizer),
-        reader=Reader(recipe.text),
+        reader=Reader(recipe.text, source.quiz()),
     )
     return averaged.text_encoder
 

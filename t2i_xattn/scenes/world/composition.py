@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from t2i_xattn.scenes.layout import SIDE
-from t2i_xattn.scenes.world.language import world_language
+from t2i_xattn.scenes.world.language import ThingKind, world_language
 from t2i_xattn.scenes.world.layout import WorldThing
 
 MARGIN = 4.0
@@ -35,6 +35,36 @@ class _Spot:
     tall: float
 
 
+def room(up: list[bool], high: bool, clear: float, *, stacked: bool = False) -> tuple[float, float]:
+    """The widest and the tallest that fits a spot.
+
+    ``up`` says which things are in the air, ``high`` whether this one is; ``stacked`` that two in
+    the air hang one over the other.
+    """
+    total = len(up)
+    if total == 1:
+        return 104.0, clear - 6 if high else 84.0
+    if any(up) and not all(up):
+        return 104.0 if up.count(high) == 1 else 54.0, 40.0 if high else 54.0
+    if stacked:
+        return 104.0, 42.0
+    return 54.0 if total == 2 else 37.0, clear - 12 if high else 72.0
+
+
+def fitting(kind: ThingKind, total: int, wide: float, tall: float) -> tuple[float, float]:
+    """How a kind of thing fits a spot among ``total`` things: a share of its height, and a power.
+
+    A thing of a size is ``share · height · factor ** power`` high, ``factor`` being the size's.
+    """
+    words = world_language()
+    # Sizes of several things differ less, or the small ones would be specks.
+    power = 1.0 if total == 1 else 0.6
+    largest = words.sizes["large"][1] ** power * 1.05
+    # What would not fit at its largest is smaller at every size: sizes stay apart.
+    share = min(1.0, tall / (kind.height * largest))
+    return min(share, wide / (kind.height * kind.width * largest)), power
+
+
 def _spots(up: list[bool], clear: float, floor: float, rng: np.random.Generator) -> list[_Spot]:
     """A spot for each thing; ``up`` says which are in the air.
 
@@ -43,26 +73,24 @@ def _spots(up: list[bool], clear: float, floor: float, rng: np.random.Generator)
     """
     total, middle = len(up), SIDE / 2
     if total == 1:
-        if up[0]:
-            return [_Spot(middle + rng.uniform(-9, 9), clear + rng.uniform(-4, 2), 104, clear - 6)]
-        return [_Spot(middle + rng.uniform(-9, 9), floor, 104, 84)]
+        x = middle + rng.uniform(-9, 9)
+        foot = clear + rng.uniform(-4, 2) if up[0] else floor
+        return [_Spot(x, foot, *room(up, up[0], clear))]
     if any(up) and not all(up):
         spots: list[_Spot] = []
         for high in up:
             alone = up.count(high) == 1
             before = sum(each == high for each in up[: len(spots)])
             x = middle + rng.uniform(-6, 6) if alone else (33.0, 95.0)[before]
-            wide = 104.0 if alone else 54.0
-            spots.append(_Spot(x, 48, wide, 40) if high else _Spot(x, floor, wide, 54))
+            spots.append(_Spot(x, 48 if high else floor, *room(up, high, clear)))
         return spots
     if total == 2 and all(up) and clear > 72 and rng.random() < 0.5:
         feet = rng.permutation([50.0, 102.0])
-        return [_Spot(middle + rng.uniform(-6, 6), float(foot), 104, 42) for foot in feet]
-    places, wide = ([33.0, 95.0], 54.0) if total == 2 else ([22.0, 64.0, 106.0], 37.0)
+        size = room(up, True, clear, stacked=True)
+        return [_Spot(middle + rng.uniform(-6, 6), float(foot), *size) for foot in feet]
+    places = [33.0, 95.0] if total == 2 else [22.0, 64.0, 106.0]
     return [
-        _Spot(float(x), clear + rng.uniform(-8, 2), wide, clear - 12)
-        if high
-        else _Spot(float(x), floor, wide, 72)
+        _Spot(float(x), clear + rng.uniform(-8, 2) if high else floor, *room(up, high, clear))
         for x, high in zip(rng.permutation(places), up, strict=True)
     ]
 
@@ -74,15 +102,10 @@ def place_things(
     words = world_language()
     each_group = [group for group in groups for _ in range(group.count)]
     up = [words.things[group.kind].stand == "air" for group in each_group]
-    # Sizes of several things differ less, or the small ones would be specks.
-    power = 1.0 if len(up) == 1 else 0.6
-    largest = words.sizes["large"][1] ** power * 1.05
     things = []
     for group, spot, high in zip(each_group, _spots(up, clear, floor, rng), up, strict=True):
         kind = words.things[group.kind]
-        # What would not fit at its largest is smaller at every size: sizes stay apart.
-        fit = min(1.0, spot.tall / (kind.height * largest))
-        fit = min(fit, spot.wide / (kind.height * kind.width * largest))
+        fit, power = fitting(kind, len(up), spot.wide, spot.tall)
         factor = words.sizes[group.size][1] ** power * rng.uniform(0.95, 1.05)
         height = float(kind.height * fit * factor)
         half = height * kind.width / 2

@@ -1,0 +1,44 @@
+"""Train the judge of the world; see ``python scripts/train_judge.py --help``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from t2i_xattn.errors import UserError
+from t2i_xattn.evaluation.segmentation import mean_iou
+from t2i_xattn.evaluation.world_judging import judge_scenes, seen_by
+from t2i_xattn.judge.segmenter import WEIGHTS, save_segmenter
+from t2i_xattn.training.judge import load_judge_recipe, train_judge
+
+RECIPE = Path(__file__).parents[1] / "t2i_xattn" / "training" / "recipes" / "judge.toml"
+
+
+def main(
+    run: Annotated[Path, typer.Option(help="Folder of the run: its checkpoint.")],
+    recipe: Annotated[Path, typer.Option(help="The recipe, a TOML file.")] = RECIPE,
+    max_steps: Annotated[int | None, typer.Option(help="Stop after this many steps.")] = None,
+    export: Annotated[Path, typer.Option(help="Folder for the trained network, fp16.")] = WEIGHTS,
+    scenes: Annotated[int, typer.Option(help="Scenes that it is then measured on.")] = 300,
+) -> None:
+    """Train, write and measure the network. Interrupt at any moment; the same command goes on."""
+    segmenter = train_judge(load_judge_recipe(recipe), run, max_steps=max_steps)
+    if segmenter is None:
+        typer.echo("stopped before the end; the same command goes on")
+        return
+    save_segmenter(segmenter, export)
+    typer.echo(export)
+    shares, matrix = judge_scenes(seen_by(segmenter), scenes)
+    for name, share in shares.items():
+        typer.echo(f"{name:8} right: {share} of {share.n} scenes")
+    typer.echo(f"mean IoU of the classes of pixels: {mean_iou(matrix):.3f}")
+
+
+if __name__ == "__main__":
+    try:
+        typer.run(main)
+    except UserError as error:
+        typer.echo(f"train_judge: {error}", err=True)
+        raise SystemExit(2) from error

@@ -1,0 +1,36 @@
+"""Sources of scenes to train on, by the name that a recipe gives."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from t2i_xattn.errors import UserError
+from t2i_xattn.training.sources.shapes import ShapeScenes
+from t2i_xattn.training.sources.source import SceneSource, descriptions, drawn_scenes, pictures
+from t2i_xattn.training.sources.world import WorldScenes
+
+__all__ = [
+    "SceneSource",
+    "ShapeScenes",
+    "WorldScenes",
+    "descriptions",
+    "drawn_scenes",
+    "pictures",
+    "source_named",
+]
+
+SOURCES: dict[str, type[SceneSource[Any]]] = {"shapes": ShapeScenes, "world": WorldScenes}
+
+
+def source_named(name: str) -> SceneSource[Any]:
+    """The source that a recipe's ``scenes`` names.
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    if name not in SOURCES:
+        raise UserError(
+            f"Expected scenes that are one of {', '.join(SOURCES)}, got {name!r}; "
+            "change `scenes` in the recipe."
+        )
+    return SOURCES[name]()

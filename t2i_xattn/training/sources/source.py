@@ -1,0 +1,84 @@
+"""What training asks of the scenes that it is trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol, TypeVar
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from t2i_xattn.scenes import Description
+from t2i_xattn.scenes.layout import SIDE, Split
+from t2i_xattn.scenes.wording import NamingWord
+from t2i_xattn.training.sources.quiz import Labels, Quiz
+
+S = TypeVar("S")
+
+
+class SceneSource(Protocol[S]):
+    """Scenes, their pictures, their words: everything that depends on what is being drawn.
+
+    Everything drawn is a function of the seed, or of the generator, that is given.
+    """
+
+    title: str
+    """A line for the model card."""
+
+    about: str
+    """What a model of these scenes can be asked for, a paragraph of the card."""
+
+    example: str
+    """A prompt that shows it."""
+
+    def held_out(self) -> str:
+        """The combinations that training never shows, in words."""
+
+    def vocabulary(self) -> list[str]:
+        """Every word that a prompt can hold, sorted, each once."""
+
+    def draw(self, rng: np.random.Generator, split: Split = "train") -> S:
+        """The layout of one scene."""
+
+    def picture(self, scene: S, size: int = SIDE) -> Image.Image:
+        """The picture of a scene."""
+
+    def describe(self, scene: S, rng: np.random.Generator, stray: float) -> Description:
+        """One of its wordings, with a chance of words that name nothing."""
+
+    def nouns(self, scene: S, said: Description, side: int) -> list[tuple[NamingWord, np.ndarray]]:
+        """The nouns of a wording and the pixels of each: bool ``(side, side)``."""
+
+    def quiz(self) -> Quiz:
+        """What the text encoder is asked before it meets a denoiser."""
+
+    def telling(
+        self, rng: np.random.Generator, count: int, stray: float
+    ) -> tuple[list[S], list[Description]]:
+        """Scenes to be asked about, most of which state a relation, and their wordings."""
+
+    def labels(self, scenes: Sequence[S], said: Sequence[Description]) -> Labels:
+        """The right answers to the quiz."""
+
+
+def drawn_scenes(
+    source: SceneSource[S], seed: list[int], count: int, split: Split = "train"
+) -> tuple[list[S], np.random.Generator]:
+    """``count`` scenes of a seed, and the generator that drew them."""
+    rng = np.random.default_rng(seed)
+    return [source.draw(rng, split) for _ in range(count)], rng
+
+
+def pictures(source: SceneSource[S], scenes: Sequence[S], size: int = SIDE) -> Tensor:
+    """Float ``(scenes, 3, size, size)`` from -1 to 1."""
+    drawn = np.stack([np.asarray(source.picture(scene, size)) for scene in scenes])
+    return torch.from_numpy(drawn).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def descriptions(
+    source: SceneSource[S], scenes: Sequence[S], rng: np.random.Generator, stray: float
+) -> list[Description]:
+    """A wording for each scene."""
+    return [source.describe(scene, rng, stray) for scene in scenes]

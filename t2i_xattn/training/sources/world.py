@@ -1,0 +1,101 @@
+"""The world's scenes, with a share of the first language's plain shapes among them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
+
+from t2i_xattn.scenes import Description, Scene
+from t2i_xattn.scenes.layout import SIDE, Split
+from t2i_xattn.scenes.wording import NamingWord
+from t2i_xattn.scenes.world import (
+    WorldScene,
+    describe_world,
+    draw_world,
+    sample_world,
+    word_masks,
+    world_language,
+)
+from t2i_xattn.training.sources.quiz import Labels, Quiz
+from t2i_xattn.training.sources.shapes import ShapeScenes
+from t2i_xattn.training.sources.world_quiz import world_labels, world_quiz
+
+SHAPES_SHARE = 0.25
+"""Of all scenes, those of the first language."""
+
+PAIRS_SHARE = 0.75
+"""Of the world's scenes that the text encoder is asked about, those of two groups of things."""
+
+AnyScene = Scene | WorldScene
+
+
+class WorldScenes:
+    """A source of the world's scenes; those of the first language are part of its world."""
+
+    title = "Illustrated scenes, 128 × 128"
+    about = (
+        "Eleven places in five lights, over thirty kinds of things in their colours, sizes and\n"
+        "numbers, old, plain and futuristic styles, the relations left of, right of, above and\n"
+        "below; and 8 colours × 8 shapes on six plain grounds."
+    )
+    example = "a city skyline, futuristic, sunset"
+
+    def __init__(self) -> None:
+        self.shapes = ShapeScenes()
+
+    def held_out(self) -> str:
+        pairs = sorted(" with ".join(pair) for pair in world_language().held_out)
+        return f"{', '.join(pairs)}; of the shapes {self.shapes.held_out()}"
+
+    def vocabulary(self) -> list[str]:
+        return sorted({*world_language().vocabulary(), *self.shapes.vocabulary()})
+
+    def draw(self, rng: np.random.Generator, split: Split = "train") -> AnyScene:
+        if rng.random() < SHAPES_SHARE:
+            return self.shapes.draw(rng, split)
+        return sample_world(rng, split)
+
+    def picture(self, scene: AnyScene, size: int = SIDE) -> Image.Image:
+        if isinstance(scene, Scene):
+            return self.shapes.picture(scene, size)
+        return draw_world(scene, size)
+
+    def describe(self, scene: AnyScene, rng: np.random.Generator, stray: float) -> Description:
+        if isinstance(scene, Scene):
+            return self.shapes.describe(scene, rng, stray)
+        return describe_world(scene, rng, stray=stray)
+
+    def nouns(
+        self, scene: AnyScene, said: Description, side: int
+    ) -> list[tuple[NamingWord, np.ndarray]]:
+        """The nouns of things and of the place."""
+        if isinstance(scene, Scene):
+            return self.shapes.nouns(scene, said, side)
+        if not said.words:  # a dropped prompt
+            return []
+        masks = word_masks(scene, said, side)
+        named = zip(said.words, masks, strict=True)
+        return [(word, mask) for word, mask in named if word.kind in ("thing", "place")]
+
+    def quiz(self) -> Quiz:
+        return world_quiz()
+
+    def telling(
+        self, rng: np.random.Generator, count: int, stray: float
+    ) -> tuple[list[AnyScene], list[Description]]:
+        plain = int(rng.binomial(count, SHAPES_SHARE))
+        first, told = self.shapes.telling(rng, plain, stray)
+        scenes: list[AnyScene] = [*first]
+        while len(scenes) < count:
+            pair = rng.random() < PAIRS_SHARE
+            scene = sample_world(rng)
+            while (len(scene.groups()) == 2) != pair:
+                scene = sample_world(rng)
+            scenes.append(scene)
+        said = [self.describe(scene, rng, stray) for scene in scenes[plain:]]
+        return scenes, told + said
+
+    def labels(self, scenes: Sequence[AnyScene], said: Sequence[Description]) -> Labels:
+        return world_labels(scenes, said)

@@ -1,0 +1,98 @@
+"""Training on the world: the same loop, other scenes."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from t2i_xattn.training import encoded, loop
+from t2i_xattn.training.autoencoder import new_autoencoder
+from t2i_xattn.training.card import model_card
+from t2i_xattn.training.denoiser import new_denoiser
+from t2i_xattn.training.recipe import STAGES, Recipe, load_recipe
+from t2i_xattn.training.run import train_pipeline
+from t2i_xattn.training.sources import source_named
+from t2i_xattn.training.text import new_text_encoder
+from t2i_xattn.training.tokenizer import build_tokenizer
+
+RECIPE = Path(__file__).parents[1] / "t2i_xattn" / "training" / "recipes" / "world.toml"
+
+
+def _tiny(steps: int, batch: int) -> Recipe:
+    """The world's recipe at a size that trains in seconds."""
+    recipe = load_recipe(RECIPE)
+    short = {"steps": steps, "batch": batch, "warmup": 2, "decay": 2}
+    return dataclasses.replace(
+        recipe,
+        mixed_precision="no",
+        autoencoder=dataclasses.replace(
+            recipe.autoencoder, **short, channels=8, encoder_blocks=[0, 1, 1, 1],
+            decoder_blocks=[1, 1, 1, 0],
+        ),
+        decoder=dataclasses.replace(recipe.decoder, **short),
+        text=dataclasses.replace(recipe.text, **short, width=32, layers=1, heads=2),
+        denoiser=dataclasses.replace(
+            recipe.denoiser, **short, channels=[32, 32, 32], heads=[2, 2, 2], mask_loss=0.1
+        ),
+    )  # fmt: skip
+
+
+def test_the_checkpoint_stays_small() -> None:
+    recipe = load_recipe(RECIPE)
+    tokenizer = build_tokenizer(source_named(recipe.scenes).vocabulary())
+    with torch.device("meta"):
+        parts = [
+            new_denoiser(recipe), new_autoencoder(recipe), new_text_encoder(recipe, tokenizer),
+        ]  # fmt: skip
+    values = sum(each.numel() for part in parts for each in part.parameters())
+    assert 30e6 < 2 * values < 60e6  # bytes in fp16
+
+
+def test_a_run_that_was_stopped_ends_at_the_same_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(encoded, "BLOCK", 2)  # scenes are drawn a few at a time
+    recipe = _tiny(steps=3, batch=2)
+    straight = train_pipeline(recipe, tmp_path / "straight")
+    for steps in (2, 3, 5):
+        assert train_pipeline(recipe, tmp_path / "stopped", max_steps=steps) is None
+    resumed = train_pipeline(recipe, tmp_path / "stopped")
+    assert straight is not None
+    assert resumed is not None
+    for part in ("vae", "text_encoder", "unet"):
+        expected = getattr(straight, part).state_dict()
+        found = getattr(resumed, part).state_dict()
+        assert all(torch.equal(expected[key], found[key]) for key in expected), part
+
+
+def test_the_card_is_the_world_s(tmp_path: Path) -> None:
+    curves = dict.fromkeys(STAGES, [[50, 1.0, 60.0]])
+    (tmp_path / "curves.json").write_text(json.dumps(curves), "utf-8")
+    card = model_card(load_recipe(RECIPE), tmp_path)
+    assert "recipes/world.toml" in card
+    assert "night with desert" in card
+    assert "Illustrated scenes" in card
+
+
+@pytest.mark.slow
+def test_a_short_training_learns_what_an_untrained_model_does_not_know(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "LOG_EVERY", 5)
+    recipe = _tiny(steps=1, batch=4)
+    recipe = dataclasses.replace(
+        recipe,
+        autoencoder=dataclasses.replace(recipe.autoencoder, steps=100, decay=0),
+        text=dataclasses.replace(recipe.text, steps=60, batch=16, decay=0),
+        denoiser=dataclasses.replace(recipe.denoiser, steps=40, decay=0, mask_loss=0.0),
+    )
+    train_pipeline(recipe, tmp_path)
+    curves = json.loads((tmp_path / "curves.json").read_text("utf-8"))
+    for stage, bound in {"autoencoder": 1.15, "text": 27.0, "denoiser": 0.7}.items():
+        losses = [loss for _, loss, _ in curves[stage]]
+        assert losses[0] > 1.08 * bound, stage
+        assert sum(losses[-4:]) / 4 < bound, stage
