@@ -52,6 +52,7 @@ def test_the_checkpoint_stays_small() -> None:
     assert 30e6 < 2 * values < 60e6  # bytes in fp16
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_ends_at_the_same_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -70,7 +71,7 @@ def test_a_run_that_was_stopped_ends_at_the_same_weights(
 
 
 def test_the_card_is_the_world_s(tmp_path: Path) -> None:
-    curves = dict.fromkeys(STAGES, [[50, 1.0, 60.0]])
+    curves = {stage: [[50, 1.0, 60.0]] for stage in STAGES}
     (tmp_path / "curves.json").write_text(json.dumps(curves), "utf-8")
     card = model_card(load_recipe(RECIPE), tmp_path)
     assert "recipes/world.toml" in card
