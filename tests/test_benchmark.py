@@ -83,3 +83,16 @@ def test_the_command(tmp_path: Path) -> None:
     # Two sites of 16 × 16 and one of 8 × 8 places, 77 tokens, fp32.
     assert figures["kept_bytes"] == 4 * 77 * (3 * 16 * 16 + 8 * 8)
     assert figures["ways"]["record"]["median"] > 0
+
+
+@pytest.mark.slow
+def test_memory_is_told_for_few_steps_and_for_many() -> None:
+    from scripts.benchmark import app
+
+    result = CliRunner().invoke(app, ["memory", "--denoiser", "tiny", "--pixels", "64"])
+    assert result.exit_code == 0, result.output
+    assert [line.split()[1] for line in result.output.splitlines() if "│" in line] == [
+        "plain",
+        "record",
+        "record",
+    ]
