@@ -38,7 +38,13 @@ def _kept_bytes(loop: Loop) -> int:
     return sum(array.nbytes for array in trace.to_numpy().values())
 
 
-Denoiser = Annotated[str, typer.Option(help=f"One of {', '.join(DENOISERS)}.")]
+def _known(denoiser: str) -> str:
+    if denoiser not in DENOISERS:
+        raise UserError(f"expected a denoiser of {', '.join(DENOISERS)}, but came {denoiser!r}")
+    return denoiser
+
+
+Denoiser = Annotated[str, typer.Option(help=f"One of {', '.join(DENOISERS)}.", callback=_known)]
 Pixels = Annotated[int | None, typer.Option(help="Side of the picture.")]
 Steps = Annotated[int, typer.Option(min=1, help="Steps of a run.")]
 Pairs = Annotated[int, typer.Option("--limit", min=1, help="Pairs of runs.")]
@@ -110,8 +116,6 @@ def _compare(
     json: Path | None,
 ) -> dict[str, Any]:
     """Times the modes in turn and prints the table; the figures, and the loop they ran."""
-    if denoiser not in DENOISERS:
-        raise UserError(f"expected a denoiser of {', '.join(DENOISERS)}, but came {denoiser!r}")
     if json is not None:
         check_writable(json)
     loop = make_loop(denoiser, pixels=pixels, dtype=getattr(torch, dtype), device=device)
@@ -153,8 +157,6 @@ def memory_command(
     device: Device = "cpu",
 ) -> None:
     """Peak memory of a plain run, and of recorded ones of 4 and of 100 steps."""
-    if denoiser not in DENOISERS:
-        raise UserError(f"expected a denoiser of {', '.join(DENOISERS)}, but came {denoiser!r}")
     table = Table(title=f"{denoiser}, {pixels}², {dtype}, {device}")
     for name in ("way", "steps", "peak, MB"):
         table.add_column(name, justify="left" if name == "way" else "right")
@@ -166,7 +168,7 @@ def memory_command(
 
 @app.command("cost")
 def cost_command(
-    denoiser: Annotated[str, typer.Option(help=f"One of {', '.join(DENOISERS)}.")] = "sd15",
+    denoiser: Denoiser = "sd15",
     limit: Annotated[int, typer.Option(min=1, help="Pairs of runs.")] = 3,
     dtype: Annotated[str, typer.Option(help="bfloat16, float32 or float16.")] = "bfloat16",
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",

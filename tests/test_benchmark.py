@@ -96,3 +96,11 @@ def test_memory_is_told_for_few_steps_and_for_many() -> None:
         "record",
         "record",
     ]
+
+
+@pytest.mark.parametrize("command", ["record", "steer", "memory", "cost"])
+def test_a_denoiser_that_is_not_known(command: str) -> None:
+    from scripts.benchmark import app
+
+    result = CliRunner().invoke(app, [command, "--denoiser", "sd9"])
+    assert "a denoiser of sd15, sdxl, tiny, but came 'sd9'" in str(result.exception)

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from t2i_xattn.errors import UserError
 from t2i_xattn.inversion import Method, invert
+from t2i_xattn.latents import encoded
 from t2i_xattn.scenes import RenderedScene, render_scene
 
 FIRST_SEED = 30_000_000
@@ -106,8 +107,6 @@ def evaluate_inversions(
 @torch.no_grad()
 def _reconstructed(pipe: Any, scenes: Sequence[RenderedScene]) -> NDArray[Any]:
     pixels = pipe.image_processor.preprocess([scene.image for scene in scenes])
-    encoded = pipe.vae.encode(pixels.to(pipe.vae.device, pipe.vae.dtype))
-    latents = encoded.latents if hasattr(encoded, "latents") else encoded.latent_dist.mode()
-    decoded = pipe.vae.decode(latents).sample
+    decoded = pipe.vae.decode(encoded(pipe.vae, pixels)).sample
     result: NDArray[Any] = pipe.image_processor.postprocess(decoded, output_type="np")
     return result

@@ -23,6 +23,7 @@ from t2i_xattn.errors import UserError
 from t2i_xattn.evaluation.figures import Share
 from t2i_xattn.evaluation.ways import USUAL, Way, chosen_ways
 from t2i_xattn.keep import WALKED
+from t2i_xattn.latents import encoded
 from t2i_xattn.maps import HeatMap
 from t2i_xattn.recording import record
 from t2i_xattn.regions import iou, pointing_hit
@@ -165,11 +166,8 @@ def _encoded(pipe: Any, scenes: Sequence[RenderedScene]) -> Tensor:
     """Latents `(scenes, channels, height, width)` of the pictures, as the denoiser knows them."""
     pixels = np.stack([np.asarray(scene.image) for scene in scenes])
     pictures = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
-    encoded = pipe.vae.encode(pictures.to(pipe.vae.device, pipe.vae.dtype))
-    # AutoencoderTiny gives latents, AutoencoderKL a distribution.
-    latents = encoded.latents if hasattr(encoded, "latents") else encoded.latent_dist.mode()
     shift = getattr(pipe.vae.config, "shift_factor", None) or 0.0
-    scaled: Tensor = (latents - shift) * pipe.vae.config.scaling_factor
+    scaled: Tensor = (encoded(pipe.vae, pictures) - shift) * pipe.vae.config.scaling_factor
     return scaled
 
 

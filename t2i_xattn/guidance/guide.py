@@ -15,6 +15,7 @@ from t2i_xattn.branches import CONDITIONAL
 from t2i_xattn.errors import UserError
 from t2i_xattn.followed_denoiser import FollowedDenoiser
 from t2i_xattn.following import FollowedRun, Spans
+from t2i_xattn.frozen import frozen
 from t2i_xattn.guidance.losses import GuidanceLoss
 from t2i_xattn.guidance.shallow_pass import GuidingProcessor, rows_of, shallow_maps
 from t2i_xattn.guidance.word_maps import WordMaps
@@ -235,10 +236,7 @@ class _GuidedDenoiser(FollowedDenoiser):
         # Some pipelines join masks or other pictures to the latents.
         channels = self.denoiser.config.out_channels  # type: ignore[union-attr]
         latents, joined = sample[rows, :channels].detach().float(), sample[rows, channels:]
-        needed = [each for each in self.denoiser.parameters() if each.requires_grad]
-        for parameter in needed:
-            parameter.requires_grad_(False)
-        try:
+        with frozen(self.denoiser):
             for iteration in range(max(most for most, _ in limits)):
                 with torch.enable_grad():
                     latents = latents.detach().requires_grad_(True)
@@ -256,9 +254,6 @@ class _GuidedDenoiser(FollowedDenoiser):
                         break
                     gradient = _gradient(total, latents, sample.dtype)
                 latents = latents.detach() - math.sqrt(1 - done / 2) * gradient
-        finally:
-            for parameter in needed:
-                parameter.requires_grad_(True)
         return latents.detach()
 
 

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from t2i_xattn.errors import UserError
 from t2i_xattn.inversion.ddim import Schedule, come_from, moved, schedule_of
 from t2i_xattn.inversion.null_text import null_texts
+from t2i_xattn.latents import encoded
 
 Method = Literal["direct", "fixed-point", "null-text", "ddim"]
 
@@ -220,10 +221,7 @@ def _check(
 
 def _encoded(pipe: Any, pictures: Sequence[Image.Image]) -> Tensor:
     pixels = pipe.image_processor.preprocess([picture.convert("RGB") for picture in pictures])
-    encoded = pipe.vae.encode(pixels.to(pipe.vae.device, pipe.vae.dtype))
-    # AutoencoderTiny gives latents, AutoencoderKL a distribution.
-    latents = encoded.latents if hasattr(encoded, "latents") else encoded.latent_dist.mode()
-    return latents * pipe.vae.config.scaling_factor
+    return encoded(pipe.vae, pixels) * pipe.vae.config.scaling_factor
 
 
 def _backwards(

@@ -6,12 +6,14 @@ Mokady et al., "Null-text Inversion for Editing Real Images using Guided Diffusi
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from t2i_xattn.frozen import frozen
 from t2i_xattn.inversion.ddim import Schedule, moved
 
 RATE = 1e-2
@@ -51,22 +53,17 @@ def null_texts(
     latents = trajectory[0].to(unconditional)
     text = unconditional.float()
     found = []
-    needed = [parameter for parameter in unet.parameters() if parameter.requires_grad]
-    for parameter in needed:
-        parameter.requires_grad_(False)
-    try:
+    with frozen(unet):
         for step in tqdm(range(steps), desc="null-text inversion", leave=False, disable=None):
             with torch.no_grad():
                 toward = _denoised(unet, schedule, latents, step, conditional)
             wanted = trajectory[step + 1].to(latents.device)
+            arrived = partial(_arrived, unet, schedule, latents, step, toward, guidance_scale)
             text = text.detach().clone().requires_grad_(True)
             optimizer = torch.optim.Adam([text], lr=RATE * (1 - step / 100))
             with torch.enable_grad():
                 for _ in range(iterations):
-                    away = _denoised(unet, schedule, latents, step, text)
-                    output = away + guidance_scale * (toward - away)
-                    arrived = moved(schedule, output, latents.float(), step, step + 1)
-                    errors = (arrived - wanted).square().flatten(1).mean(dim=1)
+                    errors = (arrived(text) - wanted).square().flatten(1).mean(dim=1)
                     optimizer.zero_grad()
                     errors.sum().backward()
                     optimizer.step()
@@ -74,12 +71,7 @@ def null_texts(
                         break
             found.append(text.detach().to(unconditional))
             with torch.no_grad():
-                away = _denoised(unet, schedule, latents, step, found[-1])
-                output = away + guidance_scale * (toward - away)
-                latents = moved(schedule, output, latents.float(), step, step + 1).to(latents)
-    finally:
-        for parameter in needed:
-            parameter.requires_grad_(True)
+                latents = arrived(found[-1]).to(latents)
     return torch.stack(found)
 
 
@@ -87,3 +79,18 @@ def _denoised(unet: Any, schedule: Schedule, latents: Tensor, step: int, text: T
     timestep = schedule.timesteps[step].to(latents.device)
     output: Tensor = unet(latents, timestep, encoder_hidden_states=text.to(latents.dtype)).sample
     return output.float()
+
+
+def _arrived(
+    unet: Any,
+    schedule: Schedule,
+    latents: Tensor,
+    step: int,
+    toward: Tensor,
+    guidance_scale: float,
+    text: Tensor,
+) -> Tensor:
+    """Where the guided step leads with an unconditional embedding, fp32."""
+    away = _denoised(unet, schedule, latents, step, text)
+    output = away + guidance_scale * (toward - away)
+    return moved(schedule, output, latents.float(), step, step + 1)
