@@ -23,6 +23,7 @@ from t2i_xattn.benchmark import (
 from t2i_xattn.benchmark.timing import ratio, time_in_turn
 from t2i_xattn.errors import UserError
 from t2i_xattn.evaluation.report import check_writable, circumstances, write_json
+from t2i_xattn.one_sentence import mistakes_told
 from t2i_xattn.recording import record
 
 app = typer.Typer(
@@ -199,8 +200,5 @@ def cost_command(
 
 
 if __name__ == "__main__":
-    try:
+    with mistakes_told():
         app()
-    except UserError as error:
-        typer.echo(error, err=True)
-        raise SystemExit(2) from error

@@ -8,6 +8,7 @@ from typing import Annotated, cast, get_args
 import typer
 
 from t2i_xattn.errors import UserError
+from t2i_xattn.one_sentence import mistakes_told
 from t2i_xattn.scenes.layout import Split
 from t2i_xattn.scenes.world import render_world
 from t2i_xattn.scenes.world.sheet import scene_sheet, word_sheet
@@ -45,8 +46,5 @@ def main(
 if __name__ == "__main__":
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command()(main)
-    try:
+    with mistakes_told():
         app()
-    except UserError as error:
-        typer.echo(error, err=True)
-        raise SystemExit(2) from error

@@ -13,7 +13,6 @@ from PIL import Image
 from rich.console import Console
 
 from t2i_xattn.default_model import load_pipeline
-from t2i_xattn.errors import UserError
 from t2i_xattn.evaluation import report, steering
 from t2i_xattn.evaluation.inversions import evaluate_inversions
 from t2i_xattn.evaluation.judging import SPOILINGS, JudgeAccuracy, judge_accuracy
@@ -22,6 +21,7 @@ from t2i_xattn.evaluation.pictures import Keep, judge_prompts, picture_figures
 from t2i_xattn.evaluation.prompts import Prompt, benchmark_prompts
 from t2i_xattn.evaluation.ways import USUAL, WAYS, chosen_ways
 from t2i_xattn.judge import Verdict
+from t2i_xattn.one_sentence import mistakes_told
 from t2i_xattn.output import output_folder
 
 SCENES = 600
@@ -250,8 +250,5 @@ def everything(
 
 
 if __name__ == "__main__":
-    try:
+    with mistakes_told("evaluate"):
         app()
-    except UserError as error:
-        typer.echo(f"evaluate: {error}", err=True)
-        raise SystemExit(2) from error

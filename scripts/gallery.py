@@ -8,9 +8,9 @@ from typing import Annotated
 import typer
 
 from t2i_xattn.default_model import load_pipeline
-from t2i_xattn.errors import UserError
 from t2i_xattn.evaluation.pictures import paint
 from t2i_xattn.evaluation.prompts import benchmark_prompts
+from t2i_xattn.one_sentence import mistakes_told
 from t2i_xattn.output import output_folder
 from t2i_xattn.render import captioned_sheet
 
@@ -42,8 +42,5 @@ def main(
 if __name__ == "__main__":
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command()(main)
-    try:
+    with mistakes_told():
         app()
-    except UserError as error:
-        typer.echo(error, err=True)
-        raise SystemExit(2) from error

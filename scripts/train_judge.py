@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from t2i_xattn.errors import UserError
 from t2i_xattn.evaluation.segmentation import mean_iou
 from t2i_xattn.evaluation.world_judging import judge_scenes, seen_by
 from t2i_xattn.judge.segmenter import WEIGHTS, save_segmenter
+from t2i_xattn.one_sentence import mistakes_told
 from t2i_xattn.training.judge import load_judge_recipe, train_judge
 
 RECIPE = Path(__file__).parents[1] / "t2i_xattn" / "training" / "recipes" / "judge.toml"
@@ -37,8 +37,5 @@ def main(
 
 
 if __name__ == "__main__":
-    try:
+    with mistakes_told("train_judge"):
         typer.run(main)
-    except UserError as error:
-        typer.echo(f"train_judge: {error}", err=True)
-        raise SystemExit(2) from error

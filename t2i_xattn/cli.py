@@ -20,6 +20,7 @@ from t2i_xattn.edit_request import (
 )
 from t2i_xattn.errors import UserError
 from t2i_xattn.generation import Request, generate
+from t2i_xattn.one_sentence import mistakes_told
 from t2i_xattn.output import output_folder
 
 if TYPE_CHECKING:
@@ -64,11 +65,8 @@ def _one_sentence(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def wrapper(*args: Any, **kwargs: Any) -> None:
-        try:
+        with mistakes_told("t2i-xattn"):
             command(*args, **kwargs)
-        except UserError as error:
-            typer.echo(f"t2i-xattn: {error}", err=True)
-            raise typer.Exit(2) from error
 
     return wrapper
 
