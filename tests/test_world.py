@@ -32,6 +32,7 @@ from t2i_xattn.scenes.world import (
 from t2i_xattn.scenes.world.owners import FIRST_THING, PARTS
 from t2i_xattn.scenes.world.painting import PLACES, owner_shares
 from t2i_xattn.scenes.world.things import DRAWINGS
+from t2i_xattn.scenes.world.wording import APART
 
 seeds = st.integers(0, 2**32 - 1)
 few = settings(max_examples=25, deadline=None, derandomize=True)
@@ -294,3 +295,20 @@ def test_sheets_of_scenes(tmp_path: Path) -> None:
         assert out.read_bytes().startswith(b"\x89PNG")
         assert list(tmp_path.iterdir()) == [out]
     assert "expected a split" in str(CliRunner().invoke(app, ["--split", "x"]).exception)
+
+
+def test_things_at_the_same_spot_are_not_said_to_stand_anywhere() -> None:
+    stated = 0
+    for seed in range(400):
+        scene = sample_world(seed)
+        relation = describe_world(scene, seed).relation
+        if relation is None:
+            continue
+        groups = {index: group for group in scene.groups() for index in group}
+        first, second = (
+            np.mean([scene.things[index].centre for index in groups[each]], axis=0)
+            for each in (relation[0], relation[2])
+        )
+        assert np.hypot(*(first - second)) >= APART
+        stated += 1
+    assert stated > 50

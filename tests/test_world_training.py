@@ -36,7 +36,8 @@ def _tiny(steps: int, batch: int) -> Recipe:
         decoder=dataclasses.replace(recipe.decoder, **short),
         text=dataclasses.replace(recipe.text, **short, width=32, layers=1, heads=2),
         denoiser=dataclasses.replace(
-            recipe.denoiser, **short, channels=[32, 32, 32], heads=[2, 2, 2], mask_loss=0.1
+            recipe.denoiser, **short, channels=[32, 32, 32], heads=[2, 2, 2], mask_loss=0.1,
+            segmentation_loss=0.1,
         ),
     )  # fmt: skip
 
@@ -89,7 +90,9 @@ def test_a_short_training_learns_what_an_untrained_model_does_not_know(
         recipe,
         autoencoder=dataclasses.replace(recipe.autoencoder, steps=100, decay=0),
         text=dataclasses.replace(recipe.text, steps=60, batch=16, decay=0),
-        denoiser=dataclasses.replace(recipe.denoiser, steps=40, decay=0, mask_loss=0.0),
+        denoiser=dataclasses.replace(
+            recipe.denoiser, steps=40, decay=0, mask_loss=0.0, segmentation_loss=0.0
+        ),
     )
     train_pipeline(recipe, tmp_path)
     curves = json.loads((tmp_path / "curves.json").read_text("utf-8"))

@@ -116,6 +116,11 @@ def _training(recipe: Recipe, curves: dict[str, list[list[float]]]) -> str:
         if recipe.denoiser.mask_loss
         else "No attention map was supervised: the maps are the model's own."
     )
+    if recipe.denoiser.segmentation_loss:
+        supervised += (
+            " The denoiser's features, not its maps, had to tell a throw-away head what each pixel"
+            f"\nshows (weight {recipe.denoiser.segmentation_loss}), which may have shaped the maps."
+        )
     return f"""## Training
 
 {supervised} The autoencoder was trained first, then its decoder

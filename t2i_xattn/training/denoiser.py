@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from t2i_xattn.training.encoded import EncodedScenes
 from t2i_xattn.training.loop import LossFunction, generator_for, seed_for
 from t2i_xattn.training.mask_loss import mask_loss, noun_targets, site_probs
 from t2i_xattn.training.recipe import Recipe
+from t2i_xattn.training.segmentation_loss import late_features, segmentation_loss
 from t2i_xattn.training.sources import SceneSource, descriptions
 from t2i_xattn.training.text import tokenize
 
@@ -77,14 +79,15 @@ def denoiser_loss(
 ) -> LossFunction:
     """Mean squared error of the velocity.
 
-    With ``mask_loss`` above 0 in the recipe, TokenCompose's supervision of the noun maps is added.
+    With ``mask_loss`` above 0 in the recipe, TokenCompose's supervision of the noun maps is added,
+    with ``segmentation_loss`` that of what each pixel shows.
     """
     settings = recipe.denoiser
     scheduler = new_scheduler()
     encoded = EncodedScenes(recipe, source, autoencoder, accelerator)
 
     def loss(module: Any, step: int) -> Tensor:
-        scenes, latents = encoded.at(step)
+        scenes, latents, labels = encoded.at(step)
         rng = np.random.default_rng(seed_for(recipe.seed, "wording", step))
         said = descriptions(source, scenes, rng, recipe.stray_words)
         said = [
@@ -101,14 +104,20 @@ def denoiser_loss(
         target = scheduler.get_velocity(latents, noise, timesteps)
         with torch.set_grad_enabled(settings.text_learning_rate > 0):
             embeddings = module.text_encoder(ids).last_hidden_state
-        if not settings.mask_loss:
+        with ExitStack() as watching:
+            if settings.mask_loss:
+                probs = watching.enter_context(site_probs(module.unet))
+            if labels is not None:
+                features = watching.enter_context(late_features(module.unet))
             predicted = module.unet(noisy, timesteps, embeddings).sample
-            return functional.mse_loss(predicted.float(), target)
-        with site_probs(module.unet) as probs:
-            predicted = module.unet(noisy, timesteps, embeddings).sample
-        size = (latents.shape[-2], latents.shape[-1])
-        targets = noun_targets(tokenizer, source, scenes, said, size[0])
-        masked = mask_loss(probs, targets, size)
-        return functional.mse_loss(predicted.float(), target) + settings.mask_loss * masked
+        total = functional.mse_loss(predicted.float(), target)
+        if settings.mask_loss:
+            size = (latents.shape[-2], latents.shape[-1])
+            targets = noun_targets(tokenizer, source, scenes, said, size[0])
+            total = total + settings.mask_loss * mask_loss(probs, targets, size)
+        if labels is not None:
+            told = segmentation_loss(module.segmentation, features[0], labels)
+            total = total + settings.segmentation_loss * told
+        return total
 
     return loss

@@ -40,9 +40,12 @@ class EncodedScenes:
         self.number = -1
         self.scenes: list[Any] = []
         self.latents = torch.empty(0)
+        self.labelled = recipe.denoiser.segmentation_loss > 0
+        self.labels = torch.empty(0)
 
-    def at(self, step: int) -> tuple[list[Any], Tensor]:
-        """The scenes and float latents ``(batch, channels, height, width)`` of a step."""
+    def at(self, step: int) -> tuple[list[Any], Tensor, Tensor | None]:
+        """A step's scenes, float latents ``(batch, channels, height, width)``, and labels of
+        their pixels ``(batch, labels, height, width)`` where the recipe has a use for them."""
         use, index = divmod(step, BLOCK)
         if use // self.passes != self.number:
             self._draw(use // self.passes)
@@ -50,7 +53,9 @@ class EncodedScenes:
             len(self.scenes)
         )
         chosen = order[index * self.batch : (index + 1) * self.batch]
-        return [self.scenes[each] for each in chosen], self.latents[torch.from_numpy(chosen)]
+        rows = torch.from_numpy(chosen)
+        labels = self.labels[rows] if self.labelled else None
+        return [self.scenes[each] for each in chosen], self.latents[rows], labels
 
     def _draw(self, number: int) -> None:
         seed = seed_for(self.seed, "denoiser", number)
@@ -63,3 +68,7 @@ class EncodedScenes:
                 encoded.append(self.autoencoder.encoder(images).float())
         self.number, self.scenes = number, scenes
         self.latents = torch.cat(encoded) * self.autoencoder.config.scaling_factor
+        if self.labelled:
+            side = self.latents.shape[-1]
+            labels = np.stack([self.source.pixel_labels(scene, side) for scene in scenes])
+            self.labels = torch.from_numpy(labels).to(self.device)

@@ -20,7 +20,7 @@ from t2i_xattn.training.recipe import Schedule, build, read_toml
 from t2i_xattn.training.spoiling import add_noise, blur, soften, tint
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class JudgeStage(Schedule):
     channels: list[int]
     softness: float
@@ -110,6 +110,7 @@ def train_judge(
         recipe.judge,
         folder,
         rates={"segmenter": recipe.judge.learning_rate},
+        matrix_rates={"segmenter": recipe.judge.matrix_learning_rate},
         accelerator=accelerator,
         max_steps=max_steps,
     )

@@ -51,12 +51,13 @@ def new_optimizers(
 ) -> dict[str, torch.optim.Optimizer]:
     """AdamW, and Muon for the hidden matrices of the children in ``matrix_rates``.
 
-    ``rates`` holds a learning rate for each child of ``module``. AdamW decays matrices only.
+    ``rates`` holds a learning rate for each child of ``module``. AdamW decays matrices only. A
+    child whose rate in ``matrix_rates`` is 0 is AdamW's as a whole.
     """
     adam: list[dict[str, Any]] = []
     muon: list[dict[str, Any]] = []
     for name, child in module.named_children():
-        hidden = hidden_matrices(child) if name in matrix_rates else []
+        hidden = hidden_matrices(child) if matrix_rates.get(name) else []
         if hidden:
             muon.append({"params": hidden, "peak": matrix_rates[name], "weight_decay": 0.01})
         taken = {id(each) for each in hidden}

@@ -77,9 +77,14 @@ class Muon(torch.optim.Optimizer):
 
 
 def hidden_matrices(module: nn.Module) -> list[nn.Parameter]:
-    """What Muon is for: the trained matrices and convolutions but the first and last layers."""
+    """What Muon is for: trained matrices and convolutions, without a UNet's first and last layer
+    and without embeddings, whose rows are updated one by one."""
+    tables = {id(each.weight) for each in module.modules() if isinstance(each, nn.Embedding)}
     return [
         each
         for name, each in module.named_parameters()
-        if each.requires_grad and each.dim() > 1 and not name.startswith(("conv_in", "conv_out"))
+        if each.requires_grad
+        and each.dim() > 1
+        and id(each) not in tables
+        and not name.startswith(("conv_in", "conv_out"))
     ]

@@ -10,12 +10,14 @@ from typing import Any
 from t2i_xattn.errors import UserError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Schedule:
     """What every stage has: how long, how much at a time, how fast.
 
     The learning rate rises over ``warmup`` steps, stays, and falls to zero over the last
     ``decay`` steps. ``ema`` is the decay of the weights' moving average, which is what ships.
+    ``matrix_learning_rate`` is Muon's, for hidden matrices and convolutions; at 0 AdamW trains
+    them too.
     """
 
     steps: int
@@ -24,6 +26,7 @@ class Schedule:
     warmup: int
     decay: int
     ema: float
+    matrix_learning_rate: float = 0.0
 
     def rate(self, step: int) -> float:
         """Learning rate at a step, as a fraction of ``learning_rate``."""
@@ -32,7 +35,7 @@ class Schedule:
         return max(0.0, min(1.0, rise, fall))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class AutoencoderRecipe(Schedule):
     crop: int
     latent_channels: int
@@ -43,21 +46,20 @@ class AutoencoderRecipe(Schedule):
     scale_equivariance: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class DecoderRecipe(Schedule):
     latent_noise: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TextRecipe(Schedule):
     width: int
     layers: int
     heads: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class DenoiserRecipe(Schedule):
-    matrix_learning_rate: float
     text_learning_rate: float
     channels: list[int]
     heads: list[int]
@@ -67,6 +69,7 @@ class DenoiserRecipe(Schedule):
     timestep_power: float
     mask_loss: float
     layers: int = 1
+    segmentation_loss: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ from t2i_xattn.training.denoiser import (
 )
 from t2i_xattn.training.loop import Curve, LossFunction, train_stage
 from t2i_xattn.training.recipe import Recipe, Schedule
+from t2i_xattn.training.segmentation_loss import SegmentationHead
 from t2i_xattn.training.sources import SceneSource, source_named
 from t2i_xattn.training.text import Reader, new_text_encoder, text_loss
 from t2i_xattn.training.tokenizer import build_tokenizer
@@ -113,17 +114,23 @@ def train_pipeline(
         # Of a moving average, which has no gradients, or of a pipeline, which has.
         text_encoder.requires_grad_(recipe.denoiser.text_learning_rate > 0)
         unfused_on_cpu(denoiser)
+        heads = {}
+        rates = {
+            "text_encoder": recipe.denoiser.text_learning_rate,
+            "unet": recipe.denoiser.learning_rate,
+        }
+        if recipe.denoiser.segmentation_loss:
+            heads["segmentation"] = SegmentationHead(recipe.denoiser, source.pixel_values())
+            rates["segmentation"] = recipe.denoiser.learning_rate
         averaged = stages.train(
             "denoiser",
             denoiser_loss(recipe, source, autoencoder, tokenizer, accelerator),
             recipe.denoiser,
-            {
-                "text_encoder": recipe.denoiser.text_learning_rate,
-                "unet": recipe.denoiser.learning_rate,
-            },
+            rates,
             {"unet": recipe.denoiser.matrix_learning_rate},
             text_encoder=text_encoder,
             unet=denoiser,
+            **heads,
         )
         averaged.unet.set_attn_processor(AttnProcessor2_0())
     except _Unfinished:
@@ -150,6 +157,7 @@ def _trained_autoencoder(
         autoencoder_loss(recipe, source, stages.accelerator),
         recipe.autoencoder,
         {"model": recipe.autoencoder.learning_rate},
+        {"model": recipe.autoencoder.matrix_learning_rate},
         model=model,
     )
     autoencoder = finish_autoencoder(averaged.model, recipe, source, stages.accelerator)
@@ -158,6 +166,7 @@ def _trained_autoencoder(
         decoder_loss(recipe, source, autoencoder, stages.accelerator),
         recipe.decoder,
         {"decoder": recipe.decoder.learning_rate},
+        {"decoder": recipe.decoder.matrix_learning_rate},
         decoder=autoencoder.decoder.requires_grad_(True).train(),
     )
     autoencoder.decoder = averaged.decoder.eval()
@@ -173,6 +182,7 @@ def _trained_text_encoder(
         text_loss(recipe, source, tokenizer, stages.accelerator),
         recipe.text,
         dict.fromkeys(("text_encoder", "reader"), recipe.text.learning_rate),
+        {"text_encoder": recipe.text.matrix_learning_rate},
         text_encoder=new_text_encoder(recipe, tokenizer),
         reader=Reader(recipe.text, source.quiz()),
     )

@@ -11,6 +11,10 @@ from t2i_xattn.scenes.wording import Chooser, Description, Piece, WordKind, join
 from t2i_xattn.scenes.world.language import Light, Stand, world_language
 from t2i_xattn.scenes.world.layout import WorldScene
 
+APART = 8.0
+"""Pixels. Things whose middles are nearer than that are not said to stand left, right, above or
+below each other."""
+
 Pieces = list[Piece]
 
 
@@ -78,7 +82,7 @@ class _WorldWriter(Chooser):
             ]
             (x0, y0), (x1, y1) = centres
             name = relation_between((x0, y0), (x1, y1))
-            if name:
+            if name and np.hypot(x1 - x0, y1 - y0) >= APART:
                 both = (*order[0], *order[1])
                 between = self.pick(self.words.relations[name].between)
                 words = [Piece(word, "relation", both) for word in between.split()]

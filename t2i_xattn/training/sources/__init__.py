@@ -6,10 +6,17 @@ from typing import Any
 
 from t2i_xattn.errors import UserError
 from t2i_xattn.training.sources.shapes import ShapeScenes
-from t2i_xattn.training.sources.source import SceneSource, descriptions, drawn_scenes, pictures
+from t2i_xattn.training.sources.source import (
+    NOTHING,
+    SceneSource,
+    descriptions,
+    drawn_scenes,
+    pictures,
+)
 from t2i_xattn.training.sources.world import WorldScenes
 
 __all__ = [
+    "NOTHING",
     "SceneSource",
     "ShapeScenes",
     "WorldScenes",

@@ -20,6 +20,7 @@ from t2i_xattn.scenes import (
 from t2i_xattn.scenes.layout import SIDE, Split
 from t2i_xattn.scenes.wording import NamingWord
 from t2i_xattn.training.sources.quiz import PLACES, SIDES, UNSAID, Answer, Labels, Quiz
+from t2i_xattn.training.sources.source import NOTHING
 
 
 class ShapeScenes:
@@ -55,6 +56,23 @@ class ShapeScenes:
     ) -> list[tuple[NamingWord, np.ndarray]]:
         masks = object_masks(scene, side)
         return [(word, masks[word.objects[0]]) for word in said.words if word.kind == "shape"]
+
+    def pixel_values(self) -> tuple[int, ...]:
+        words = language()
+        return len(words.shapes) + len(words.grounds), len(words.colours)
+
+    def pixel_labels(self, scene: Scene, side: int) -> np.ndarray:
+        """The shape, or the ground, and the colour of the shape."""
+        words = language()
+        shapes, grounds, colours = list(words.shapes), list(words.grounds), list(words.colours)
+        labels = np.full((2, side, side), NOTHING, dtype=np.uint8)
+        labels[0] = len(shapes) + grounds.index(scene.ground)
+        for each, mask in zip(scene.objects, object_masks(scene, side), strict=True):
+            labels[0][mask], labels[1][mask] = (
+                shapes.index(each.shape),
+                colours.index(each.colour),
+            )
+        return labels
 
     def quiz(self) -> Quiz:
         """By colour and by shape: is it there, what is its shape or colour, how large, where?

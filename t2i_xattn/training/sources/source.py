@@ -17,6 +17,9 @@ from t2i_xattn.training.sources.quiz import Labels, Quiz
 
 S = TypeVar("S")
 
+NOTHING = 255
+"""The label of a pixel of which there is nothing to tell."""
+
 
 class SceneSource(Protocol[S]):
     """Scenes, their pictures, their words: everything that depends on what is being drawn.
@@ -50,6 +53,12 @@ class SceneSource(Protocol[S]):
 
     def nouns(self, scene: S, said: Description, side: int) -> list[tuple[NamingWord, np.ndarray]]:
         """The nouns of a wording and the pixels of each: bool ``(side, side)``."""
+
+    def pixel_values(self) -> tuple[int, ...]:
+        """How many values each of `pixel_labels` has."""
+
+    def pixel_labels(self, scene: S, side: int) -> np.ndarray:
+        """What each pixel shows: uint8 ``(labels, side, side)``, ``NOTHING`` where none holds."""
 
     def quiz(self) -> Quiz:
         """What the text encoder is asked before it meets a denoiser."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
+from t2i_xattn.judge.pixel_maps import NONE, kinds_of_maps, true_maps
 from t2i_xattn.scenes import Description, Scene
 from t2i_xattn.scenes.layout import SIDE, Split
 from t2i_xattn.scenes.wording import NamingWord
@@ -20,6 +21,7 @@ from t2i_xattn.scenes.world import (
 )
 from t2i_xattn.training.sources.quiz import Labels, Quiz
 from t2i_xattn.training.sources.shapes import ShapeScenes
+from t2i_xattn.training.sources.source import NOTHING
 from t2i_xattn.training.sources.world_quiz import world_labels, world_quiz
 
 SHAPES_SHARE = 0.25
@@ -78,6 +80,24 @@ class WorldScenes:
         masks = word_masks(scene, said, side)
         named = zip(said.words, masks, strict=True)
         return [(word, mask) for word, mask in named if word.kind in ("thing", "place")]
+
+    def pixel_values(self) -> tuple[int, ...]:
+        maps, (shapes_and_grounds, _) = kinds_of_maps(), self.shapes.pixel_values()
+        return maps["classes"] + shapes_and_grounds, maps["colours"], maps["styles"], maps["lights"]
+
+    def pixel_labels(self, scene: AnyScene, side: int) -> np.ndarray:
+        """Class, colour, style and light; the first language's classes come behind the world's."""
+        labels = np.full((4, side, side), NOTHING, dtype=np.uint8)
+        if isinstance(scene, Scene):
+            # The first colours of the world are those of the first language.
+            labels[:2] = self.shapes.pixel_labels(scene, side)
+            labels[0] += kinds_of_maps()["classes"]
+            return labels
+        maps = true_maps(scene, side)
+        for label, name in zip(labels, kinds_of_maps(), strict=True):
+            numbers = getattr(maps, name)
+            label[numbers != NONE] = numbers[numbers != NONE]
+        return labels
 
     def quiz(self) -> Quiz:
         return world_quiz()

@@ -1,0 +1,74 @@
+"""The denoiser's second task: labels of pixels, and a head that learns to tell them."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from t2i_xattn.scenes.world import class_map, sample_world
+from t2i_xattn.training.denoiser import new_denoiser
+from t2i_xattn.training.recipe import Recipe, load_recipe
+from t2i_xattn.training.segmentation_loss import SegmentationHead, late_features, segmentation_loss
+from t2i_xattn.training.sources import NOTHING, SceneSource, ShapeScenes, WorldScenes
+
+RECIPE = Path(__file__).parents[1] / "t2i_xattn" / "training" / "recipes" / "world.toml"
+
+
+def _recipe() -> Recipe:
+    recipe = load_recipe(RECIPE)
+    small = dataclasses.replace(recipe.denoiser, channels=[32, 32, 32], heads=[2, 2, 2])
+    return dataclasses.replace(recipe, denoiser=small)
+
+
+@pytest.mark.parametrize("source", [ShapeScenes(), WorldScenes()])
+def test_labels_lie_within_their_values(source: SceneSource) -> None:
+    rng = np.random.default_rng(5)
+    for _ in range(12):
+        labels = source.pixel_labels(source.draw(rng), 16)
+        assert labels.shape == (len(source.pixel_values()), 16, 16)
+        assert (labels[0] != NOTHING).all()  # every pixel is of something
+        for each, values in zip(labels, source.pixel_values(), strict=True):
+            assert (each[each != NOTHING] < values).all()
+
+
+def test_labels_of_the_world_are_what_was_drawn() -> None:
+    scene = sample_world(np.random.default_rng(3))
+    assert np.array_equal(WorldScenes().pixel_labels(scene, 16)[0], class_map(scene, 16))
+
+
+def test_the_two_languages_share_colours_and_no_classes() -> None:
+    world, rng = WorldScenes(), np.random.default_rng(8)
+    shapes = world.shapes.draw(rng)
+    plain, among = world.shapes.pixel_labels(shapes, 16), world.pixel_labels(shapes, 16)
+    assert np.array_equal(plain[1], among[1])
+    assert among[0].min() > class_map(sample_world(rng), 16).max()
+
+
+def test_a_head_that_knows_nothing_pays_the_logarithm_of_the_values() -> None:
+    head = SegmentationHead(_recipe().denoiser, (5, 3))
+    torch.nn.init.zeros_(head.tell.weight)
+    torch.nn.init.zeros_(head.tell.bias)
+    labels = torch.full((2, 2, 4, 4), NOTHING, dtype=torch.uint8)
+    labels[:, 0] = 1  # the second label holds nowhere and costs nothing
+    loss = segmentation_loss(head, torch.randn(2, 32, 4, 4), labels)
+    assert float(loss.detach()) == pytest.approx(math.log(5), rel=1e-5)
+
+
+def test_features_are_the_denoiser_s_and_the_hook_is_gone_after() -> None:
+    recipe = _recipe()
+    unet = new_denoiser(recipe)
+    head = SegmentationHead(recipe.denoiser, (5,))
+    inputs = torch.randn(1, 12, 16, 16), torch.tensor([9]), torch.randn(1, 7, 256)
+    with late_features(unet) as features:
+        unet(*inputs)
+    unet(*inputs)
+    assert [each.shape for each in features] == [(1, 32, 16, 16)]
+    labels = torch.zeros((1, 1, 16, 16), dtype=torch.uint8)
+    segmentation_loss(head, features[0], labels).backward()
+    assert unet.conv_in.weight.grad is not None
+    assert unet.conv_out.weight.grad is None  # what paints is not asked
