@@ -19,10 +19,19 @@ from t2i_xattn.evaluation.judging import SPOILINGS, JudgeAccuracy, judge_accurac
 from t2i_xattn.evaluation.maps import TIMESTEPS, evaluate_maps
 from t2i_xattn.evaluation.pictures import Keep, judge_prompts, picture_figures
 from t2i_xattn.evaluation.prompts import Prompt, benchmark_prompts
+from t2i_xattn.evaluation.recall import SHAPES_RECIPE, evaluate_recall
+from t2i_xattn.evaluation.segmentation import mean_iou
 from t2i_xattn.evaluation.ways import USUAL, WAYS, chosen_ways
+from t2i_xattn.evaluation.world_judging import judge_scenes, seen_by
+from t2i_xattn.evaluation.world_maps import CITY, evaluate_words
+from t2i_xattn.evaluation.world_pictures import judge_world_prompts, world_figures
+from t2i_xattn.evaluation.world_prompts import WorldPrompt, world_prompts
 from t2i_xattn.judge import Verdict
+from t2i_xattn.judge.segmenter import WEIGHTS, load_segmenter
+from t2i_xattn.judge.world_verdict import WorldVerdict
 from t2i_xattn.one_sentence import mistakes_told
 from t2i_xattn.output import output_folder
+from t2i_xattn.training.recipe import load_recipe
 
 SCENES = 600
 
@@ -77,6 +86,12 @@ def _save_one(
 ) -> None:
     right = found.all_objects and found.relation is not False
     picture.save(folder / f"{group}-{index:03d}-{'right' if right else 'wrong'}.png")
+
+
+def _save_world(
+    folder: Path, group: str, index: int, _: WorldPrompt, picture: Image.Image, found: WorldVerdict
+) -> None:
+    picture.save(folder / f"{group}-{index:03d}-{'right' if found.all_right else 'wrong'}.png")
 
 
 def _pictures(
@@ -217,6 +232,88 @@ def edits(
         }
         Console().print(report.steering_table(figures))
         return {"edits": report.plain_figures(figures)}
+
+    _run(json, settings, measure)
+
+
+@app.command()
+def world(
+    model: Model = None,
+    judge: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the judge's network.", show_default="the one in the box"),
+    ] = None,
+    steps: Steps = 25,
+    guidance: Guidance = 5.0,
+    batch: Batch = 16,
+    limit: Limit = None,
+    json: Json = None,
+    save: Save = None,
+    device: Device = "cpu",
+) -> None:
+    """A model of the world: its judge, its pictures of 500 prompts, and the maps of a skyline."""
+    settings = {"model": model, "steps": steps, "guidance": guidance, "limit": limit}
+
+    def measure() -> dict[str, Any]:
+        with output_folder(save) if save is not None else nullcontext() as folder:
+            segmenter = load_segmenter(judge or WEIGHTS)
+            own, matrix = judge_scenes(seen_by(segmenter), limit or 300)
+            iou = mean_iou(matrix)
+            pipe, figures = _load(model, device), {}
+            for group, prompts in world_prompts().items():
+                keep = partial(_save_world, folder, group) if folder is not None else None
+                verdicts = judge_world_prompts(
+                    pipe, prompts[:limit], segmenter, group=group, keep=keep, steps=steps,
+                    guidance=guidance, batch=batch,
+                )  # fmt: skip
+                figures[group] = world_figures(verdicts)
+            peaks = evaluate_words(
+                pipe, segmenter, seeds=min(limit or 20, 20), steps=steps, guidance=guidance
+            )
+        Console().print(report.world_table(figures, own, iou))
+        Console().print(report.peaks_table(peaks, CITY))
+        return {
+            "judge": {"mean IoU": iou, **{name: share.as_json() for name, share in own.items()}},
+            "pictures": report.plain_figures(figures),
+            "peaks": {
+                word: {**each.inside.as_json(), "by chance": each.by_chance}
+                for word, each in peaks.items()
+            },
+        }
+
+    _run(json, settings, measure)
+
+
+@app.command()
+def nearest(
+    recipe: Annotated[
+        Path | None,
+        typer.Option(help="What the model was trained by.", show_default="the shapes' recipe"),
+    ] = None,
+    model: Model = None,
+    steps: Steps = 25,
+    guidance: Guidance = 5.0,
+    batch: Batch = 16,
+    limit: Annotated[int, typer.Option(min=1, help="Pictures to paint.")] = 200,
+    training: Annotated[int, typer.Option(min=1, help="Training pictures to look at.")] = 50_000,
+    json: Json = None,
+    device: Device = "cpu",
+) -> None:
+    """Painting or recall: how near painted pictures come to those of the training."""
+    settings = {"model": model, "limit": limit, "training": training}
+
+    def measure() -> dict[str, Any]:
+        found = evaluate_recall(
+            _load(model, device),
+            load_recipe(recipe or SHAPES_RECIPE),
+            limit,
+            training,
+            steps=steps,
+            guidance=guidance,
+            batch=batch,
+        )
+        Console().print(report.recall_table(found))
+        return {"nearest": vars(found)}
 
     _run(json, settings, measure)
 

@@ -12,6 +12,7 @@ from tqdm import tqdm
 from t2i_xattn.errors import UserError
 from t2i_xattn.evaluation.figures import Share
 from t2i_xattn.evaluation.prompts import Prompt
+from t2i_xattn.evaluation.world_prompts import WorldPrompt
 from t2i_xattn.judge import Verdict, judge_picture, verdict
 
 Keep = Callable[[int, Prompt, Image.Image, Verdict], None]
@@ -20,7 +21,7 @@ Keep = Callable[[int, Prompt, Image.Image, Verdict], None]
 
 def paint(
     pipe: Any,
-    prompts: Sequence[Prompt],
+    prompts: Sequence[Prompt] | Sequence[WorldPrompt],
     *,
     steps: int = 25,
     guidance: float = 5.0,

@@ -18,6 +18,8 @@ from t2i_xattn.evaluation.figures import Share
 from t2i_xattn.evaluation.inversions import InversionFigure
 from t2i_xattn.evaluation.judging import JudgeAccuracy
 from t2i_xattn.evaluation.maps import MapFigure
+from t2i_xattn.evaluation.nearest import Recall
+from t2i_xattn.evaluation.world_maps import WordPeaks
 
 
 def judge_table(accuracies: Sequence[JudgeAccuracy]) -> Table:
@@ -56,6 +58,45 @@ def pictures_table(
             last = index == len(figures) - 1
             row = (label, name, str(share), str(share.n), str(own), str(own.n))
             table.add_row(*row, end_section=last)
+    return table
+
+
+def world_table(
+    groups: Mapping[str, Mapping[str, Share]], judge: Mapping[str, Share], iou: float
+) -> Table:
+    """What the pictures of the world's prompts show, and how far the judge is to be trusted."""
+    table = Table("prompts", "figure", title="The world (Wilson 95 %)", title_justify="left")
+    for name in ("share", "n"):
+        table.add_column(name, justify="right")
+    judged = {f"{name} right": share for name, share in judge.items()}
+    for group, figures in {"the judge on drawn scenes": judged, **groups}.items():
+        for index, (name, share) in enumerate(figures.items()):
+            label = "" if index else group.replace("_", " ")
+            last = index == len(figures) - 1
+            table.add_row(label, name, str(share), str(share.n), end_section=last)
+    table.caption = f"The judge's mean IoU over the classes of pixels: {iou:.3f}"
+    return table
+
+
+def peaks_table(peaks: Mapping[str, WordPeaks], prompt: str) -> Table:
+    """Whether the maps of a prompt's words have their peaks in what the words name."""
+    table = Table("word", title=f'"{prompt}": peaks of the maps', title_justify="left")
+    for name in ("inside what it names", "by chance", "pictures"):
+        table.add_column(name, justify="right")
+    for word, each in peaks.items():
+        inside = str(each.inside)
+        table.add_row(word, inside, f"{100 * each.by_chance:.0f} %", str(each.inside.n))
+    return table
+
+
+def recall_table(found: Recall) -> Table:
+    """How near painted pictures come to those of the training."""
+    table = Table("pictures", title="Distance to the nearest training picture (RMSE, 0 to 1)")
+    for name in ("median", f"nearer than {found.threshold:.3f}"):
+        table.add_column(name, justify="right")
+    table.add_row("painted", f"{found.painted:.3f}", f"{found.near} of {found.pictures}")
+    table.add_row("drawn, unseen", f"{found.unseen:.3f}", "1 %")
+    table.caption = f"{found.trained_on} training pictures looked at"
     return table
 
 

@@ -18,6 +18,17 @@ BLOCK = 64
 """Batches of a block. Its scenes are shuffled anew each time that it is used."""
 
 
+def denoiser_scenes(recipe: Recipe, source: SceneSource[Any], number: int) -> list[Any]:
+    """The scenes of a block, in the order of their drawing."""
+    seed = seed_for(recipe.seed, "denoiser", number)
+    return drawn_scenes(source, seed, BLOCK * recipe.denoiser.batch)[0]
+
+
+def blocks(recipe: Recipe) -> int:
+    """How many blocks the denoiser sees in all its steps."""
+    return -(-recipe.denoiser.steps // (BLOCK * recipe.denoiser.passes))
+
+
 class EncodedScenes:
     """The scenes of a step and their latents, a function of the seed and the step alone.
 
@@ -33,7 +44,7 @@ class EncodedScenes:
         accelerator: Accelerator,
     ) -> None:
         self.source = source
-        self.seed, self.batch = recipe.seed, recipe.denoiser.batch
+        self.recipe, self.seed, self.batch = recipe, recipe.seed, recipe.denoiser.batch
         self.passes = recipe.denoiser.passes
         self.device = accelerator.device
         self.autoencoder = autoencoder.to(self.device, memory_format=torch.channels_last)
@@ -58,8 +69,7 @@ class EncodedScenes:
         return [self.scenes[each] for each in chosen], self.latents[rows], labels
 
     def _draw(self, number: int) -> None:
-        seed = seed_for(self.seed, "denoiser", number)
-        scenes, _ = drawn_scenes(self.source, seed, BLOCK * self.batch)
+        scenes = denoiser_scenes(self.recipe, self.source, number)
         encoded = []
         with torch.no_grad():
             for start in range(0, len(scenes), self.batch):

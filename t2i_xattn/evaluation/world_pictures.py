@@ -1,0 +1,80 @@
+"""Paint the fixed prompts of the world, judge the pictures, and count."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from PIL import Image
+from tqdm import tqdm
+
+from t2i_xattn.evaluation.figures import Share
+from t2i_xattn.evaluation.pictures import paint
+from t2i_xattn.evaluation.world_prompts import WorldPrompt
+from t2i_xattn.judge.segmenter import Segmenter
+from t2i_xattn.judge.world import judge_world
+from t2i_xattn.judge.world_verdict import WorldVerdict, world_verdict
+
+KeepWorld = Callable[[int, WorldPrompt, Image.Image, WorldVerdict], None]
+"""What is called with the index in the group, the prompt, its picture and the verdict on it."""
+
+
+def judge_world_prompts(
+    pipe: Any,
+    prompts: Sequence[WorldPrompt],
+    segmenter: Segmenter,
+    *,
+    group: str = "",
+    keep: KeepWorld | None = None,
+    **settings: Any,
+) -> list[WorldVerdict]:
+    """The verdict on the picture of each prompt, in order.
+
+    Args:
+        pipe, prompts, settings: see `t2i_xattn.evaluation.pictures.paint`.
+        segmenter: the judge's network.
+        group: name shown with the progress bar.
+        keep: called with each picture, such as to save it.
+    """
+    verdicts = []
+    pictures = paint(pipe, prompts, **settings)
+    label = f"painting {group}".strip()
+    with tqdm(total=len(prompts), desc=label, unit="picture", disable=None) as bar:
+        for index, (prompt, picture) in enumerate(zip(prompts, pictures, strict=True)):
+            found = world_verdict(judge_world(picture, segmenter), prompt.asked)
+            verdicts.append(found)
+            if keep is not None:
+                keep(index, prompt, picture, found)
+            bar.update()
+    return verdicts
+
+
+def world_figures(verdicts: Sequence[WorldVerdict]) -> dict[str, Share]:
+    """The figures of a group of prompts, by name; what no prompt asks for has none.
+
+    - `things right`: as many of each thing as asked for are there, in their colours;
+    - `kinds right`: the same, in whatever colours;
+    - `relation right`: they stand as asked;
+    - `light and place right`, where a prompt asks for both; `style right`; `size right`;
+    - `all right`: everything that was asked for, sizes aside.
+    """
+    figures = {}
+    asking = [each for each in verdicts if each.things]
+    if asking:
+        figures["things right"] = Share.of(all(each.things) and all(each.counts) for each in asking)
+        figures["kinds right"] = Share.of(all(each.kinds) for each in asking)
+    outcomes = {
+        "relation right": [each.relation for each in verdicts],
+        "light and place right": [
+            None if None in (each.light, each.place) else each.light and each.place
+            for each in verdicts
+        ],
+        "style right": [each.style for each in verdicts],
+        "size right": [each.size for each in verdicts],
+    }
+    for name, every in outcomes.items():
+        told = [bool(each) for each in every if each is not None]
+        if told:
+            figures[name] = Share.of(told)
+    figures["all right"] = Share.of(each.all_right for each in verdicts)
+    return figures

@@ -1,0 +1,64 @@
+"""Models of the world measured: figures of verdicts, and the command from end to end."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from typer.testing import CliRunner
+
+from t2i_xattn.evaluation.world_maps import CITY, CITY_WORDS, region
+from t2i_xattn.evaluation.world_pictures import world_figures
+from t2i_xattn.judge.segmenter import Segmenter, save_segmenter
+from t2i_xattn.judge.world_verdict import WorldVerdict
+from t2i_xattn.scenes.world import class_names
+
+SCRIPT = Path(__file__).parents[1] / "scripts" / "evaluate.py"
+
+
+def _verdict(things: bool, light: bool | None, place: bool | None) -> WorldVerdict:
+    return WorldVerdict((things,), (True,), (True,), None, place, light, None, None, 0)
+
+
+def test_figures_count_only_what_was_asked_for() -> None:
+    figures = world_figures(
+        [_verdict(True, True, True), _verdict(True, False, True), _verdict(False, None, True)]
+    )
+    assert figures["things right"].right == 2
+    assert figures["kinds right"].right == 3
+    assert (figures["light and place right"].right, figures["light and place right"].n) == (1, 2)
+    assert figures["all right"].right == 1
+    assert "relation right" not in figures
+    assert "style right" not in figures
+
+
+def test_a_word_names_the_pixels_of_its_classes() -> None:
+    names = class_names()
+    classes = np.array([[names.index("sky"), names.index("skyline")], [names.index("sun"), 0]])
+    assert region(classes, CITY_WORDS["city"]).sum() == 1
+    assert region(classes, CITY_WORDS["sunset"])[1, 0]
+    assert set(CITY_WORDS) <= set(CITY.lower().split())
+
+
+def test_the_commands_write_their_figures(tmp_path: Path) -> None:
+    spec = importlib.util.spec_from_file_location("evaluate_script", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    torch.manual_seed(0)
+    save_segmenter(Segmenter([8, 8, 8, 8, 8]), tmp_path / "judge")
+    short = ["--steps", "2", "--limit", "1", "--json", str(tmp_path / "figures.json")]
+    world = ["world", "--judge", str(tmp_path / "judge"), "--save", str(tmp_path / "pictures")]
+    done = CliRunner().invoke(script.app, [*world, *short])
+    assert done.exit_code == 0, done.output
+    figures = json.loads((tmp_path / "figures.json").read_text("utf-8"))
+    assert figures["pictures"]["singles"]["all right"]["n"] == 1
+    assert set(figures["peaks"]) == set(CITY_WORDS)
+    assert len(list((tmp_path / "pictures").glob("*.png"))) == len(figures["pictures"])
+    done = CliRunner().invoke(script.app, ["nearest", "--training", "40", *short])
+    assert done.exit_code == 0, done.output
+    assert json.loads((tmp_path / "figures.json").read_text("utf-8"))["nearest"]["trained_on"] == 40
