@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,23 +21,34 @@ from t2i_xattn.benchmark import (
     mode,
     peak_memory,
 )
-from t2i_xattn.benchmark.timing import ratio, time_in_turn
+from t2i_xattn.benchmark.timing import Ratio, ratio, time_in_turn
 from t2i_xattn.errors import UserError
 from t2i_xattn.evaluation.report import check_writable, circumstances, write_json
+from t2i_xattn.keep import TEXT, Keep
 from t2i_xattn.one_sentence import mistakes_told
-from t2i_xattn.recording import record
+from t2i_xattn.sites import find_sites
+from t2i_xattn.sums import CallShape, Kept
 
 app = typer.Typer(
     help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
 )
 
-COST_STEPS, COST_TOKENS, COST_PIXELS = (4, 20, 100), (77, 231, 616), (256, 512, 768)
-
 
 def _kept_bytes(loop: Loop) -> int:
-    with record(loop.pipe) as trace:
-        loop.run(1)
-    return sum(array.nbytes for array in trace.to_numpy().values())
+    """Of the maps of a recorded run, of any number of steps."""
+    shape = CallShape(1, loop.size, {TEXT: loop.tokens})
+    return Kept(Keep(), tuple(find_sites(loop.pipe.unet)), shape, None).nbytes
+
+
+def _numbers(given: str) -> list[int]:
+    """`"4,20"` as numbers; none of an empty string."""
+    try:
+        numbers = [int(each) for each in given.split(",") if each.strip()]
+    except ValueError:
+        numbers = [0]
+    if any(number < 1 for number in numbers):
+        raise UserError(f"expected numbers from 1 with commas between, but came {given!r}")
+    return numbers
 
 
 def _known(denoiser: str) -> str:
@@ -82,10 +94,7 @@ def record_command(
         for each in all_modes()
         if each in {*chosen, *needed} and (compiled or "compiled" not in each)
     ]
-    figures = _compare(modes, denoiser, pixels, steps, limit, memory, dtype, device, json)
-    kept = _kept_bytes(figures.pop("loop"))
-    Console().print(f"kept for the maps: {kept / 1e6:.1f} MB, the same for any number of steps")
-    _write(json, figures | {"kept_bytes": kept})
+    _compare(modes, denoiser, pixels, steps, limit, memory, dtype, device, json)
 
 
 @app.command("steer")
@@ -100,9 +109,7 @@ def steer_command(
     json: Json = None,
 ) -> None:
     """The same for edits and guidance."""
-    figures = _compare(STEERING_MODES, denoiser, pixels, steps, limit, memory, dtype, device, json)
-    del figures["loop"]
-    _write(json, figures)
+    _compare(STEERING_MODES, denoiser, pixels, steps, limit, memory, dtype, device, json)
 
 
 def _compare(
@@ -115,34 +122,63 @@ def _compare(
     dtype: str,
     device: str,
     json: Path | None,
-) -> dict[str, Any]:
-    """Times the modes in turn and prints the table; the figures, and the loop they ran."""
+) -> None:
+    """Times the modes in turn, prints the table and writes the figures, also those of a run that is
+    interrupted."""
     if json is not None:
         check_writable(json)
     loop = make_loop(denoiser, pixels=pixels, dtype=getattr(torch, dtype), device=device)
-    seconds = time_in_turn(lambda: loop.run(steps), modes, lambda name: mode(name, loop), limit)
-
-    table = Table(title=f"{denoiser}, {loop.size[0] * 8}², {steps} steps, {dtype}, {device}")
-    for name in ("way", "seconds", "against", "time ratio", "peak, MB more"):
-        left = name in ("way", "against")
-        table.add_column(name, justify="left" if left else "right", no_wrap=name != "peak, MB more")
     options: dict[str, Any] = {"pixels": pixels, "dtype": dtype, "device": device}
-    peaks = {
-        name: peak_memory(denoiser, name, steps, **options)
-        for name in modes
-        if memory and "compiled" not in name
-    }
-    figures: dict[str, Any] = {}
-    for name in modes:
-        against = "plain compiled" if name == "record compiled" else "plain"
-        found = ratio(seconds[name], seconds[against])
-        added = peaks[name] - peaks["plain"] if name in peaks else None
-        figures[name] = {**vars(found), "against": against, "added_peak_bytes": added}
-        shown = "" if added is None else f"{added / 1e6:.1f}"
-        table.add_row(name, f"{found.seconds:.2f}", against, str(found), shown)
-    Console().print(table)
     settings = {"denoiser": denoiser, "steps": steps, "pairs": limit, **options}
-    return {"settings": settings, "ways": figures, "loop": loop}
+    ratios: dict[str, Ratio] = {}
+    added: dict[str, int] = {}
+    kept = _kept_bytes(loop)
+
+    def write() -> None:
+        ways = {
+            name: {**vars(each), "against": _against(name), "added_peak_bytes": added.get(name)}
+            for name, each in ratios.items()
+        }
+        _write(json, {"settings": settings, "ways": ways, "kept_bytes": kept})
+
+    try:
+        for seconds in _timed(loop, modes, steps, limit):
+            ratios.update({name: ratio(seconds[name], seconds[_against(name)]) for name in modes})
+            write()
+        peaks: dict[str, int] = {}
+        for name in modes if memory else ():
+            if "compiled" not in name:
+                peaks[name] = peak_memory(denoiser, name, steps, **options)
+                added[name] = peaks[name] - peaks["plain"]  # the first of all modes
+                write()
+    finally:
+        size = f"{loop.size[0] * 8}²"
+        table = Table(title=f"{denoiser}, {size}, {steps} steps, {dtype}, {device}")
+        for column in ("way", "seconds", "against", "time ratio", "peak, MB more"):
+            left, last = column in ("way", "against"), column == "peak, MB more"
+            table.add_column(column, justify="left" if left else "right", no_wrap=not last)
+        for name, found in ratios.items():
+            shown = f"{added[name] / 1e6:.1f}" if name in added else ""
+            table.add_row(name, f"{found.seconds:.2f}", _against(name), str(found), shown)
+        Console().print(table)
+        Console().print(f"kept for the maps: {kept / 1e6:.1f} MB, the same for any number of steps")
+
+
+def _against(name: str) -> str:
+    return "plain compiled" if name == "record compiled" else "plain"
+
+
+def _timed(
+    loop: Loop, modes: Sequence[str], steps: int, pairs: int, label: str = ""
+) -> Iterator[dict[str, list[float]]]:
+    return time_in_turn(
+        lambda: loop.run(steps),
+        modes,
+        lambda name: mode(name, loop),
+        pairs,
+        warm_up=lambda: loop.run(min(steps, 2)),
+        label=label,
+    )
 
 
 def _write(json: Path | None, figures: dict[str, Any]) -> None:
@@ -170,33 +206,40 @@ def memory_command(
 @app.command("cost")
 def cost_command(
     denoiser: Denoiser = "sd15",
+    steps: Annotated[str, typer.Option(help="Steps to compare; '' for none.")] = "4,20,100",
+    tokens: Annotated[str, typer.Option(help="Tokens to compare; '' for none.")] = "77,231,616",
+    sizes: Annotated[str, typer.Option(help="Pictures to compare; '' for none.")] = "256,512,768",
+    pixels: Annotated[int, typer.Option(help="Picture, where steps or tokens differ.")] = 512,
     limit: Annotated[int, typer.Option(min=1, help="Pairs of runs.")] = 3,
-    dtype: Annotated[str, typer.Option(help="bfloat16, float32 or float16.")] = "bfloat16",
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    dtype: Dtype = "bfloat16",
+    device: Device = "cpu",
+    json: Json = None,
 ) -> None:
     """The cost of recording against the number of steps, of tokens, and the picture's size."""
+    cases = [(each, 77, pixels) for each in _numbers(steps)]
+    cases += [(2, each, pixels) for each in _numbers(tokens)]
+    cases += [(2, 77, each) for each in _numbers(sizes)]
+    if json is not None:
+        check_writable(json)
+    made = make_loop(denoiser, dtype=getattr(torch, dtype), device=device)
+    settings = {"denoiser": denoiser, "pairs": limit, "dtype": dtype, "device": device}
     table = Table(title=f"Recording, {denoiser}, {dtype}, {device}")
     for name in ("steps", "tokens", "picture", "time ratio", "bytes kept"):
         table.add_column(name, justify="right")
-    rows = [(steps, 77, 512) for steps in COST_STEPS]
-    rows += [(2, tokens, 512) for tokens in COST_TOKENS]
-    rows += [(2, 77, pixels) for pixels in COST_PIXELS]
-    for steps, tokens, pixels in rows:
-        loop = make_loop(
-            denoiser, pixels=pixels, tokens=tokens, dtype=getattr(torch, dtype), device=device
-        )
-
-        def enter(name: str, loop: Any = loop) -> Any:
-            return mode(name, loop)
-
-        def run(loop: Any = loop, steps: int = steps) -> Any:
-            return loop.run(steps)
-
-        seconds = time_in_turn(run, ("plain", "record"), enter, limit)
-        kept = _kept_bytes(loop)
-        found = ratio(seconds["record"], seconds["plain"])
-        table.add_row(str(steps), str(tokens), f"{pixels}²", str(found), f"{kept:,}")
-    Console().print(table)
+    rows: dict[tuple[int, int, int], dict[str, Any]] = {}
+    try:
+        for number, case in enumerate(dict.fromkeys(cases), 1):
+            loop = replace(made, size=(case[2] // 8, case[2] // 8), tokens=case[1])
+            kept = _kept_bytes(loop)
+            label = f"row {number}: {case[0]} steps, {case[1]} tokens, {case[2]}²"
+            for seconds in _timed(loop, ("plain", "record"), case[0], limit, label):
+                found = ratio(seconds["record"], seconds["plain"])
+                row = dict(zip(("steps", "tokens", "pixels"), case, strict=True))
+                rows[case] = {**row, **vars(found), "kept_bytes": kept}
+                _write(json, {"settings": settings, "rows": list(rows.values())})
+            table.add_row(str(case[0]), str(case[1]), f"{case[2]}²", str(found), f"{kept:,}")
+    finally:
+        Console().print(table)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from typing import Annotated, cast, get_args
 import typer
 
 from t2i_xattn.errors import UserError
-from t2i_xattn.one_sentence import mistakes_told
+from t2i_xattn.one_sentence import run_command
 from t2i_xattn.scenes.layout import Split
 from t2i_xattn.scenes.world import render_world
 from t2i_xattn.scenes.world.sheet import scene_sheet, word_sheet
@@ -44,7 +44,4 @@ def main(
 
 
 if __name__ == "__main__":
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command()(main)
-    with mistakes_told():
-        app()
+    run_command(main)

@@ -10,7 +10,7 @@ import typer
 from t2i_xattn.default_model import load_pipeline
 from t2i_xattn.evaluation.pictures import paint
 from t2i_xattn.evaluation.prompts import benchmark_prompts
-from t2i_xattn.one_sentence import mistakes_told
+from t2i_xattn.one_sentence import run_command
 from t2i_xattn.output import output_folder
 from t2i_xattn.render import captioned_sheet
 
@@ -40,7 +40,4 @@ def main(
 
 
 if __name__ == "__main__":
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command()(main)
-    with mistakes_told():
-        app()
+    run_command(main)

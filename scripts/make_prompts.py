@@ -7,7 +7,9 @@ from typing import Annotated, Literal
 
 import typer
 
+from t2i_xattn.errors import UserError
 from t2i_xattn.evaluation import prompts, world_prompts
+from t2i_xattn.one_sentence import run_command
 
 FOLDER = Path(__file__).parents[1] / "t2i_xattn" / "evaluation"
 
@@ -32,9 +34,15 @@ def main(
         file = world_prompts.FILE_NAME
         text = prompts.prompts_as_json(world_prompts.make_world_prompts(seed or world_prompts.SEED))
     target = FOLDER / file if out is None else out
-    target.write_text(text, "utf-8")
+    try:
+        target.write_text(text, "utf-8")
+    except OSError as error:
+        raise UserError(
+            f"expected a file that can be written at {target}, but: {error.strerror}; "
+            "choose another --out"
+        ) from error
     typer.echo(target)
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_command(main)

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from t2i_xattn.one_sentence import run_command
 from t2i_xattn.training.card import model_card
 from t2i_xattn.training.export import export_pipeline
 from t2i_xattn.training.recipe import load_recipe
@@ -41,4 +42,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_command(main)

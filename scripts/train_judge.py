@@ -10,7 +10,7 @@ import typer
 from t2i_xattn.evaluation.segmentation import mean_iou
 from t2i_xattn.evaluation.world_judging import judge_scenes, seen_by
 from t2i_xattn.judge.segmenter import WEIGHTS, save_segmenter
-from t2i_xattn.one_sentence import mistakes_told
+from t2i_xattn.one_sentence import run_command
 from t2i_xattn.training.judge import load_judge_recipe, train_judge
 
 RECIPE = Path(__file__).parents[1] / "t2i_xattn" / "training" / "recipes" / "judge.toml"
@@ -37,5 +37,4 @@ def main(
 
 
 if __name__ == "__main__":
-    with mistakes_told("train_judge"):
-        typer.run(main)
+    run_command(main, "train_judge")

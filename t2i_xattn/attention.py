@@ -150,8 +150,8 @@ def head_weights(probs: Tensor, values: Tensor, to_out: Any) -> Tensor:
     Returns:
         fp32 `(batch, heads, queries)`, 0 to 1, summing to 1 over the heads.
     """
+    matrix = _matrix(to_out, values).float()
     with torch.autocast(device_type=probs.device.type, enabled=False):
-        matrix = _matrix(to_out, probs.shape[1] * values.shape[-1]).float()
         parts = torch.matmul(probs, values.float())
         added = parts.transpose(1, 2).flatten(2) @ matrix.mT
         # ⟨Oₕ, O⟩ = (Aₕ Vₕ) · (O Wₕᵀ), without forming the heads' outputs one by one.
@@ -162,13 +162,22 @@ def head_weights(probs: Tensor, values: Tensor, to_out: Any) -> Tensor:
         return torch.where(total > 0, weights / total.clamp(min=1e-30), 1 / probs.shape[1])
 
 
-def _matrix(linear: Any, width: int) -> Tensor:
-    """`(out, in)` of a linear layer; of one that a LoRA has wrapped, with what it adds."""
+def _matrix(linear: Any, values: Tensor) -> Tensor:
+    """`(out, in)` of the linear layer that the values `(batch, heads, tokens, d)` go through.
+
+    Read where it lies ready. Where it does not (a LoRA or a quantised layer in the place of the
+    linear one, an offloaded weight that a hook loads) the layer is asked: what it makes of the
+    identity, without its bias, is its matrix. It is asked at every call, since to keep the matrices
+    would take 0.4 GB for SDXL; asking is about 2 % of the arithmetic of a UNet call.
+    """
     if type(linear) is torch.nn.Linear:
-        return linear.weight
-    weight = next(linear.parameters())
-    identity = torch.eye(width, device=weight.device, dtype=weight.dtype)
-    return (linear(identity) - linear(torch.zeros_like(identity[:1]))).mT
+        weight = linear.weight
+        if type(weight) is torch.nn.Parameter and weight.device == values.device:
+            return weight
+    width = values.shape[1] * values.shape[-1]
+    identity = torch.eye(width, device=values.device, dtype=values.dtype)
+    made = linear(torch.cat([identity, torch.zeros_like(identity[:1])])).float()
+    return (made[:-1] - made[-1:]).mT
 
 
 def split_heads(projected_states: Tensor, heads: int) -> Tensor:

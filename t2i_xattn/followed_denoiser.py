@@ -140,7 +140,11 @@ class FollowedDenoiser:
         if embeds is None or project is None or not hasattr(project, "image_projection_layers"):
             return ()
         if self._pictures is None:
-            # (rows, pictures, tokens, width); only the layers know how many tokens they make.
+            # (rows, pictures, tokens, width); only the layers know how many tokens they make. Model
+            # offloading has not moved them yet; where their hooks do, they move these as well.
+            there = next(project.parameters()).device
+            if there.type != "meta":
+                embeds = [each.to(there) for each in embeds]
             with torch.no_grad():
                 self._pictures = tuple(each.shape[1] * each.shape[2] for each in project(embeds))
         return self._pictures

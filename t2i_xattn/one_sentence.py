@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import typer
@@ -22,3 +22,16 @@ def mistakes_told(command: str | None = None) -> Iterator[None]:
     except UserError as error:
         typer.echo(error if command is None else f"{command}: {error}", err=True)
         raise SystemExit(2) from error
+
+
+def run_command(main: Callable[..., None], command: str | None = None) -> None:
+    """Runs a script of one command, whose options are the function's arguments.
+
+    Args:
+        main: the command.
+        command: as of `mistakes_told`.
+    """
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command()(main)
+    with mistakes_told(command):
+        app()

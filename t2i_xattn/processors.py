@@ -122,6 +122,8 @@ class WrappingProcessor:
             text, pictures = encoder_hidden_states, ()
             if isinstance(text, tuple):
                 text, pictures = text
+            masks = kwargs.get("ip_adapter_masks")
+            masks = [None] * len(pictures) if masks is None else masks
             call = LayerCall(
                 attn=attn,
                 processor=_inmost(self),
@@ -130,7 +132,7 @@ class WrappingProcessor:
                 pictures=tuple(pictures),
                 attention_mask=attention_mask,
                 temb=args[0] if args else kwargs.get("temb"),
-                masked_pictures=kwargs.get("ip_adapter_masks") is not None,
+                masked=tuple(mask is not None for mask in masks),
                 wrappers=tuple(wrappers(attn.processor)),
             )
             self.before(call)

@@ -27,7 +27,7 @@ class LayerCall(NamedTuple):
         text: the text's states; None in self-attention.
         pictures: for each IP-Adapter, its pictures' tokens `(batch, pictures, tokens, channels)`.
         attention_mask, temb: as the processor gets them.
-        masked_pictures: whether each picture of an adapter has a softmax of its own.
+        masked: for each IP-Adapter, whether its pictures have masks, and so a softmax each.
         wrappers: all that stand around the processor, the outermost first.
     """
 
@@ -38,7 +38,7 @@ class LayerCall(NamedTuple):
     pictures: tuple[Tensor, ...]
     attention_mask: Tensor | None
     temb: Tensor | None
-    masked_pictures: bool
+    masked: tuple[bool, ...]
     wrappers: tuple[Any, ...] = ()
 
     def queries_and_keys(self, rows: slice) -> tuple[Tensor, Tensor]:
@@ -217,10 +217,10 @@ class Target(NamedTuple):
         return probs if self.selection is None else torch.matmul(probs, self.selection[:, None])
 
     def _of_pictures(self, call: LayerCall, query: Tensor) -> Tensor:
-        to_key = call.processor.to_k_ip[self.stream - 1]
-        keys = to_key(call.pictures[self.stream - 1][self.rows])
+        adapter = self.stream - 1
+        keys = call.processor.to_k_ip[adapter](call.pictures[adapter][self.rows])
         # (rows, pictures, tokens, heads · d); under masks each picture has its own softmax.
-        keys = keys if call.masked_pictures else keys.flatten(1, 2)[:, None]
+        keys = keys if call.masked[adapter] else keys.flatten(1, 2)[:, None]
         heads = call.attn.heads
         return torch.cat(
             [

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import torch
 from typer.testing import CliRunner
 
-from t2i_xattn.benchmark import MODES, PEER_MODES, STEERING_MODES, all_modes, make_loop, mode
+from t2i_xattn.benchmark import (
+    MODES,
+    PEER_MODES,
+    STEERING_MODES,
+    Loop,
+    all_modes,
+    make_loop,
+    mode,
+)
 from t2i_xattn.benchmark.timing import ratio, time_in_turn
 
 
@@ -48,9 +57,24 @@ def test_all_modes_are_timed_in_turn() -> None:
         def __exit__(self, *_: object) -> None:
             pass
 
-    seconds = time_in_turn(lambda: None, ("a", "b"), Entered, 3)  # type: ignore[arg-type]
+    turns = time_in_turn(lambda: None, ("a", "b"), Entered, 3)  # type: ignore[arg-type]
+    for number, seconds in enumerate(turns, 1):
+        assert {name: len(each) for name, each in seconds.items()} == {"a": number, "b": number}
     assert order == ["a", "b", "a", "b", "b", "a", "a", "b"]
-    assert {name: len(each) for name, each in seconds.items()} == {"a": 3, "b": 3}
+
+
+def test_warming_up_is_not_measured() -> None:
+    done: list[str] = []
+    list(
+        time_in_turn(
+            lambda: done.append("run"),
+            ("a", "b"),
+            lambda name: nullcontext(),
+            1,
+            warm_up=lambda: done.append("warm"),
+        )
+    )
+    assert done == ["warm", "warm", "run", "run"]
 
 
 def test_ratios_are_of_pairs() -> None:
@@ -83,6 +107,52 @@ def test_the_command(tmp_path: Path) -> None:
     # Two sites of 16 × 16 and one of 8 × 8 places, 77 tokens, fp32.
     assert figures["kept_bytes"] == 4 * 77 * (3 * 16 * 16 + 8 * 8)
     assert figures["ways"]["record"]["median"] > 0
+
+
+def test_figures_outlive_an_interrupt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from scripts.benchmark import app
+
+    runs = []
+
+    def interrupted(self: Loop, steps: int) -> None:
+        runs.append(steps)
+        if len(runs) == 8:  # two of warming up, two turns, and one more run of the third
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Loop, "run", interrupted)
+    path = tmp_path / "figures.json"
+    options = ["--denoiser", "tiny", "--limit", "5", "--json", str(path)]
+    record = ["record", "--ways", "record", "--steps", "9", *options]
+    result = CliRunner().invoke(app, record)
+    assert result.exit_code != 0
+    assert runs == [2, 2, 9, 9, 9, 9, 9, 9]
+    assert json.loads(path.read_text("utf-8"))["ways"]["record"]["pairs"] == 2
+    assert "record" in result.output
+
+    runs.clear()
+    cost = ["cost", "--steps", "1,2", "--tokens", "", "--sizes", "", *options, "--limit", "1"]
+    assert CliRunner().invoke(app, cost).exit_code != 0
+    rows = json.loads(path.read_text("utf-8"))["rows"]
+    assert [(row["steps"], row["pairs"]) for row in rows] == [(1, 1)]
+
+
+def test_cost(tmp_path: Path) -> None:
+    from scripts.benchmark import app
+
+    path = tmp_path / "figures.json"
+    options = ["--denoiser", "tiny", "--limit", "1", "--pixels", "64", "--json", str(path)]
+    chosen = ["--steps", "1,3", "--tokens", "77,154", "--sizes", "64,128"]
+    result = CliRunner().invoke(app, ["cost", *chosen, *options])
+    assert result.exit_code == 0, result.output
+    rows = json.loads(path.read_text("utf-8"))["rows"]
+    found = [(row["steps"], row["tokens"], row["pixels"]) for row in rows]
+    assert found == [(1, 77, 64), (3, 77, 64), (2, 77, 64), (2, 154, 64), (2, 77, 128)]
+    sizes = [row["kept_bytes"] for row in rows]
+    assert sizes == [sizes[0]] * 3 + [2 * sizes[0], 4 * sizes[0]]
+    assert sizes[0] == 4 * 77 * (3 * 8 * 8 + 4 * 4)
+    for wrong in ("4;20", "0", "x"):
+        error = CliRunner().invoke(app, ["cost", *options, "--steps", wrong]).exception
+        assert "expected numbers from 1 with commas between, but came" in str(error)
 
 
 @pytest.mark.slow

@@ -89,7 +89,7 @@ def with_unet(**changes: Any) -> Any:
     return pipe
 
 
-def load_ip_adapter(pipe: Any) -> None:
+def load_ip_adapter(pipe: Any, adapters: int = 1) -> None:
     """Random weights in the layout of an IP-Adapter's file; four tokens a picture."""
     torch.manual_seed(2)
     unet = pipe.unet
@@ -109,7 +109,7 @@ def load_ip_adapter(pipe: Any) -> None:
     ).state_dict()
     names = {"image_embeds": "proj", "norm": "norm"}
     proj = {f"{names[k.split('.')[0]]}.{k.split('.')[1]}": v for k, v in projection.items()}
-    unet._load_ip_adapter_weights([{"image_proj": proj, "ip_adapter": weights}])
+    unet._load_ip_adapter_weights([{"image_proj": proj, "ip_adapter": weights}] * adapters)
 
 
 def add_lora(pipe: Any) -> None:
@@ -124,8 +124,8 @@ def add_lora(pipe: Any) -> None:
             torch.nn.init.normal_(parameter, std=0.5)
 
 
-def picture_embeds(guided: bool = True) -> list[torch.Tensor]:
-    embeds = torch.randn(1, 1, 32, generator=torch.Generator().manual_seed(3))
+def picture_embeds(guided: bool = True, pictures: int = 1) -> list[torch.Tensor]:
+    embeds = torch.randn(1, pictures, 32, generator=torch.Generator().manual_seed(3))
     return [torch.cat([torch.zeros_like(embeds), embeds])] if guided else [embeds]
 
 

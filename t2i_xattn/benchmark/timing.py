@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -37,25 +37,44 @@ def time_in_turn(
     modes: Sequence[str],
     enter: Callable[[str], AbstractContextManager[None]],
     pairs: int,
-) -> dict[str, list[float]]:
+    warm_up: Callable[[], object] | None = None,
+    label: str = "",
+) -> Iterator[dict[str, list[float]]]:
     """Seconds of each mode, measured in turn so that a machine's moods fall on all alike.
 
-    Entering and leaving a mode is part of its time. Every mode runs once before, unmeasured; the
+    Entering and leaving a mode is part of its time. Every mode is warmed up before, unmeasured; the
     order is turned round at every other turn.
+
+    Args:
+        run: what is timed.
+        modes: names of what is compared.
+        enter: sets up a mode, by its name.
+        pairs: how many turns.
+        warm_up: run once in each mode before; by default, what is timed.
+        label: shown in the progress bar.
+
+    Yields:
+        After every turn the seconds of all turns so far.
     """
     seconds: dict[str, list[float]] = {mode: [] for mode in modes}
-    for mode in modes:
-        with enter(mode):
-            run()
-    for turn in tqdm(range(pairs), desc="pairs", leave=False, disable=None):
-        for mode in modes if turn % 2 == 0 else reversed(modes):
-            _wait()
-            start = time.perf_counter()
+    total = len(modes) * (pairs + 1)
+    with tqdm(total=total, desc=label, unit="run", leave=False, disable=None) as bar:
+        for mode in modes:
+            bar.set_postfix_str(f"warming up {mode}")
             with enter(mode):
-                run()
-            _wait()
-            seconds[mode].append(time.perf_counter() - start)
-    return seconds
+                (warm_up or run)()
+            bar.update()
+        for turn in range(pairs):
+            for mode in modes if turn % 2 == 0 else reversed(modes):
+                bar.set_postfix_str(mode)
+                _wait()
+                start = time.perf_counter()
+                with enter(mode):
+                    run()
+                _wait()
+                seconds[mode].append(time.perf_counter() - start)
+                bar.update()
+            yield seconds
 
 
 def ratio(measured: Sequence[float], plain: Sequence[float]) -> Ratio:

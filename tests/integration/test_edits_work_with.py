@@ -28,6 +28,8 @@ NAMES = [
     "SDXL of Modular Diffusers",
     "attention slicing",
     "fused projections",
+    "IP-Adapter with masks",
+    "layerwise casting to float8",
     "sequential offload",
     "group offload",
 ]

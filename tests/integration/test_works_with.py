@@ -5,9 +5,11 @@ random pipeline of the real class."""
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
+import accelerate
 import diffusers
 import numpy as np
 import pytest
@@ -28,6 +30,7 @@ from tiny_pipelines import (
     with_unet,
 )
 
+from t2i_xattn.denoiser_calls import DenoiserCalls
 from t2i_xattn.recording import record
 
 Case = tuple[Any, Run]
@@ -101,6 +104,19 @@ def ip_adapter() -> Case:
     return pipe, runner(pipe, ip_adapter_image_embeds=picture_embeds())
 
 
+def masked_ip_adapter() -> Case:
+    """Two pictures, each for its own half."""
+    pipe = make_pipeline()
+    load_ip_adapter(pipe)
+    halves = torch.zeros(1, 2, 64, 64)
+    halves[:, 0, :, :32] = halves[:, 1, :, 32:] = 1
+    return pipe, runner(
+        pipe,
+        ip_adapter_image_embeds=picture_embeds(pictures=2),
+        cross_attention_kwargs={"ip_adapter_masks": [halves]},
+    )
+
+
 def freeu() -> Case:
     pipe = make_pipeline()
     pipe.enable_freeu(s1=0.9, s2=0.2, b1=1.2, b2=1.4)
@@ -133,13 +149,23 @@ def lora() -> Case:
     return pipe, runner(pipe, cross_attention_kwargs={"scale": 0.5})
 
 
-def modular() -> Case:
+def layerwise_casting() -> Case:
+    pipe = make_pipeline()
+    pipe.unet.enable_layerwise_casting(
+        storage_dtype=torch.float8_e4m3fn, compute_dtype=torch.float32
+    )
+    return pipe, runner(pipe)
+
+
+def modular(how: str | None = None) -> Case:
     from diffusers.modular_pipelines import StableDiffusionXLAutoBlocks
 
     parts = make_sdxl().components
     pipe = StableDiffusionXLAutoBlocks().init_pipeline()
     names = ("unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
     pipe.update_components(scheduler=parts["scheduler"], **{name: parts[name] for name in names})
+    if how is not None:
+        compile_unet(pipe, how)
 
     def draw() -> np.ndarray:
         return pipe(
@@ -179,47 +205,66 @@ def long_embeddings() -> Case:
     return pipe, runner(pipe, prompt=None, prompt_embeds=text, negative_prompt_embeds=none)
 
 
-def model_offload() -> Case:
-    pipe = make_pipeline()
-    for part in ("text_encoder", "unet", "vae"):
-        module = getattr(pipe, part)
-        _, hook = __import__("accelerate").cpu_offload_with_hook(module, torch.device("cpu"))
-        pipe._all_hooks = [*getattr(pipe, "_all_hooks", []), hook]
-    return pipe, runner(pipe)
+OFFLOADS = ("model offload", "sequential offload", "group offload")
 
 
-def sequential_offload() -> Case:
-    import accelerate
-
-    pipe = make_pipeline()
-    accelerate.cpu_offload(pipe.unet, torch.device("cpu"), offload_buffers=True)
-    return pipe, runner(pipe)
-
-
-def group_offload() -> Case:
-    pipe = make_pipeline()
-    pipe.unet.enable_group_offload(
-        onload_device=torch.device("cpu"),
-        offload_device=torch.device("cpu"),
-        offload_type="leaf_level",
-    )
-    return pipe, runner(pipe)
+def offload(pipe: Any, how: str) -> None:
+    """One of `OFFLOADS`, from a CPU to a CPU."""
+    cpu = torch.device("cpu")
+    if how == "model offload":
+        for part in ("text_encoder", "unet", "vae"):
+            _, hook = accelerate.cpu_offload_with_hook(getattr(pipe, part), cpu)
+            pipe._all_hooks = [*getattr(pipe, "_all_hooks", []), hook]
+    elif how == "sequential offload":
+        accelerate.cpu_offload(pipe.unet, cpu, offload_buffers=True)
+    else:
+        pipe.unet.enable_group_offload(
+            onload_device=cpu, offload_device=cpu, offload_type="leaf_level"
+        )
 
 
-def compiled(whole: bool, in_place: bool = False) -> Callable[[], Case]:
+def offloaded(how: str) -> Callable[[], Case]:
     def make() -> Case:
-        torch._dynamo.reset()
         pipe = make_pipeline()
-        options = {"backend": "eager", "fullgraph": True}
-        if not whole:
-            pipe.unet.compile_repeated_blocks(**options)
-        elif in_place:
-            pipe.unet.compile(**options)
-        else:
-            pipe.unet = torch.compile(pipe.unet, **options)
+        offload(pipe, how)
         return pipe, runner(pipe)
 
     return make
+
+
+COMPILED = ("torch.compile(unet)", "unet.compile()", "compile_repeated_blocks")
+
+
+def compile_unet(pipe: Any, how: str) -> None:
+    """One of `COMPILED`; what was compiled before is forgotten."""
+    torch._dynamo.reset()
+    options = {"backend": "eager", "fullgraph": True}
+    if how == "compile_repeated_blocks":
+        pipe.unet.compile_repeated_blocks(**options)
+    elif how == "unet.compile()":
+        pipe.unet.compile(**options)
+    else:
+        pipe.unet = torch.compile(pipe.unet, **options)
+
+
+def compiled(how: str) -> Callable[[], Case]:
+    def make() -> Case:
+        pipe = make_pipeline()
+        compile_unet(pipe, how)
+        return pipe, runner(pipe)
+
+    return make
+
+
+@pytest.fixture(autouse=True)
+def _graphs() -> Iterator[None]:
+    """All blocks share the graphs of one forward, of which torch makes 8 unless told otherwise.
+
+    These UNets have three shapes of blocks, each with a plain graph, a recording one and, where the
+    branches are called one by one, one for the calls in which nothing is recorded.
+    """
+    with torch._dynamo.config.patch(recompile_limit=9):
+        yield
 
 
 WORKS_WITH: dict[str, Callable[[], Case]] = {
@@ -272,17 +317,16 @@ WORKS_WITH: dict[str, Callable[[], Case]] = {
     "SDXL of Modular Diffusers": modular,
     "LoRA": lora,
     "IP-Adapter": ip_adapter,
+    "IP-Adapter with masks": masked_ip_adapter,
     "FreeU": freeu,
     "attention slicing": sliced,
     "fused projections": fused_projections,
     "bfloat16": precision(torch.bfloat16),
     "float16": precision(torch.float16),
-    "model offload": model_offload,
-    "sequential offload": sequential_offload,
-    "group offload": group_offload,
-    "torch.compile(unet)": compiled(whole=True),
-    "unet.compile()": compiled(whole=True, in_place=True),
-    "compile_repeated_blocks": compiled(whole=False),
+    **{how: offloaded(how) for how in OFFLOADS},
+    "layerwise casting to float8": layerwise_casting,
+    **{how: compiled(how) for how in COMPILED},
+    **{f"SDXL of Modular Diffusers, {how}": partial(modular, how) for how in COMPILED},
 }
 
 
@@ -313,23 +357,18 @@ def test_same_bytes_whole_maps_and_left_as_found(name: str) -> None:
         assert trace.heatmap("red circle").share > 0
 
 
-@pytest.mark.parametrize(
-    "name", ["torch.compile(unet)", "unet.compile()", "compile_repeated_blocks"]
-)
-def test_compiled_while_recording(name: str) -> None:
-    pipe, draw = WORKS_WITH["Stable Diffusion"]()
+@pytest.mark.parametrize("how", COMPILED)
+@pytest.mark.parametrize("name", ["Stable Diffusion", "SDXL of Modular Diffusers"])
+def test_compiled_while_recording(name: str, how: str) -> None:
+    pipe, draw = WORKS_WITH[name]()
     plain = draw()
     with record(pipe) as expected:
         draw()
-    torch._dynamo.reset()
     with record(pipe) as trace:
-        if name == "unet.compile()":
-            pipe.unet.compile(backend="eager", fullgraph=True)
-        elif name == "compile_repeated_blocks":
-            pipe.unet.compile_repeated_blocks(backend="eager", fullgraph=True)
-        else:
-            pipe.unet = torch.compile(pipe.unet, backend="eager", fullgraph=True)
+        compile_unet(pipe, how)
         assert draw().tobytes() == plain.tobytes()
+    # Modular Diffusers calls the UNet twice a step, once for each branch.
+    assert trace.settings["calls"] == (6 if "Modular" in name else 3)
     for site, maps in expected.maps.items():
         assert np.allclose(trace.maps[site], maps, atol=1e-6)
 
@@ -357,6 +396,43 @@ class TestIPAdapter:
             assert np.allclose(array.sum(-1), 1, atol=1e-5)
         heat = trace.heatmap(columns=[0, 1], stream="picture 1")
         assert 0 < heat.share < 1
+
+    def test_pictures_with_masks_have_a_softmax_each(self) -> None:
+        pipe, draw = masked_ip_adapter()
+        with record(pipe) as trace:
+            draw()
+        assert list(trace.run.maps) == ["text", "picture 1"]
+        for array in trace.to_numpy("picture 1").values():
+            assert array.shape[-1] == 8
+            each = array.reshape(*array.shape[:-1], 2, 4)
+            assert np.allclose(each.sum(-1), 1, atol=1e-5)
+            assert not np.allclose(each[..., 0, :], each[..., 1, :], atol=1e-3)
+
+    def test_an_adapter_without_a_mask_beside_one_with(self) -> None:
+        pipe = make_pipeline()
+        load_ip_adapter(pipe, adapters=2)
+        draw = runner(
+            pipe,
+            ip_adapter_image_embeds=picture_embeds(pictures=2) * 2,
+            cross_attention_kwargs={"ip_adapter_masks": [torch.ones(1, 2, 64, 64), None]},
+        )
+        plain = draw()
+        with record(pipe) as trace:
+            assert draw().tobytes() == plain.tobytes()
+        for stream, sum_of_shares in (("picture 1", 2), ("picture 2", 1)):
+            for array in trace.to_numpy(stream).values():
+                assert np.allclose(array.sum(-1), sum_of_shares, atol=1e-5)
+
+    def test_pictures_on_another_device_than_an_offloaded_model(self) -> None:
+        """Model offloading moves the UNet when it is called, which is after we look."""
+        from torch._subclasses.fake_tensor import FakeTensorMode
+
+        pipe, _ = ip_adapter()
+        denoiser = DenoiserCalls(pipe.unet)
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            embeds = [torch.zeros(2, 1, 32, device="cuda")]
+            given = {"added_cond_kwargs": {"image_embeds": embeds}}
+            assert denoiser._picture_tokens(given) == (4,)
 
     def test_loaded_while_recording(self) -> None:
         expected_pipe, expected_draw = ip_adapter()
@@ -430,8 +506,7 @@ def test_two_pipelines_in_two_threads() -> None:
 
     def recorded(index: int) -> Any:
         with record(pipes[index]) as trace:
-            for _ in range(1):
-                runner(pipes[index], prompt=prompts[index])()
+            runner(pipes[index], prompt=prompts[index])()
         return trace
 
     with ThreadPoolExecutor(2) as pool:
