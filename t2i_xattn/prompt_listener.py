@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from t2i_xattn.errors import UserError
-from t2i_xattn.prompt import Word, cut_words, split_words
+from t2i_xattn.prompt import Word, check_whole, split_words
 
 _SETTINGS = ("device", "lora_scale", "clip_skip")
 """Arguments of `encode_prompt` that say how, and not what."""
@@ -81,11 +81,7 @@ def encode_unheard(
     options = {"num_images_per_prompt": 1, "do_classifier_free_guidance": False, "device": None}
     options = {key: value for key, value in (options | dict(settings)).items() if key in known}
     for text, words in zip(texts, _encoded(pipe, {"prompt": list(texts)}).words, strict=True):
-        if cut := cut_words(words):
-            raise UserError(
-                f"expected texts that fit into the window of the text encoder, but {text[:40]!r}… "
-                f"goes beyond it from {cut[0].text!r} on; shorten it"
-            )
+        check_whole(text, words)
     with torch.no_grad():
         found = method(prompt=list(texts), **options)
     # The prompts come first of several tensors; `_encode_prompt` gives one.
