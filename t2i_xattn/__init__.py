@@ -16,10 +16,12 @@ if TYPE_CHECKING:
     from t2i_xattn.default_model import load_default
     from t2i_xattn.editing import edit
     from t2i_xattn.edits.distribution import MaskPadding, Temperature, TopK
-    from t2i_xattn.edits.edit import Edit, EditContext, EditFunction
+    from t2i_xattn.edits.edit import Edit, EditContext
+    from t2i_xattn.edits.function import EditFunction
     from t2i_xattn.edits.local_blend import LocalBlend
     from t2i_xattn.edits.maps import InjectMap, SwapMaps
     from t2i_xattn.edits.prompt_to_prompt import Refine, Replace, SelfReplace
+    from t2i_xattn.edits.regional import RegionalPrompts
     from t2i_xattn.edits.restrict import Restrict
     from t2i_xattn.edits.weights import Add, Drop, Reweight
     from t2i_xattn.errors import UserError
@@ -61,6 +63,7 @@ __all__ = [
     "MaskPadding",
     "RecordingProcessor",
     "Refine",
+    "RegionalPrompts",
     "Replace",
     "Restrict",
     "Reweight",
@@ -92,7 +95,7 @@ _HOMES = {
     "Drop": "edits.weights",
     "Edit": "edits.edit",
     "EditContext": "edits.edit",
-    "EditFunction": "edits.edit",
+    "EditFunction": "edits.function",
     "GuidanceLoss": "guidance",
     "HeatMap": "maps",
     "InjectMap": "edits.maps",
@@ -102,6 +105,7 @@ _HOMES = {
     "MaskPadding": "edits.distribution",
     "RecordingProcessor": "processors",
     "Refine": "edits.prompt_to_prompt",
+    "RegionalPrompts": "edits.regional",
     "Replace": "edits.prompt_to_prompt",
     "Restrict": "edits.restrict",
     "Reweight": "edits.weights",

@@ -37,10 +37,13 @@ def normed_inputs(
     if attn.group_norm is not None:
         hidden_states = attn.group_norm(hidden_states.transpose(1, 2)).transpose(1, 2)
     if encoder_hidden_states is None:
-        encoder_hidden_states = hidden_states
-    elif attn.norm_cross:
-        encoder_hidden_states = attn.norm_encoder_hidden_states(encoder_hidden_states)
-    return hidden_states, encoder_hidden_states
+        return hidden_states, hidden_states
+    return hidden_states, normed_text(attn, encoder_hidden_states)
+
+
+def normed_text(attn: Any, text: Tensor) -> Tensor:
+    """The text's states `(batch, tokens, text channels)` after the layer's norm of them, if any."""
+    return attn.norm_encoder_hidden_states(text) if attn.norm_cross else text
 
 
 def projected(attn: Any, picture: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
@@ -48,15 +51,16 @@ def projected(attn: Any, picture: Tensor, text: Tensor) -> tuple[Tensor, Tensor]
 
     The projections are called as modules, since LoRA replaces them by wrapped layers.
     """
-    query, key = (
-        split_heads(attn.to_q(picture), attn.heads),
-        split_heads(attn.to_k(text), attn.heads),
-    )
+    query = split_heads(attn.to_q(picture), attn.heads)
     if attn.norm_q is not None:
         query = attn.norm_q(query)
-    if attn.norm_k is not None:
-        key = attn.norm_k(key)
-    return query, key
+    return query, projected_keys(attn, text)
+
+
+def projected_keys(attn: Any, text: Tensor) -> Tensor:
+    """Keys `(batch, heads, tokens, d)` of normed states."""
+    key = split_heads(attn.to_k(text), attn.heads)
+    return key if attn.norm_k is None else attn.norm_k(key)
 
 
 def queries_and_keys(
@@ -101,6 +105,28 @@ def attention_probs(query: Tensor, key: Tensor, scale: float, mask: Tensor | Non
         nothing = scores.amax(dim=-1, keepdim=True) == float("-inf")
         # Filled before too: the gradient of a softmax over −inf alone would be NaN.
         return scores.masked_fill(nothing, 0.0).softmax(dim=-1).masked_fill(nothing, 0.0)
+
+
+def attend(attn: Any, query: Tensor, text: Tensor) -> Tensor:
+    """What queries take from a text: softmax(Q Kᵀ · scale) V, before the output projection.
+
+    Args:
+        attn: a diffusers `Attention`.
+        query: `(batch, heads, queries, d)`.
+        text: another text's states, as the denoiser's sites get them, `(tokens, text channels)`.
+
+    Returns:
+        fp32 `(batch, heads, queries, d)`.
+    """
+    states = normed_text(attn, text[None])
+    value = split_heads(attn.to_v(states), attn.heads)
+    return mixed_values(attention_probs(query, projected_keys(attn, states), attn.scale), value)
+
+
+def mixed_values(probs: Tensor, value: Tensor) -> Tensor:
+    """P V, fp32 `(batch, heads, queries, d)` under autocast too: values in the shares of probs."""
+    with torch.autocast(device_type=value.device.type, enabled=False):
+        return torch.matmul(probs, value.float())
 
 
 def carried(query: Tensor, key: Tensor, scale: float, maps: Tensor, steps: int = 1) -> Tensor:

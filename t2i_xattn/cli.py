@@ -16,6 +16,7 @@ from t2i_xattn.edit_request import (
     paint_edited,
     parse_boxes,
     parse_pairs,
+    parse_regions,
     parse_weights,
 )
 from t2i_xattn.errors import UserError
@@ -205,6 +206,12 @@ def edit_command(
     attend: Annotated[
         str | None, typer.Option(help="circle,star: words of which none may be left out.")
     ] = None,
+    region: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="0.1,0.2,0.4,0.5=a red circle: a text of its own for a box; may be repeated."
+        ),
+    ] = None,
     image: Annotated[
         Path | None, typer.Option(help="A picture of your own that shows what the prompt says.")
     ] = None,
@@ -225,6 +232,7 @@ def edit_command(
         parse_boxes(box or ()),
         [part.strip() for part in (attend or "").split(",") if part.strip()],
         image,
+        parse_regions(region or ()),
     )
     asked.check()
     with output_folder(out) as folder:

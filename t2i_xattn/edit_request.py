@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from t2i_xattn.errors import UserError
 from t2i_xattn.generation import Request, generate
-from t2i_xattn.prompt import find_phrase, split_words
+from t2i_xattn.prompt import check_whole, find_phrase, split_words
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -31,6 +31,7 @@ class EditRequest:
         replace: phrases of the prompt, and what is to stand in their place.
         weights: phrases of the prompt after the replacement, and their weights.
         boxes: phrases of the prompt, and boxes (top, left, bottom, right) in fractions.
+        regions: texts of their own, and the boxes where they are looked at.
         attend: phrases of which none may be left out.
         image: a picture to edit instead of a painted one; it must show what the prompt says.
     """
@@ -41,6 +42,7 @@ class EditRequest:
     boxes: Mapping[str, Box] = field(default_factory=dict)
     attend: Sequence[str] = ()
     image: Path | None = None
+    regions: Mapping[str, Box] = field(default_factory=dict)
 
     @property
     def target(self) -> str:
@@ -60,10 +62,11 @@ class EditRequest:
         """
         self.request.check()
         guided = bool(self.boxes or self.attend)
-        if not (self.replace or self.weights or guided):
+        if not (self.replace or self.weights or self.regions or guided):
             raise UserError(
                 "expected something to edit, but came nothing; give --replace old=new, "
-                '--weight word=1.5, --box "word=top,left,bottom,right" or --attend word,word'
+                '--weight word=1.5, --box "word=top,left,bottom,right", --attend word,word or '
+                '--region "top,left,bottom,right=text"'
             )
         if guided and (self.replace or self.image is not None):
             raise UserError(
@@ -75,7 +78,8 @@ class EditRequest:
         """What depends on the model.
 
         Raises:
-            UserError: a phrase is not in the prompt, or see `Request.check_against`.
+            UserError: a phrase is not in the prompt, a region's text is too long, or see
+                `Request.check_against`.
         """
         self.request.check_against(pipe)
         words = split_words(pipe.tokenizer, self.request.prompt)
@@ -84,6 +88,8 @@ class EditRequest:
         words = split_words(pipe.tokenizer, self.target)
         for phrase in (*self.replace.values(), *self.weights):
             find_phrase(words, phrase)
+        for text in self.regions:
+            check_whole(text, split_words(pipe.tokenizer, text))
 
 
 @dataclass(frozen=True)
@@ -105,6 +111,7 @@ def paint_edited(pipe: Any, asked: EditRequest) -> Edited:
     """
     from t2i_xattn.editing import edit
     from t2i_xattn.edits.prompt_to_prompt import Replace, SelfReplace
+    from t2i_xattn.edits.regional import RegionalPrompts
     from t2i_xattn.edits.weights import Reweight
     from t2i_xattn.guidance import AttendAndExcite, GuidanceLoss, Layout, guide
     from t2i_xattn.inspection import heatmaps
@@ -118,19 +125,23 @@ def paint_edited(pipe: Any, asked: EditRequest) -> Edited:
             losses.append(AttendAndExcite(list(asked.attend)))
         with record(pipe) as plain:
             (before,) = generate(pipe, asked.request)
-        weights = [Reweight(word, weight) for word, weight in asked.weights.items()]
+        edits: list[Any] = [Reweight(word, weight) for word, weight in asked.weights.items()]
+        if asked.regions:
+            edits.append(RegionalPrompts(asked.regions))
         with ExitStack() as stack:
             stack.enter_context(guide(pipe, *losses))
-            if weights:
-                stack.enter_context(edit(pipe, *weights))
+            if edits:
+                stack.enter_context(edit(pipe, *edits))
             trace = stack.enter_context(record(pipe))
             (after,) = generate(pipe, asked.request)
         return Edited(before, after, heatmaps(plain), heatmaps(trace))
 
-    edits: list[Any] = []
+    edits = []
     if asked.replace:
         edits += [Replace(dict(asked.replace), steps=(0, 0.8)), SelfReplace(steps=(0, 0.4))]
     edits += [Reweight(word, weight, images=[1]) for word, weight in asked.weights.items()]
+    if asked.regions:
+        edits.append(RegionalPrompts(asked.regions, images=[1]))
     arguments = _two_rows(pipe, asked)
     with edit(pipe, *edits), record(pipe) as trace:
         before, after = pipe(**arguments).images
@@ -218,16 +229,37 @@ def parse_boxes(texts: Sequence[str]) -> dict[str, Box]:
     Raises:
         UserError: a box that is not four numbers inside the picture.
     """
+    return {
+        word: _box(f'--box "{word}=top,left,bottom,right"', text)
+        for word, text in parse_pairs("box", texts).items()
+    }
+
+
+def parse_regions(texts: Sequence[str]) -> dict[str, Box]:
+    """`["0.1,0.2,0.4,0.5=a red circle", …]` as a mapping from the text to its box.
+
+    Raises:
+        UserError: a text without a box or without words, or twice the same.
+    """
+    regions: dict[str, Box] = {}
+    for text in texts:
+        box, _, prompt = (part.strip() for part in text.partition("="))
+        if not prompt or prompt in regions:
+            raise UserError(
+                'expected --region "top,left,bottom,right=text", each with a text of its own, but '
+                f"came {text!r}"
+            )
+        regions[prompt] = _box(f'--region "top,left,bottom,right={prompt}"', box)
+    return regions
+
+
+def _box(option: str, text: str) -> Box:
     from t2i_xattn.edits.picture import checked_box
 
-    boxes = {}
-    for word, text in parse_pairs("box", texts).items():
-        try:
-            sides = [float(part) for part in text.split(",")]
-        except ValueError:
-            raise UserError(
-                f'expected --box "{word}=top,left,bottom,right" with four numbers from 0 to 1, but '
-                f"came {text!r}"
-            ) from None
-        boxes[word] = checked_box(sides)
-    return boxes
+    try:
+        sides = [float(part) for part in text.split(",")]
+    except ValueError:
+        raise UserError(
+            f"expected {option} with four numbers from 0 to 1, but came {text!r}"
+        ) from None
+    return checked_box(sides)

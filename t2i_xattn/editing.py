@@ -7,16 +7,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from t2i_xattn.editing_processor import ActingEdit, BranchEdits, EditingProcessor
-from t2i_xattn.edits.edit import Edit, EditContext, EditFunction
+from t2i_xattn.edit_schedule import EditSchedule
+from t2i_xattn.editing_processor import EditingProcessor
+from t2i_xattn.edits.edit import Edit, EditContext
+from t2i_xattn.edits.function import EditFunction
 from t2i_xattn.errors import UserError
 from t2i_xattn.followed_denoiser import FollowedDenoiser
-from t2i_xattn.following import FollowedRun, Spans
-from t2i_xattn.keep import TEXT
-from t2i_xattn.prompt import Word, token_ids
+from t2i_xattn.following import FollowedRun, Spans, controlnets
+from t2i_xattn.prompt import token_ids
+from t2i_xattn.prompt_listener import encode_unheard
 from t2i_xattn.sites import AttentionSite, choose_sites, walk_sites
 from t2i_xattn.sums import CallShape
 
@@ -25,7 +26,10 @@ EditLike = Edit | Callable[[Tensor, EditContext], Tensor]
 
 @contextmanager
 def edit(
-    pipe: Any, *edits: EditLike, spans: Spans | Sequence[Spans] | None = None
+    pipe: Any,
+    *edits: EditLike,
+    spans: Spans | Sequence[Spans] | None = None,
+    controlnet: bool = False,
 ) -> Iterator[None]:
     """Edits the attention of a diffusers pipeline while the context is open.
 
@@ -48,6 +52,8 @@ def edit(
             function gets them by `EditFunction`.
         spans: for prompts that are given as embeddings: the columns of each word or phrase, a
             mapping for all the images or one for each.
+        controlnet: whether the edits act at the sites of the pipeline's ControlNet as well; their
+            names begin with `controlnet.`.
 
     Raises:
         UserError: before anything is changed, if the pipeline has no UNet with such sites or an
@@ -67,9 +73,38 @@ def edit(
             "expected a diffusers pipeline with a `unet`, but came "
             f"{type(pipe).__name__}; edit a text-to-image pipeline of the Stable Diffusion family"
         )
-    denoiser = _EditedDenoiser(unet, [_as_edit(each) for each in edits])
-    with _EditedRun(pipe, [denoiser], spans).followed():
+    placed = [_as_edit(each) for each in edits]
+    denoisers = [("", unet), *(controlnets(pipe) if controlnet else [])]
+    found = [_found_sites(denoiser, prefix) for prefix, denoiser in denoisers]
+    sites = [_sites_of(each, [site for some in found for site, _ in some]) for each in placed]
+    followed = [
+        _EditedDenoiser(denoiser, prefix, of_it, list(zip(placed, sites, strict=True)))
+        for (prefix, denoiser), of_it in zip(denoisers, found, strict=True)
+    ]
+    with _EditedRun(pipe, followed, spans).followed():
         yield
+
+
+def _found_sites(denoiser: nn.Module, prefix: str) -> list[tuple[AttentionSite, nn.Module]]:
+    return [
+        (dataclasses.replace(site, name=prefix + site.name), attn)
+        for site, attn in walk_sites(denoiser)
+    ]
+
+
+def _sites_of(edit: Edit, found: Sequence[AttentionSite]) -> list[AttentionSite]:
+    """The sites where an edit acts.
+
+    Raises:
+        UserError: if there are none.
+    """
+    of_kind = [site for site in found if site.kind == edit.kind]
+    if not of_kind:
+        raise UserError(
+            f"expected a UNet with {edit.kind}-attention for {edit.name}, but it has none; edit a "
+            "pipeline whose pictures are conditioned on text"
+        )
+    return choose_sites(of_kind, edit.sites)
 
 
 def _as_edit(given: Any) -> Edit:
@@ -88,30 +123,36 @@ class _EditedDenoiser(FollowedDenoiser):
     wrapper = EditingProcessor
     way_out = "sites=… of the edit"
 
-    def __init__(self, denoiser: nn.Module, edits: Sequence[Edit]) -> None:
-        super().__init__(denoiser)
-        found = list(walk_sites(denoiser))
-        placed = []
-        for each in edits:
-            of_kind = [site for site, _ in found if site.kind == each.kind]
-            if not of_kind:
-                raise UserError(
-                    f"expected a UNet with {each.kind}-attention for {each.name}, but "
-                    f"{type(denoiser).__name__} has none"
-                )
-            placed.append((each, choose_sites(of_kind, each.sites)))
-        touched = {site.name for _, sites in placed for site in sites}
+    def __init__(
+        self,
+        denoiser: nn.Module,
+        prefix: str,
+        found: Sequence[tuple[AttentionSite, nn.Module]],
+        placed: Sequence[tuple[Edit, Sequence[AttentionSite]]],
+    ) -> None:
+        """
+        Args:
+            denoiser, prefix: see `FollowedDenoiser`.
+            found: its sites, with their layers.
+            placed: the edits in their order, and the sites of each, here and elsewhere.
+        """
+        super().__init__(denoiser, prefix)
+        own = {site.name for site, _ in found}
+        here = [(each, [site for site in sites if site.name in own]) for each, sites in placed]
+        touched = {site.name for _, sites in here for site in sites}
         self.layers = [(site.name, attn) for site, attn in found if site.name in touched]
         for name, attn in self.layers:
             self._check(name, attn)
-        self.consumer = self.schedule = EditSchedule(placed)
+        self.consumer = self.schedule = EditSchedule(here)
 
 
 class _EditedRun(FollowedRun[_EditedDenoiser]):
     """Runs of an edited pipeline, one after the other."""
 
+    _texts: Mapping[str, Tensor] | None = None
+
     def run_again(self) -> None:
-        self.encoded = None
+        self.encoded = self._texts = None
         for each in self.denoisers:
             each.schedule.reset()
 
@@ -120,8 +161,9 @@ class _EditedRun(FollowedRun[_EditedDenoiser]):
     ) -> None:
         for each, _ in denoiser.schedule.placed:
             missing = [branch for branch in each.of_branches if branch not in branches]
-            # A guider calls the UNet for one branch after the other.
-            if missing and not hasattr(self.pipe, "guider"):
+            # A guider calls the UNet for one branch after the other, and a ControlNet in guess mode
+            # sees one only.
+            if missing and denoiser is self.denoisers[0] and not hasattr(self.pipe, "guider"):
                 raise UserError(
                     f"expected a run with the branch {missing[0]!r} for {each.name}, but this one "
                     f"has {', '.join(branches)}; turn guidance on, or name other branches=…"
@@ -137,156 +179,28 @@ class _EditedRun(FollowedRun[_EditedDenoiser]):
             ),
             # Of a UNet that is called by hand, the pipeline only knows an earlier run.
             None if self.encoded is None else getattr(self.pipe, "_num_timesteps", None),
+            self._encoded_texts(denoiser),
         )
 
-
-class EditSchedule:
-    """Says at each call which edits act at which site, and looks at what they made.
-
-    Attributes:
-        shape: what the first call of a run fixed; None before it.
-        calls: calls of this run so far.
-    """
-
-    def __init__(self, placed: Sequence[tuple[Edit, Sequence[AttentionSite]]]) -> None:
-        """
-        Args:
-            placed: the edits in their order, and the sites of each.
-        """
-        self.placed = placed
-        self.reset()
-
-    def reset(self) -> None:
-        """Forgets the run that was."""
-        self.shape: CallShape | None = None
-        self.calls = 0
-        self._words: tuple[tuple[Word, ...], ...] = ()
-        self._token_ids: tuple[tuple[int, ...] | None, ...] = ()
-        self._steps: int | None = None
-        self._windows: list[tuple[int, float]] = []
-        # By branch and site, each with the number of its edit.
-        self._prepared: dict[str, dict[str, list[tuple[int, ActingEdit]]]] = {}
-        self._step: dict[str, int] = {}
-        self._acting: list[ActingEdit] = []
-
-    def begin_run(
-        self,
-        shape: CallShape,
-        words: tuple[tuple[Word, ...], ...],
-        token_ids: tuple[tuple[int, ...] | None, ...],
-        steps: int | None,
-    ) -> None:
-        """Fixes what stays the same over a run.
-
-        Args:
-            shape: of every call to come.
-            words, token_ids: of each image's prompt, see `EditContext`.
-            steps: of the run, if they are known.
+    def _encoded_texts(self, denoiser: _EditedDenoiser) -> Mapping[str, Tensor]:
+        """The embeddings of the texts of all edits, made once a run.
 
         Raises:
-            UserError: if a window holds none of the steps.
+            UserError: if they cannot be made, or are not what the denoiser's sites take.
         """
-        self.shape, self._words, self._token_ids, self._steps = shape, words, token_ids, steps
-        self._windows = [each.window(steps) for each, _ in self.placed]
-
-    def begin_call(
-        self,
-        shape: CallShape,
-        branches: Mapping[str, slice],
-        timestep: Tensor | float,
-        device: torch.device,
-    ) -> dict[str, tuple[BranchEdits, ...]]:
-        """The edits that act at each site in this call.
-
-        Raises:
-            UserError: if this call has another shape than the first, or, at the first call of a
-                branch, an edit does not fit the run.
-        """
-        if shape != self.shape:
-            raise UserError(
-                f"expected every UNet call of a run to be like the first, {self.shape}, but came "
-                f"{shape}; edit each run on its own"
+        if self._texts is None:
+            texts = [text for each, _ in denoiser.schedule.placed for text in each.texts]
+            settings = {} if self.encoded is None else self.encoded.settings
+            self._texts = (
+                encode_unheard(self.pipe, list(dict.fromkeys(texts)), settings) if texts else {}
             )
-        self.calls += 1
-        self._acting = []
-        targets: dict[str, tuple[BranchEdits, ...]] = {}
-        for branch, rows in branches.items():
-            if branch not in self._prepared:
-                self._prepared[branch] = self._prepare(branch, timestep, device)
-            step = self._step.get(branch, 0)
-            self._step[branch] = step + 1
-            for name, prepared in self._prepared[branch].items():
-                acting = tuple(
-                    each._replace(
-                        context=dataclasses.replace(each.context, step=step, timestep=timestep)
+        for text in self._texts.values():
+            for name, attn in denoiser.layers:
+                width = getattr(attn, "cross_attention_dim", None)
+                if getattr(attn, "is_cross_attention", False) and width != text.shape[-1]:
+                    raise UserError(
+                        f"expected texts of {width} channels at {name}, but the pipeline encodes "
+                        f"them in {text.shape[-1]}, which its UNet projects first; use a pipeline "
+                        "like Stable Diffusion or SDXL"
                     )
-                    for number, each in prepared
-                    if self._windows[number][0] <= step < self._windows[number][1]
-                )
-                if acting:
-                    targets[name] = (*targets.get(name, ()), BranchEdits(rows, acting))
-                    self._acting += acting
-        return targets
-
-    def end_call(self) -> None:
-        """Looks whether the edits made finite probs.
-
-        Raises:
-            UserError: if one did not, naming the first.
-        """
-        if self._acting and not torch.stack([each.finite for each in self._acting]).all():
-            wrong = next(each for each in self._acting if not each.finite)
-            raise UserError(
-                f"expected {wrong.edit.name} to return finite probs at {wrong.context.site.name}, "
-                "but came NaN or infinity; is there a division by 0 (all shares of a query taken "
-                "away), or a logarithm of 0?"
-            )
-
-    def _prepare(
-        self, branch: str, timestep: Tensor | float, device: torch.device
-    ) -> dict[str, list[tuple[int, ActingEdit]]]:
-        assert self.shape is not None
-        prepared: dict[str, list[tuple[int, ActingEdit]]] = {}
-        for number, (each, sites) in enumerate(self.placed):
-            if branch not in each.of_branches:
-                continue
-            images = each.images_of(self.shape.images)
-            for site in sites:
-                height, width = site.size(*self.shape.latent_size)
-                context = EditContext(
-                    site=site,
-                    height=height,
-                    width=width,
-                    latent_size=self.shape.latent_size,
-                    branch=branch,
-                    step=0,
-                    steps=self._steps,
-                    timestep=timestep,
-                    words=self._words,
-                    token_ids=self._token_ids,
-                    tokens=self.shape.tokens[TEXT] if site.kind == "cross" else height * width,
-                    images=images,
-                    device=device,
-                )
-                if each.acts_at(context):
-                    acting = ActingEdit(
-                        edit=each,
-                        prepared=each.prepare(context),
-                        context=context,
-                        only=_only(each, context),
-                        finite=torch.ones((), dtype=torch.bool, device=device),
-                    )
-                    prepared.setdefault(site.name, []).append((number, acting))
-        return prepared
-
-
-def _only(edit: Edit, context: EditContext) -> Tensor | None:
-    """What an edit may change, see `ActingEdit.only`."""
-    only = None
-    if len(context.images) < len(context.words):
-        only = torch.zeros(len(context.words), 1, 1, 1, dtype=torch.bool, device=context.device)
-        only[list(context.images)] = True
-    if edit.words is not None:
-        # Without a span in the images that it leaves alone, so these are left out as well.
-        only = torch.stack([context.span(word) for word in edit.words]).sum(0) > 0
-    return only
+        return self._texts

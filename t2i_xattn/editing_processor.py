@@ -8,18 +8,20 @@ the output gets what that makes of it:
 
 W_o is the output projection without its bias, V the values of the keys, and r the layer's
 `rescale_output_factor`. Everything between the probs and the output is linear, so this is the
-output that the layer would have had with P′ in the place of P.
+output that the layer would have had with P′ in the place of P. An edit that looks at other texts
+too gives M′ from P′ V, and then the change is W_o (M′ − P V) / r.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from t2i_xattn.attention import attention_probs
-from t2i_xattn.edits.edit import Edit, EditContext
+from t2i_xattn.attention import attend, attention_probs, mixed_values
+from t2i_xattn.edits.edit import Attend, Edit, EditContext
 from t2i_xattn.errors import UserError
 from t2i_xattn.processors import WrappingProcessor
 from t2i_xattn.targets import LayerCall
@@ -60,6 +62,11 @@ class ActingEdit(NamedTuple):
             self.finite.logical_and_(edited.sum().isfinite() | ~probs.sum().isfinite())
         return edited if self.only is None else torch.where(self.only, edited, probs)
 
+    def mixed(self, taken: Tensor, attend: Attend) -> Tensor:
+        """What the places have taken, `(images, heads, queries, d)`, after this edit."""
+        mixed = self.edit.mix(taken, attend, self.prepared, self.context)
+        return mixed if self.only is None else torch.where(self.only, mixed, taken)
+
 
 class BranchEdits(NamedTuple):
     """The edits of one branch's rows in a call, in the order in which they compose."""
@@ -84,6 +91,16 @@ class EditingProcessor(WrappingProcessor):
                     probs = each.changed(probs)
         return probs
 
+    def mixing(self, rows: slice) -> list[ActingEdit]:
+        """The edits of these rows that mix in what other texts give."""
+        return [
+            each
+            for branch in self.targets
+            if branch.rows.start == rows.start
+            for each in branch.edits
+            if each.edit.texts
+        ]
+
     def after(self, call: LayerCall, output: Tensor) -> Tensor:
         editors = [
             each for each in call.wrappers if isinstance(each, EditingProcessor) and each.targets
@@ -98,11 +115,20 @@ class EditingProcessor(WrappingProcessor):
             edited = probs
             for each in reversed(editors):
                 edited = each.edited(edited, rows)
-            if edited is probs:
+            mixing = [edit for each in reversed(editors) for edit in each.mixing(rows)]
+            if edited is probs and not mixing:
                 continue
+            value = call.values(rows)
+            if mixing:
+                taken = mixed_values(edited, value)
+                for edit in mixing:
+                    taken = edit.mixed(taken, partial(attend, call.attn, query))
+                taken = taken - mixed_values(probs, value)
+            else:
+                taken = mixed_values(edited - probs, value)
             if output is inner:  # may be a tensor that the inner processor keeps
                 output = inner.clone()
-            plain, change = inner[rows], _output_change(call, rows, edited - probs)
+            plain, change = inner[rows], _output_change(call, taken.to(value.dtype))
             if inner.ndim == 4:
                 change = change.transpose(1, 2).reshape(plain.shape)
             # Adding 0 would turn −0 into 0: what is not changed is to keep its bytes.
@@ -111,16 +137,13 @@ class EditingProcessor(WrappingProcessor):
         return output
 
 
-def _output_change(call: LayerCall, rows: slice, change: Tensor) -> Tensor:
-    """What a change of the probs `(rows, heads, queries, tokens)` makes of the layer's output.
+def _output_change(call: LayerCall, taken: Tensor) -> Tensor:
+    """What a change of what is taken `(rows, heads, queries, d)` makes of the layer's output.
 
     Returns:
         fp32 `(rows, queries, channels)`.
     """
-    value = call.values(rows)
-    with torch.autocast(device_type=value.device.type, enabled=False):
-        mixed = torch.matmul(change, value.float())
-    mixed = mixed.transpose(1, 2).flatten(2).to(value.dtype)
+    mixed = taken.transpose(1, 2).flatten(2)
     # Called as a module, since LoRA replaces it by a wrapped layer and offloading loads its weight
     # in a hook. What it makes of zeros is its bias.
     project = call.attn.to_out[0]

@@ -26,6 +26,24 @@ _last_caller: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
 Denoiser = TypeVar("Denoiser", bound=FollowedDenoiser)
 
 
+def controlnets(pipe: Any) -> list[tuple[str, nn.Module]]:
+    """The ControlNets of a pipeline, each with what is set before the names of its sites.
+
+    Raises:
+        UserError: if it has none.
+    """
+    net = getattr(pipe, "controlnet", None)
+    if not isinstance(net, nn.Module):
+        raise UserError(
+            f"expected a pipeline with a ControlNet, but {type(pipe).__name__} has none; "
+            "leave controlnet=True out"
+        )
+    nets = getattr(net, "nets", None)  # of several together
+    if nets is None:
+        return [("controlnet.", net)]
+    return [(f"controlnet.{index}.", each) for index, each in enumerate(nets)]
+
+
 class FollowedRun(Generic[Denoiser]):
     """Follows one run: its prompts, whose call it is, which rows.
 

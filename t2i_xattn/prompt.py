@@ -84,6 +84,15 @@ def cut_words(words: Sequence[Word]) -> tuple[Word, ...]:
     return tuple(word for word in words if not word.columns)
 
 
+def check_whole(text: str, words: Sequence[Word]) -> None:
+    """Raises `UserError` if the window of the text encoder cut off some of a text's words."""
+    if cut := cut_words(words):
+        raise UserError(
+            f"expected texts that fit into the window of the text encoder, but {text[:40]!r}… goes "
+            f"beyond it from {cut[0].text!r} on; shorten it"
+        )
+
+
 def find_phrase(
     words: Sequence[Word], phrase: str, occurrence: int | None = None
 ) -> tuple[int, ...]:

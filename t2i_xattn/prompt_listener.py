@@ -7,12 +7,19 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from t2i_xattn.prompt import Word, split_words
+import torch
+from torch import Tensor
+
+from t2i_xattn.errors import UserError
+from t2i_xattn.prompt import Word, check_whole, split_words
+
+_SETTINGS = ("device", "lora_scale", "clip_skip")
+"""Arguments of `encode_prompt` that say how, and not what."""
 
 
 @dataclass(frozen=True)
@@ -23,24 +30,63 @@ class EncodedPrompts:
         prompts: the prompt of each picture; None where it was given as embeddings only.
         words: the words of each prompt; empty where there is no text.
         guided: whether an unconditional half was encoded too.
+        settings: with what they were encoded: `device`, `lora_scale`, `clip_skip`.
     """
 
     prompts: tuple[str | None, ...]
     words: tuple[tuple[Word, ...], ...]
     guided: bool
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     def repeated(self, times: int) -> EncodedPrompts:
         """For so many pictures a prompt, prompt-major: a a b b."""
-        return EncodedPrompts(
+        return replace(
+            self,
             prompts=tuple(each for each in self.prompts for _ in range(times)),
             words=tuple(each for each in self.words for _ in range(times)),
-            guided=self.guided,
         )
 
 
 def can_listen(pipe: Any) -> bool:
     """Whether the pipeline encodes its prompts by a method that can be listened to."""
     return _method_name(pipe) is not None
+
+
+def encode_unheard(
+    pipe: Any, texts: Sequence[str], settings: Mapping[str, Any]
+) -> dict[str, Tensor]:
+    """Texts as the pipeline's own text encoders give them, past all who listen.
+
+    Args:
+        pipe: the pipeline.
+        texts: each by itself, without an unconditional half.
+        settings: of the encoding, see `EncodedPrompts`; what the pipeline does not know is left
+            out.
+
+    Returns:
+        By text, its embeddings `(tokens, text channels)`.
+
+    Raises:
+        UserError: if the pipeline has no method to encode prompts, or a text is too long for it.
+    """
+    name = _method_name(pipe)
+    if name is None:
+        raise UserError(
+            "expected a pipeline with `encode_prompt` to encode other texts with, but came "
+            f"{type(pipe).__name__}; use a pipeline such as StableDiffusionXLPipeline"
+        )
+    listening = vars(pipe).get(name)
+    method = listening.method if isinstance(listening, _Listening) else getattr(pipe, name)
+    known = _signature(pipe, name).parameters
+    options = {"num_images_per_prompt": 1, "do_classifier_free_guidance": False, "device": None}
+    options = {key: value for key, value in (options | dict(settings)).items() if key in known}
+    for text, words in zip(texts, _encoded(pipe, {"prompt": list(texts)}).words, strict=True):
+        check_whole(text, words)
+    with torch.no_grad():
+        found = method(prompt=list(texts), **options)
+    # The prompts come first of several tensors; `_encode_prompt` gives one.
+    embeddings = found[0] if isinstance(found, tuple) else found
+    return dict(zip(texts, embeddings, strict=True))
 
 
 @contextmanager
@@ -150,4 +196,5 @@ def _encoded(pipe: Any, arguments: dict[str, Any]) -> EncodedPrompts:
     # Prompt-major, as the pipelines repeat the embeddings: a a b b.
     images = arguments.get("num_images_per_prompt") or 1
     guided = bool(arguments.get("do_classifier_free_guidance", False))
-    return EncodedPrompts(tuple(prompts), tuple(words), guided).repeated(images)
+    settings = {key: arguments[key] for key in _SETTINGS if key in arguments}
+    return EncodedPrompts(tuple(prompts), tuple(words), guided, settings).repeated(images)

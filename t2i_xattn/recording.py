@@ -14,7 +14,7 @@ from t2i_xattn.branches import CONDITIONAL, UNCONDITIONAL
 from t2i_xattn.denoiser_calls import DenoiserCalls
 from t2i_xattn.editing_processor import EditingProcessor
 from t2i_xattn.errors import UserError
-from t2i_xattn.following import FollowedRun, Spans
+from t2i_xattn.following import FollowedRun, Spans, controlnets
 from t2i_xattn.keep import Heads, Keep, Places, Steps
 from t2i_xattn.processors import wrappers
 from t2i_xattn.prompt_listener import EncodedPrompts
@@ -147,19 +147,7 @@ def _denoisers(pipe: Any, controlnet: bool, skip: bool) -> list[DenoiserCalls]:
         )
     denoisers = [DenoiserCalls(unet, "", skip)]
     if controlnet:
-        net = getattr(pipe, "controlnet", None)
-        if not isinstance(net, nn.Module):
-            raise UserError(
-                f"expected a pipeline with a ControlNet, but {type(pipe).__name__} has none; "
-                "leave controlnet=True out"
-            )
-        nets = getattr(net, "nets", None)  # of several together
-        if nets is None:
-            denoisers.append(DenoiserCalls(net, "controlnet.", skip))
-        else:
-            denoisers += [
-                DenoiserCalls(each, f"controlnet.{index}.", skip) for index, each in enumerate(nets)
-            ]
+        denoisers += [DenoiserCalls(net, prefix, skip) for prefix, net in controlnets(pipe)]
     return denoisers
 
 
@@ -194,7 +182,8 @@ class _Run(FollowedRun[DenoiserCalls]):
         steps = getattr(self.pipe, "_num_timesteps", None)
         edited = any(
             isinstance(each, EditingProcessor)
-            for _, attn in denoiser.modules
+            for of_run in self.denoisers  # so that the stream has all the sites of the trace
+            for _, attn in of_run.modules
             for each in wrappers(attn.processor)
         )
         denoiser.store.begin_run(shape, groups, steps, edited)

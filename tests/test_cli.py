@@ -209,6 +209,9 @@ class TestEdit:
             ("--replace", "Red Circle=left", "--weight", "left=2"),
             ("--box", "circle=0,0,0.5,0.5", "--weight", "red=2"),
             ("--attend", "circle, red"),
+            ("--region", "0,0,1,0.5=blue", "--region", "0,0.5,1,1=a = b", "--weight", "red=2"),
+            ("--region", "0,0,1,0.5=blue", "--attend", "circle"),
+            ("--region", "0,0,1,0.5=blue", "--replace", "red=blue"),
         ],
     )
     def test_writes_before_after_and_the_difference(
@@ -240,6 +243,11 @@ class TestEdit:
             (("--box", "circle=0,0,1"), "inside the picture"),
             (("--box", "circle=a,b,c,d"), "four numbers"),
             (("--attend", "star"), "'star'"),
+            (("--region", "0,0,1,0.5"), 'expected --region "top,left,bottom,right=text"'),
+            (("--region", "0,0,1,2=blue"), "inside the picture"),
+            (("--region", "x=blue"), "four numbers"),
+            (("--region", "0,0,1,1=red", "--region", "0,0,1,1=red"), "a text of its own"),
+            (("--region", "0,0,1,1=" + "red " * 99), "into the window of the text encoder"),
             (("--attend", "red", "--replace", "red=blue"), "do one after the other"),
             (("--replace", "red=blue", "--image", "nowhere.png"), "picture that can be read"),
         ],

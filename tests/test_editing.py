@@ -16,7 +16,7 @@ from torch import Tensor
 from torch._dynamo.testing import CompileCounter
 
 import t2i_xattn as tx
-from t2i_xattn.editing import EditSchedule
+from t2i_xattn.edit_schedule import EditSchedule
 from t2i_xattn.editing_processor import EditingProcessor
 from t2i_xattn.errors import UserError
 from t2i_xattn.interception import attention_forward

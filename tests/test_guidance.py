@@ -28,7 +28,8 @@ TINY = {"scale": 3.0, "until": 1.0}
 def word_maps(seed: int = 0, images: int = 1, size: tuple[int, int] = (6, 5)) -> WordMaps:
     torch.manual_seed(seed)
     shares = (3 * torch.randn(images, *size, 6)).softmax(-1).requires_grad_(True)
-    words = tuple(Word(text, 0, 0, (n,)) for n, text in enumerate(["red", "cat", "blue", "dog"], 1))
+    places = [(text, PROMPT.index(text)) for text in ("red", "cat", "blue", "dog")]
+    words = tuple(Word(text, at, at + len(text), (n,)) for n, (text, at) in enumerate(places, 1))
     return WordMaps(shares, (words,) * images)
 
 
@@ -37,7 +38,9 @@ LOSSES: dict[str, GuidanceLoss] = {
     "layout": Layout({"cat": BOX, "dog": (0.5, 0.5, 1.0, 1.0)}),
     "BoxDiff": BoxDiff({"cat": BOX, "dog": (0.5, 0.5, 1.0, 1.0)}),
     "binding": Binding([("red", "cat"), ("blue", "dog")]),
+    "binding of pairs that are found": Binding(),
 }
+PROMPT = "red cat, blue dog"
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -45,11 +48,11 @@ def test_following_the_gradient_lowers_the_loss(name: str) -> None:
     """And each image's loss is its own."""
     torch.manual_seed(0)
     loss, logits = LOSSES[name], 0.1 * torch.randn(2, 6, 5, 6)
-    words = word_maps(images=2).words
+    words, prompts = word_maps(images=2).words, (PROMPT, PROMPT)
     values = []
     for _ in range(30):
         logits = logits.detach().requires_grad_(True)
-        value = loss(WordMaps(logits.softmax(-1), words))
+        value = loss(WordMaps(logits.softmax(-1), words, prompts=prompts))
         assert value.shape == (2,)
         (gradient,) = torch.autograd.grad(value[0], logits)
         assert not gradient[1].any()
@@ -73,6 +76,38 @@ def test_losses_of_maps_that_are_as_wanted() -> None:
     same = WordMaps(shares[..., [0, 2, 2, 3]], words)
     assert Binding([("red", "cat")])(same).item() == pytest.approx(0, abs=1e-6)
     assert Binding([("red", "cat")])(maps).item() > 0.1
+
+
+def test_binding_finds_the_same_pairs() -> None:
+    """In each prompt its own; and what has the same noun is not kept apart."""
+    maps = word_maps(images=2)
+    given = Binding([("red", "cat"), ("blue", "dog")])
+    found = Binding()(WordMaps(maps.shares, maps.words, prompts=(PROMPT, PROMPT)))
+    assert torch.allclose(found, given(maps))
+    together = PROMPT.replace(", ", "  ")  # "red cat blue dog": three of one noun
+    one = Binding()(WordMaps(maps.shares, maps.words, prompts=(PROMPT, together)))
+    assert torch.equal(one[0], found[0])
+    alone = [Binding([(each, "dog")])(maps)[1] for each in ("red", "cat", "blue")]
+    assert torch.allclose(one[1], torch.stack(alone).sum())
+
+
+def test_binding_on_a_pipeline(pipe: Any, draw: Any) -> None:
+    loss = Binding(scale=20.0, until=1.0)
+    plain = draw(pipe, ["a red circle", "a blue circle left of red"])
+    with guide(pipe, loss):
+        found = draw(pipe, ["a red circle", "a blue circle left of red"])
+    assert all(a.tobytes() != b.tobytes() for a, b in zip(found, plain, strict=True))
+    before = state_of(pipe)
+    none = pytest.raises(UserError, match="an adjective before its noun, but found none in 'red'")
+    with none, guide(pipe, loss):
+        draw(pipe, ["a red circle", "red"])
+    with torch.no_grad():
+        text, negative = pipe.encode_prompt("a red circle", "cpu", 1, True)
+    embeddings = {"prompt_embeds": text, "negative_prompt_embeds": negative}
+    for spans in (None, {"red": [2], "circle": [3]}):
+        with pytest.raises(UserError, match="prompt as text"), guide(pipe, loss, spans=spans):
+            draw(pipe, None, **embeddings)
+    assert state_of(pipe) == before
 
 
 def test_one_update_is_the_gradient_of_the_whole_denoiser(pipe: Any) -> None:
@@ -243,6 +278,11 @@ class TestBadInput:
             (lambda: BoxDiff({"cat": (0, 0, 1, 1.5)}), "box"),
             (lambda: Binding(["red"]), "pairs="),
             (lambda: Binding([]), "pairs="),
+            (lambda: Binding("red cat"), "pairs="),
+            (lambda: Layout({"cat": "left"}), "box"),
+            (lambda: Layout({"cat": BOX}, scale=float("inf")), "finite scale"),
+            (lambda: Layout({"cat": BOX}, scale=float("nan")), "finite scale"),
+            (lambda: Layout({"cat": BOX}, enough=float("nan")), "a number as enough"),
             (lambda: AttendAndExcite(["cat"], scale=0), "scale above 0"),
             (lambda: AttendAndExcite(["cat"], until=1.5), "until above 0"),
         ],

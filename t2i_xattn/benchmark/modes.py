@@ -12,7 +12,8 @@ from torch import Tensor
 
 from t2i_xattn.benchmark.denoisers import Loop
 from t2i_xattn.editing import edit
-from t2i_xattn.edits.edit import EditContext, EditFunction
+from t2i_xattn.edits.edit import EditContext
+from t2i_xattn.edits.function import EditFunction
 from t2i_xattn.edits.weights import Reweight
 from t2i_xattn.guidance import Layout, guide
 from t2i_xattn.recording import record

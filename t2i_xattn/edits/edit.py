@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -14,6 +15,10 @@ from t2i_xattn.branches import BRANCHES, CONDITIONAL, PERTURBED
 from t2i_xattn.errors import UserError, WordNotFoundError, nearest
 from t2i_xattn.prompt import Word, find_phrase
 from t2i_xattn.sites import AttentionSite, Kind, Sites
+
+Attend = Callable[[Tensor], Tensor]
+"""What the places of the picture take from another text `(tokens, text channels)` at a site, fp32
+`(images, heads, queries, d)`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +39,7 @@ class EditContext:
         tokens: length of the text sequence; in self-attention, height · width.
         images: the images of the batch that the edit may change.
         device: where the probs are.
+        encoded: for each of the edit's `texts`, its embeddings `(tokens, text channels)`.
     """
 
     site: AttentionSite
@@ -49,6 +55,7 @@ class EditContext:
     tokens: int
     images: tuple[int, ...]
     device: torch.device
+    encoded: Mapping[str, Tensor] = field(default_factory=dict)
 
     def columns(self, phrase: str, image: int) -> tuple[int, ...]:
         """The columns of a word or phrase in the prompt of an image.
@@ -124,7 +131,8 @@ class Edit:
         if self.steps is not None:
             self._check_steps()
         for name, chosen in (("images", self.images), ("words", self.words)):
-            if isinstance(chosen, str) or (chosen is not None and not len(chosen)):
+            listed = isinstance(chosen, Collection) and not isinstance(chosen, str)
+            if chosen is not None and not (listed and len(chosen)):
                 raise UserError(f"expected {name}=[…] with at least one entry, but came {chosen!r}")
         if self.words is not None and self.kind == "self":
             raise UserError(
@@ -147,6 +155,11 @@ class Edit:
         """`branches`, as a tuple."""
         return (self.branches,) if isinstance(self.branches, str) else tuple(self.branches)
 
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """Texts beside the prompt that it looks at. Each run encodes them as its prompts."""
+        return ()
+
     def __call__(self, probs: Tensor, context: EditContext) -> Tensor:
         """fp32 `(images, heads, queries, tokens)` to the same, of one branch."""
         return self.apply(probs, self.prepare(context), context)
@@ -168,6 +181,20 @@ class Edit:
         """
         raise NotImplementedError
 
+    def mix(self, taken: Tensor, attend: Attend, prepared: Any, context: EditContext) -> Tensor:
+        """Mixes in what other texts give; asked only of an edit with `texts`, after all `apply`.
+
+        Args:
+            taken: what the places take from the prompt with the edited probs P′, that is P′ V;
+                fp32 `(images, heads, queries, d)`.
+            attend: gives the same of another text.
+            prepared: what `prepare` gave.
+
+        Returns:
+            The shape of `taken`.
+        """
+        return taken
+
     def acts_at(self, context: EditContext) -> bool:
         """Whether it acts at a site of this size."""
         return True
@@ -181,9 +208,9 @@ class Edit:
         if self.images is None:
             return tuple(range(count))
         for image in self.images:
-            if not 0 <= image < count:
+            if not isinstance(image, Integral) or not 0 <= image < count:
                 raise UserError(
-                    f"expected images from 0 to {count - 1} for {self.name}, but came {image}; "
+                    f"expected images from 0 to {count - 1} for {self.name}, but came {image!r}; "
                     f"this run has {count} in its batch"
                 )
         return tuple(self.images)
@@ -230,45 +257,6 @@ class Edit:
                 f"expected steps=(first, end) for {self.name} with first before end, as whole "
                 f"steps or as fractions from 0.0 to 1.0, but came {window!r}"
             )
-
-
-@dataclass(frozen=True, eq=False)
-class EditFunction(Edit):
-    """An edit by a function of one's own.
-
-    Compiled with the UNet like all edits. Reading `context.step` or `context.timestep` in there
-    makes a graph for each step, so use `steps=…` for a window.
-
-    Attributes:
-        function: from probs and context to probs, see `Edit.apply`.
-        attention: `"cross"`, or `"self"` for an edit of self-attention.
-
-    Example:
-        >>> def louder(probs, context):
-        ...     return probs * (1 + context.span("red"))
-        >>> with tx.edit(pipe, tx.EditFunction(louder, steps=(0, 0.5))):
-        ...     image = pipe("a red circle").images[0]
-    """
-
-    function: Callable[[Tensor, EditContext], Tensor]
-    attention: Kind = "cross"
-
-    @property
-    def kind(self) -> Kind:
-        return self.attention
-
-    @property
-    def name(self) -> str:
-        return str(getattr(self.function, "__name__", type(self.function).__name__))
-
-    def __post_init__(self) -> None:
-        if self.attention not in ("cross", "self"):
-            raise UserError(f'expected attention="cross" or "self", but came {self.attention!r}')
-        super().__post_init__()
-
-    def apply(self, probs: Tensor, prepared: Any, context: EditContext) -> Tensor:
-        # A copy, since what is changed in place would be taken for unchanged.
-        return self.function(probs.clone(), context)
 
 
 def renormalised(probs: Tensor) -> Tensor:

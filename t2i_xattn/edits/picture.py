@@ -20,12 +20,15 @@ def checked_box(box: Sequence[float]) -> tuple[float, float, float, float]:
     Raises:
         UserError: if it reaches out of the picture or is inside out.
     """
-    sides = tuple(float(each) for each in box)
+    try:
+        sides = tuple(float(each) for each in box)
+    except (TypeError, ValueError):
+        sides = ()
     top, left, bottom, right = sides if len(sides) == 4 else (1.0, 1.0, 0.0, 0.0)
     if not (0 <= top < bottom <= 1 and 0 <= left < right <= 1):
         raise UserError(
             "expected a box (top, left, bottom, right) inside the picture, from 0 to 1 with top "
-            f"above bottom and left of right, but came {tuple(box)}; y comes first"
+            f"above bottom and left of right, but came {box!r}; y comes first"
         )
     return top, left, bottom, right
 
@@ -51,6 +54,22 @@ def checked_shares(name: str, given: Any) -> Tensor:
     if not array.any():
         raise UserError(f"expected {name} with something in it, but it is 0 everywhere")
     return torch.from_numpy(array)
+
+
+def checked_region(given: Any) -> tuple[float, float, float, float] | Tensor:
+    """A box, or a mask or PIL picture as fp32 `(height, width)`, see the two above."""
+    if isinstance(given, tuple | list) and all(isinstance(each, int | float) for each in given):
+        return checked_box(given)
+    return checked_shares("a mask", given)
+
+
+def region_coverage(
+    region: tuple[float, float, float, float] | Tensor, context: EditContext
+) -> Tensor:
+    """`(height, width)` of the site: how much of each place lies in a checked region, 0 to 1."""
+    if isinstance(region, Tensor):
+        return at_site("a mask", region, context)
+    return box_coverage(region, context.height, context.width)
 
 
 def box_coverage(box: Sequence[float], height: int, width: int) -> Tensor:

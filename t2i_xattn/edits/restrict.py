@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from t2i_xattn.edits.edit import Edit, EditContext, renormalised
-from t2i_xattn.edits.picture import at_site, box_coverage, checked_box, checked_shares
+from t2i_xattn.edits.picture import checked_region, region_coverage
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,22 +35,10 @@ class Restrict(Edit):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self._is_box:
-            checked_box(self.region)
-        else:
-            checked_shares("a mask", self.region)
-
-    @property
-    def _is_box(self) -> bool:
-        return isinstance(self.region, (tuple, list)) and all(
-            isinstance(each, (int, float)) for each in self.region
-        )
+        checked_region(self.region)
 
     def prepare(self, context: EditContext) -> Any:
-        if self._is_box:
-            inside = box_coverage(checked_box(self.region), context.height, context.width)
-        else:
-            inside = at_site("a mask", checked_shares("a mask", self.region), context)
+        inside = region_coverage(checked_region(self.region), context)
         outside = (1 - inside).flatten().to(context.device)
         return 1 - outside[:, None] * context.span(self.word)
 

@@ -1,7 +1,8 @@
 """Latents moved by losses over the maps of words, while a picture is made."""
 
+from t2i_xattn.guidance.binding import Binding
 from t2i_xattn.guidance.guide import guide
-from t2i_xattn.guidance.losses import AttendAndExcite, Binding, BoxDiff, GuidanceLoss, Layout
+from t2i_xattn.guidance.losses import AttendAndExcite, BoxDiff, GuidanceLoss, Layout
 from t2i_xattn.guidance.word_maps import WordMaps
 
 __all__ = [

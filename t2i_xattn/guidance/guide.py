@@ -19,7 +19,7 @@ from t2i_xattn.frozen import frozen
 from t2i_xattn.guidance.losses import GuidanceLoss
 from t2i_xattn.guidance.shallow_pass import GuidingProcessor, rows_of, shallow_maps
 from t2i_xattn.guidance.word_maps import WordMaps
-from t2i_xattn.prompt import Word, find_phrase
+from t2i_xattn.prompt import Word
 from t2i_xattn.sites import Sites, choose_sites, walk_sites
 from t2i_xattn.sums import CallShape
 
@@ -43,21 +43,20 @@ def guide(
     up. In half precision the losses are scaled, so that small gradients do not vanish.
 
     Contexts nest with `record` and `edit`: a recording sees the pipeline's own calls only, and the
-    losses see the maps before edits. On leaving, by success or by exception, all is as it was
-    found. Whole compiled UNets are guided by what they were compiled from;
-    `compile_repeated_blocks` cannot be.
+    losses see the maps before edits. On leaving all is as it was found. Whole compiled UNets are
+    guided by what they were compiled from; `compile_repeated_blocks` cannot be.
 
     Args:
         pipe: any loaded pipeline with a cross-attending `unet` and a `scheduler`.
-        losses: `AttendAndExcite`, `Layout`, `BoxDiff`, `Binding`, or subclasses of `GuidanceLoss`.
+        losses: `AttendAndExcite`, `Layout`, `BoxDiff`, `Binding`, subclasses of `GuidanceLoss`.
         sites: the sites whose mean map is taken, all of one resolution: names, or a function of the
             `AttentionSite`. By default those whose map is nearest to 16 places on its longer side.
         spans: for prompts that are given as embeddings, the columns of each word.
 
     Raises:
         UserError: at once, for what is no loss, or sites that are not there; before the first step,
-            for words that a prompt does not have, or sites of several resolutions; during the run,
-            if gradients are not finite.
+            for words that a prompt does not have, or sites of several resolutions; in the run for
+            gradients that are not finite.
 
     Example:
         >>> with guide(pipe, AttendAndExcite(["circle", "star"])):
@@ -83,7 +82,7 @@ def guide(
 
 
 class _Schedule:
-    """Where a guided run has come to; see `following.Consumer`."""
+    """Where a guided run has come to; see `followed_denoiser.Consumer`."""
 
     def __init__(self) -> None:
         self.reset()
@@ -92,6 +91,7 @@ class _Schedule:
         self.shape: CallShape | None = None
         self.calls = 0
         self.words: tuple[tuple[Word, ...], ...] = ()
+        self.prompts: tuple[str | None, ...] = ()
         self.steps = 1
         self.branches: Mapping[str, slice] = {}
 
@@ -123,12 +123,12 @@ class _GuidedRun(FollowedRun["_GuidedDenoiser"]):
         self, denoiser: _GuidedDenoiser, shape: CallShape, branches: Mapping[str, slice]
     ) -> None:
         words = self.words(shape.images)
+        known = None if self.spans is not None else self.encoded
+        prompts = known.prompts if known is not None else (None,) * shape.images
         for loss in denoiser.losses:
-            for phrase in loss.phrases():
-                for of_image in words:
-                    find_phrase(of_image, phrase)
+            loss.check(WordMaps(torch.empty(0), words, prompts=prompts))
         schedule = denoiser.schedule
-        schedule.shape, schedule.words = shape, words
+        schedule.shape, schedule.words, schedule.prompts = shape, words, prompts
         schedule.steps = getattr(self.pipe, "_num_timesteps", None) or 1
         denoiser.choose(shape.latent_size)
 
@@ -242,7 +242,7 @@ class _GuidedDenoiser(FollowedDenoiser):
                     latents = latents.detach().requires_grad_(True)
                     own["sample"] = torch.cat([latents.to(sample.dtype), joined], dim=1)
                     shares = shallow_maps(self.denoiser, self._read, self._size, own)
-                    maps = WordMaps(shares, schedule.words, done)
+                    maps = WordMaps(shares, schedule.words, done, schedule.prompts)
                     total = latents.new_zeros(())
                     live = False
                     for loss, (most, enough) in zip(acting, limits, strict=True):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
+from math import isfinite, isnan
 
 import torch
 from torch import Tensor
@@ -38,15 +39,27 @@ class GuidanceLoss:
 
     def __post_init__(self) -> None:
         name = type(self).__name__
-        if not (self.scale > 0 and 0 < self.until <= 1 and self.iterations >= 1):
+        sound = self.scale > 0 and isfinite(self.scale) and not isnan(self.enough)
+        if not (sound and 0 < self.until <= 1 and self.iterations >= 1):
             raise UserError(
-                f"expected {name} with a scale above 0, until above 0 and at most 1, and 1 or more "
-                f"iterations, but came {self.scale}, {self.until} and {self.iterations}"
+                f"expected {name} with a finite scale above 0, until above 0 and at most 1, 1 or "
+                f"more iterations and a number as enough, but came scale={self.scale}, "
+                f"until={self.until}, iterations={self.iterations}, enough={self.enough}"
             )
 
     def phrases(self) -> list[str]:
         """The words that every prompt must have."""
         raise NotImplementedError
+
+    def check(self, maps: WordMaps) -> None:
+        """Looks before the first step whether it can act on the prompts; `maps` has no shares yet.
+
+        Raises:
+            UserError: if a prompt has not what it acts on.
+        """
+        for image in range(len(maps.words)):
+            for phrase in self.phrases():
+                maps.columns(phrase, image)
 
     def __call__(self, maps: WordMaps) -> Tensor:
         """The loss of each image, `(images,)`."""
@@ -185,59 +198,6 @@ class BoxDiff(Layout):
         if not near.any():  # the box spans the whole axis
             return projection.sum(dim=1) * 0
         return (projection - target).abs()[:, near].mean(dim=1)
-
-
-@dataclass(frozen=True, eq=False)
-class Binding(GuidanceLoss):
-    """An adjective looks where its noun does, and not where other words do.
-
-    Rassin et al., "Linguistic Binding in Diffusion Models: Enhancing Attribute Correspondence
-    through Attention Map Alignment" (SynGen), arXiv 2306.08877, eq. 2 to 4: the symmetric
-    Kullback-Leibler distance of the two maps as distributions over the places, minus the mean
-    distance to the words of the other pairs.
-
-    Attributes:
-        pairs: adjectives with their nouns.
-    """
-
-    pairs: Sequence[tuple[str, str]]
-    _: KW_ONLY
-    enough: float = float("-inf")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        wrong = not self.pairs or any(
-            isinstance(pair, str) or len(pair) != 2 for pair in self.pairs
-        )
-        if wrong:
-            raise UserError(
-                f"expected pairs=[(adjective, noun), …] with at least one, but came {self.pairs!r}"
-            )
-
-    def phrases(self) -> list[str]:
-        return [word for pair in self.pairs for word in pair]
-
-    def __call__(self, maps: WordMaps) -> Tensor:
-        total = maps.shares.new_zeros(len(maps.words))
-        flat = {word: normalised(maps.of(word)).flatten(1) for word in self.phrases()}
-        for pair in self.pairs:
-            adjective, noun = (flat[word] for word in pair)
-            total = total + _distance(adjective, noun)
-            others = [each for word, each in flat.items() if word not in pair]
-            if others:
-                apart = [
-                    (_distance(adjective, each) + _distance(noun, each)) / 2 for each in others
-                ]
-                total = total - torch.stack(apart).mean(dim=0)
-        return total
-
-
-def _distance(one: Tensor, other: Tensor) -> Tensor:
-    """Symmetric Kullback-Leibler distance of distributions `(images, places)`."""
-    log_one, log_other = one.clamp_min(1e-12).log(), other.clamp_min(1e-12).log()
-    forth = (one * (log_one - log_other)).sum(dim=1)
-    back = (other * (log_other - log_one)).sum(dim=1)
-    return (forth + back) / 2
 
 
 def _smoothed(maps: Tensor) -> Tensor:

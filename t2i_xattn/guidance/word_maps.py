@@ -21,11 +21,13 @@ class WordMaps:
             over the tokens.
         words: for each image, the words of its prompt.
         steps_done: the part of the run that lies behind, 0 to 1.
+        prompts: each image's prompt as text; None where it was given as embeddings or in spans.
     """
 
     shares: Tensor
     words: tuple[tuple[Word, ...], ...]
     steps_done: float = 0.0
+    prompts: tuple[str | None, ...] = ()
 
     @property
     def size(self) -> tuple[int, int]:

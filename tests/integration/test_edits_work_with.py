@@ -64,6 +64,64 @@ def test_runs_that_follow_each_other_where_only_the_text_encoder_is_heard() -> N
     assert steps == [step for _ in range(2) for step in range(3) for _ in range(sites)]
 
 
+def test_texts_of_one_s_own_take_a_pipeline_that_encodes_them() -> None:
+    pipe, draw = WORKS_WITH["SDXL of Modular Diffusers"]()
+    match = "with `encode_prompt` to encode other texts with, but came StableDiffusionXL"
+    regions = {"a blue circle": (0, 0, 1, 0.5)}
+    with pytest.raises(UserError, match=match), tx.edit(pipe, tx.RegionalPrompts(regions)):
+        draw()
+
+
+def test_the_sites_of_a_controlnet_in_guess_mode() -> None:
+    """It sees the conditional half only, and its sites go by names of their own."""
+    pipe, draw = WORKS_WITH["ControlNet in guess mode"]()
+    branches = ["conditional", "unconditional"]
+    seen = []
+    watch = tx.EditFunction(
+        lambda probs, context: seen.append((context.site.name, context.branch)) or probs,
+        branches=branches,
+    )
+    with tx.edit(pipe, watch, controlnet=True):
+        draw()
+    assert {branch for name, branch in seen if name.startswith("controlnet.")} == {"conditional"}
+    assert {branch for name, branch in seen if not name.startswith("controlnet.")} == {*branches}
+
+
+@pytest.mark.parametrize("name", ["ControlNet", "ControlNet in guess mode"])
+def test_only_a_controlnet_is_edited(name: str) -> None:
+    pipe, draw = WORKS_WITH[name]()
+    plain = draw()
+    before, inside = state_of(pipe), dict(pipe.controlnet.attn_processors)
+    drop = tx.Drop("red", sites=lambda site: site.name.startswith("controlnet."))
+    with tx.record(pipe, controlnet=True) as trace, tx.edit(pipe, drop, controlnet=True):
+        drawn = draw()
+    assert not np.allclose(drawn, plain, atol=1e-5)
+    for site in trace.sites:
+        red = trace.to_numpy("edited")[site.name][..., list(trace.words[1].columns)]
+        assert red.any() != site.name.startswith("controlnet.")
+    assert 0 < trace.heatmap("red", stream="edited").share < trace.heatmap("red").share
+    assert state_of(pipe) == before
+    assert dict(pipe.controlnet.attn_processors) == inside
+    assert draw().tobytes() == plain.tobytes()
+
+
+def test_a_controlnet_is_edited_only_on_request() -> None:
+    pipe, draw = WORKS_WITH["ControlNet"]()
+    sites = []
+    with tx.edit(pipe, lambda probs, context: sites.append(context.site.name) or probs):
+        draw()
+    assert sites
+    assert not any(name.startswith("controlnet.") for name in sites)
+    wrong = tx.Drop("red", sites=["controlnet.mid_block"])
+    with pytest.raises(UserError, match="the name of a site"), tx.edit(pipe, wrong):
+        pass
+    with (
+        pytest.raises(UserError, match="with a ControlNet, but StableDiffusionPipeline has none"),
+        tx.edit(WORKS_WITH["guidance off"]()[0], tx.Drop("red"), controlnet=True),
+    ):
+        pass
+
+
 def test_self_attention_beside_perturbed_attention() -> None:
     """Its processors come into the place of ours during the run; what they do cannot be edited."""
     pipe, draw = WORKS_WITH["perturbed-attention guidance"]()

@@ -10,32 +10,44 @@ import numpy as np
 import pytest
 import torch
 from conftest import make_pipeline
-from diffusers import DiffusionPipeline, StableDiffusionPipeline
+from diffusers import DiffusionPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline
+from tiny_pipelines import make_sdxl
 
 import t2i_xattn as tx
 
 FOLDER = Path(__file__).parents[2] / "pipelines"
 BOX = (0.0, 0.0, 0.5, 0.5)
-GUIDED = {
-    "attend_and_excite": {"words": ["red", "circle"]},
-    "layout": {"boxes": {"circle": BOX}},
+FAMILIES = {"": make_pipeline, "xl_": make_sdxl}
+STEERED = {
+    f"{family}{name}": more
+    for family in FAMILIES
+    for name, more in {
+        "attend_and_excite": {"words": ["red", "circle"]},
+        "layout": {"boxes": {"circle": BOX}},
+        "regional": {"regions": {"blue": BOX}},
+    }.items()
 }
 SWAP = ["a red circle", "a blue circle"]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model")
-    make_pipeline().save_pretrained(folder)
-    return folder
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folders = {family: tmp_path_factory.mktemp("model") for family in FAMILIES}
+    for family, make in FAMILIES.items():
+        make().save_pretrained(folders[family])
+    return folders
+
+
+def family_of(name: str) -> str:
+    return "xl_" if name.startswith("xl_") else ""
 
 
 @pytest.fixture(scope="module")
-def load(folder: Path) -> Any:
+def load(folders: dict[str, Path]) -> Any:
     def load(name: str, **options: Any) -> Any:
         file = FOLDER / f"stable_diffusion_{name}.py"
         pipe = DiffusionPipeline.from_pretrained(
-            folder, custom_pipeline=str(file), trust_remote_code=True, **options
+            folders[family_of(name)], custom_pipeline=str(file), trust_remote_code=True, **options
         )
         pipe.set_progress_bar_config(disable=True)
         return pipe
@@ -48,10 +60,11 @@ def options(**changes: Any) -> dict[str, Any]:
     return {"num_inference_steps": 5, "generator": generator, "output_type": "np"} | changes
 
 
-@pytest.mark.parametrize("name", [*GUIDED, "prompt_to_prompt"])
+@pytest.mark.parametrize("name", [*STEERED, "prompt_to_prompt", "xl_prompt_to_prompt"])
 def test_arguments_begin_with_the_stock_pipeline_s(load: Any, name: str) -> None:
     ours = inspect.signature(type(load(name)).__call__).parameters
-    stock = inspect.signature(StableDiffusionPipeline.__call__).parameters
+    family = StableDiffusionXLPipeline if family_of(name) else StableDiffusionPipeline
+    stock = inspect.signature(family.__call__).parameters
     names = [each for each in stock if each != "kwargs"]
     assert list(ours)[: len(names)] == names
     for each in names[1:]:
@@ -59,22 +72,24 @@ def test_arguments_begin_with_the_stock_pipeline_s(load: Any, name: str) -> None
     assert all(each.default is not each.empty for each in list(ours.values())[1:])
 
 
-@pytest.mark.parametrize("name", GUIDED)
-class TestGuided:
-    def test_without_anything_to_guide_by_it_is_the_stock_pipeline(
+@pytest.mark.parametrize("name", STEERED)
+class TestSteered:
+    def test_without_anything_to_steer_by_it_is_the_stock_pipeline(
         self, load: Any, name: str
     ) -> None:
-        stock = make_pipeline()(["a red circle", "blue"], **options()).images
+        stock = FAMILIES[family_of(name)]()(["a red circle", "blue"], **options()).images
         assert np.array_equal(load(name)(["a red circle", "blue"], **options()).images, stock)
 
-    def test_guides_batches_and_leaves_nothing_behind(self, load: Any, name: str) -> None:
+    def test_steers_batches_and_leaves_nothing_behind(self, load: Any, name: str) -> None:
         pipe = load(name)
         processors = dict(pipe.unet.attn_processors)
         prompts = ["a red circle", "red circle"]
-        stock = make_pipeline()(prompts, num_images_per_prompt=2, **options()).images
-        found = pipe(prompts, num_images_per_prompt=2, **GUIDED[name], **options()).images
+        stock = FAMILIES[family_of(name)]()(prompts, num_images_per_prompt=2, **options()).images
+        found = pipe(prompts, num_images_per_prompt=2, **STEERED[name], **options()).images
         assert found.shape == stock.shape
-        assert all(not np.allclose(a, b, atol=1e-3) for a, b in zip(found, stock, strict=True))
+        assert all(
+            not np.allclose(a, b, rtol=0, atol=1e-5) for a, b in zip(found, stock, strict=True)
+        )
         assert dict(pipe.unet.attn_processors) == processors
         again = pipe(prompts, num_images_per_prompt=2, **options()).images
         assert np.array_equal(again, stock)
@@ -86,12 +101,12 @@ class TestGuided:
             seen.append(step)
             return tensors
 
-        more = GUIDED[name]
+        more = STEERED[name]
         output = pipe("a red circle", callback_on_step_end=callback, **more, **options())
         assert seen == list(range(5))
-        images, unsafe = pipe("a red circle", return_dict=False, **more, **options())
+        images, *unsafe = pipe("a red circle", return_dict=False, **more, **options())
         assert np.array_equal(images, output.images)
-        assert unsafe == output.nsfw_content_detected
+        assert unsafe == ([] if family_of(name) else [output.nsfw_content_detected])
         (pil,) = pipe("a red circle", **more, **options(output_type="pil")).images
         assert pil.size == (64, 64)
         pipe.save_pretrained(tmp_path)
@@ -105,7 +120,7 @@ class TestGuided:
     @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
     def test_half_precision(self, load: Any, name: str, dtype: torch.dtype) -> None:
         pipe = load(name, dtype=dtype)
-        assert np.isfinite(pipe("a red circle", **GUIDED[name], **options()).images).all()
+        assert np.isfinite(pipe("a red circle", **STEERED[name], **options()).images).all()
 
 
 def test_boxes_by_another_method(load: Any) -> None:
@@ -118,19 +133,32 @@ def test_boxes_by_another_method(load: Any) -> None:
         pipe("a red circle", box_method="x", **boxes, **options())
 
 
-class TestPromptToPrompt:
-    def test_the_source_is_the_stock_picture(self, load: Any) -> None:
-        pipe = load("prompt_to_prompt")
-        stock = make_pipeline()("a red circle", **options()).images
+@pytest.mark.parametrize("name", ["regional", "xl_regional"])
+def test_regions_equal_the_edit(load: Any, name: str) -> None:
+    regions = {"blue": BOX, "a blue circle": np.eye(8, dtype=bool)}
+    found = load(name)("a red circle", regions=regions, base_weight=0.5, **options()).images
+    pipe = FAMILIES[family_of(name)]()
+    with tx.edit(pipe, tx.RegionalPrompts(regions, base_weight=0.5)):
+        expected = pipe("a red circle", **options()).images
+    assert np.allclose(found, expected, rtol=0, atol=1e-5)
+    with pytest.raises(tx.UserError, match="base_weight from 0 to 1"):
+        load(name)("a red circle", regions=regions, base_weight=2.0, **options())
+
+
+@pytest.mark.parametrize("name", ["prompt_to_prompt", "xl_prompt_to_prompt"])
+class TestPromptToPromptOfAFamily:
+    def test_the_source_is_the_stock_picture(self, load: Any, name: str) -> None:
+        pipe = load(name)
+        stock = FAMILIES[family_of(name)]()("a red circle", **options()).images
         found = pipe(SWAP, **options()).images
-        assert np.allclose(found[0], stock[0], atol=1e-4)
-        assert not np.allclose(found[1], stock[0], atol=1e-3)
+        assert np.allclose(found[0], stock[0], rtol=0, atol=1e-4)
+        assert not np.allclose(found[1], stock[0], rtol=0, atol=1e-4)
         dict_, tuple_ = pipe(SWAP, **options()), pipe(SWAP, return_dict=False, **options())
         assert np.array_equal(dict_.images, tuple_[0])
 
-    def test_equals_the_edits(self, load: Any) -> None:
-        found = load("prompt_to_prompt")(SWAP, weights={"blue": 2.0}, **options()).images
-        pipe = make_pipeline()
+    def test_equals_the_edits(self, load: Any, name: str) -> None:
+        found = load(name)(SWAP, weights={"blue": 2.0}, **options()).images
+        pipe = FAMILIES[family_of(name)]()
         noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(1))
         edits = (
             tx.Replace(steps=(0, 0.8)),
@@ -141,13 +169,19 @@ class TestPromptToPrompt:
             expected = pipe(SWAP, latents=noise.repeat(2, 1, 1, 1), **options()).images
         assert np.array_equal(found, expected)
 
-    def test_refined_prompts(self, load: Any) -> None:
+    def test_refined_prompts(self, load: Any, name: str) -> None:
         prompts = ["a circle", "a red circle of blue"]
-        found = load("prompt_to_prompt")(prompts, refine=True, **options()).images
+        found = load(name)(prompts, refine=True, **options()).images
         assert len(found) == 2
         with pytest.raises(tx.UserError, match="as many words"):
-            load("prompt_to_prompt")(prompts, **options())
+            load(name)(prompts, **options())
 
+    def test_blends_by_argument(self, load: Any, name: str) -> None:
+        found = load(name)(SWAP, blend=("red", "blue"), **options()).images
+        assert np.isfinite(found).all()
+
+
+class TestPromptToPrompt:
     def test_blend_keeps_the_source_outside(self) -> None:
         pipe, swaps = make_pipeline(), {"red": "blue"}
         noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(1))
@@ -159,10 +193,6 @@ class TestPromptToPrompt:
                 latents = pipe(SWAP, callback_on_step_end=blend, **run).images
             masks.append((latents[1] == latents[0]).all(0).float().mean())
         assert 0 <= masks[0] < masks[1] <= masks[2] < 1
-
-    def test_blends_by_argument(self, load: Any) -> None:
-        found = load("prompt_to_prompt")(SWAP, blend=("red", "blue"), **options()).images
-        assert np.isfinite(found).all()
 
     def test_bad_input(self, load: Any) -> None:
         pipe = load("prompt_to_prompt")

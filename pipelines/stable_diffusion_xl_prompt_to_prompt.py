@@ -1,0 +1,185 @@
+"""SDXL that edits a picture by its prompt: prompt-to-prompt (arXiv 2208.01626).
+
+Load it over any SDXL model::
+
+    from diffusers import DiffusionPipeline
+
+    pipe = DiffusionPipeline.from_pretrained(
+        folder,
+        custom_pipeline="pipelines/stable_diffusion_xl_prompt_to_prompt.py",
+        trust_remote_code=True,
+    )
+    prompts = ["a red circle left of a blue square", "a red star left of a blue square"]
+    circle, star = pipe(prompts, swaps={"circle": "star"}).images
+
+It needs the package ``t2i-xattn``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from diffusers import StableDiffusionXLPipeline
+from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
+from diffusers.image_processor import PipelineImageInput
+from diffusers.pipelines.stable_diffusion_xl import StableDiffusionXLPipelineOutput
+
+import t2i_xattn
+
+
+class StableDiffusionXLPromptToPromptPipeline(StableDiffusionXLPipeline):
+    """The stock pipeline under :func:`t2i_xattn.edit`; the first prompt is the source."""
+
+    def __call__(
+        self,
+        prompt: str | list[str] | None = None,
+        prompt_2: str | list[str] | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        num_inference_steps: int = 50,
+        timesteps: list[int] | None = None,
+        sigmas: list[float] | None = None,
+        denoising_end: float | None = None,
+        guidance_scale: float = 5.0,
+        negative_prompt: str | list[str] | None = None,
+        negative_prompt_2: str | list[str] | None = None,
+        num_images_per_prompt: int | None = 1,
+        eta: float = 0.0,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        latents: torch.Tensor | None = None,
+        prompt_embeds: torch.Tensor | None = None,
+        negative_prompt_embeds: torch.Tensor | None = None,
+        pooled_prompt_embeds: torch.Tensor | None = None,
+        negative_pooled_prompt_embeds: torch.Tensor | None = None,
+        ip_adapter_image: PipelineImageInput | None = None,
+        ip_adapter_image_embeds: list[torch.Tensor] | None = None,
+        output_type: str | None = "pil",
+        return_dict: bool = True,
+        cross_attention_kwargs: dict[str, Any] | None = None,
+        guidance_rescale: float = 0.0,
+        original_size: tuple[int, int] | None = None,
+        crops_coords_top_left: tuple[int, int] = (0, 0),
+        target_size: tuple[int, int] | None = None,
+        negative_original_size: tuple[int, int] | None = None,
+        negative_crops_coords_top_left: tuple[int, int] = (0, 0),
+        negative_target_size: tuple[int, int] | None = None,
+        clip_skip: int | None = None,
+        callback_on_step_end: Callable[[Any, int, int, dict[str, Any]], dict[str, Any]]
+        | PipelineCallback
+        | MultiPipelineCallbacks
+        | None = None,
+        callback_on_step_end_tensor_inputs: list[str] = ["latents"],  # noqa: B006  as diffusers
+        refine: bool = False,
+        swaps: Mapping[str, str] | None = None,
+        weights: Mapping[str, float] | None = None,
+        blend: tuple[str, str] | None = None,
+        cross_replace_steps: float = 0.8,
+        self_replace_steps: float = 0.4,
+    ) -> StableDiffusionXLPipelineOutput | tuple[Any, ...]:
+        """Arguments as for ``StableDiffusionXLPipeline``, and:
+
+        Args:
+            prompt: the source and one or more targets. They start from the same noise, unless
+                ``latents`` or a list of generators says otherwise.
+            refine: whether words were added; else they were swapped, one for one or as ``swaps``
+                says.
+            swaps: words or phrases of the source and what stands for each in the targets.
+            weights: of words in the targets; 1 changes nothing.
+            blend: a word of the source and one of the targets; outside of where they act, the
+                targets keep the source's latents.
+            cross_replace_steps: the part of the run in which the targets have the source's maps.
+            self_replace_steps: the part in which they have its self-attention.
+
+        Returns:
+            The stock output, the source's picture first.
+
+        Raises:
+            UserError: for prompts that cannot be aligned, words that are not there, one prompt.
+        """
+        if not isinstance(prompt, list) or len(prompt) < 2:
+            raise t2i_xattn.UserError(
+                f"expected prompt=[source, target, …], but came {prompt!r}; give the source first"
+            )
+        if (num_images_per_prompt or 1) > 1:
+            raise t2i_xattn.UserError(
+                "expected one image a prompt, since the targets look at the source's in their "
+                f"batch, but came num_images_per_prompt={num_images_per_prompt}; call it several "
+                "times"
+            )
+        if latents is None and not isinstance(generator, list):
+            latents = self._same_noise(prompt, height, width, generator)
+        steps = (0, float(cross_replace_steps))
+        edits: list[Any] = [
+            t2i_xattn.Refine(steps=steps) if refine else t2i_xattn.Replace(swaps, steps=steps)
+        ]
+        if self_replace_steps > 0:
+            edits.append(t2i_xattn.SelfReplace(steps=(0, float(self_replace_steps))))
+        targets = list(range(1, len(prompt)))
+        for word, weight in (weights or {}).items():
+            edits.append(t2i_xattn.Reweight(word, weight, images=targets))
+        with ExitStack() as stack:
+            stack.enter_context(t2i_xattn.edit(self, *edits))
+            if blend is not None:
+                if callback_on_step_end is not None:
+                    raise t2i_xattn.UserError(
+                        "expected blend or callback_on_step_end, but came both; call "
+                        "t2i_xattn.LocalBlend in a callback of your own"
+                    )
+                trace = stack.enter_context(t2i_xattn.record(self))
+                callback_on_step_end = t2i_xattn.LocalBlend(trace, *blend)
+            return super().__call__(
+                prompt=prompt,
+                prompt_2=prompt_2,
+                height=height,
+                width=width,
+                num_inference_steps=num_inference_steps,
+                timesteps=timesteps,
+                sigmas=sigmas,
+                denoising_end=denoising_end,
+                guidance_scale=guidance_scale,
+                negative_prompt=negative_prompt,
+                negative_prompt_2=negative_prompt_2,
+                num_images_per_prompt=num_images_per_prompt,
+                eta=eta,
+                generator=generator,
+                latents=latents,
+                prompt_embeds=prompt_embeds,
+                negative_prompt_embeds=negative_prompt_embeds,
+                pooled_prompt_embeds=pooled_prompt_embeds,
+                negative_pooled_prompt_embeds=negative_pooled_prompt_embeds,
+                ip_adapter_image=ip_adapter_image,
+                ip_adapter_image_embeds=ip_adapter_image_embeds,
+                output_type=output_type,
+                return_dict=return_dict,
+                cross_attention_kwargs=cross_attention_kwargs,
+                guidance_rescale=guidance_rescale,
+                original_size=original_size,
+                crops_coords_top_left=crops_coords_top_left,
+                target_size=target_size,
+                negative_original_size=negative_original_size,
+                negative_crops_coords_top_left=negative_crops_coords_top_left,
+                negative_target_size=negative_target_size,
+                clip_skip=clip_skip,
+                callback_on_step_end=callback_on_step_end,
+                callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs,
+            )
+
+    def _same_noise(
+        self, prompts: list[str], height: int | None, width: int | None, generator: Any
+    ) -> torch.Tensor:
+        """Latents that are the same for every prompt."""
+        side = self.unet.config.sample_size * self.vae_scale_factor
+        one = self.prepare_latents(
+            1,
+            self.unet.config.in_channels,
+            height or side,
+            width or side,
+            self.unet.dtype,
+            self._execution_device,
+            generator,
+        )
+        # The pipeline multiplies them by the sampler's own deviation once more.
+        return (one / self.scheduler.init_noise_sigma).repeat(len(prompts), 1, 1, 1)

@@ -1,0 +1,52 @@
+"""An edit by a function of one's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from t2i_xattn.edits.edit import Edit, EditContext
+from t2i_xattn.errors import UserError
+from t2i_xattn.sites import Kind
+
+
+@dataclass(frozen=True, eq=False)
+class EditFunction(Edit):
+    """An edit by a function of one's own.
+
+    Compiled with the UNet like all edits. Reading `context.step` or `context.timestep` in there
+    makes a graph for each step, so use `steps=…` for a window.
+
+    Attributes:
+        function: from probs and context to probs, see `Edit.apply`.
+        attention: `"cross"`, or `"self"` for an edit of self-attention.
+
+    Example:
+        >>> def louder(probs, context):
+        ...     return probs * (1 + context.span("red"))
+        >>> with tx.edit(pipe, tx.EditFunction(louder, steps=(0, 0.5))):
+        ...     image = pipe("a red circle").images[0]
+    """
+
+    function: Callable[[Tensor, EditContext], Tensor]
+    attention: Kind = "cross"
+
+    @property
+    def kind(self) -> Kind:
+        return self.attention
+
+    @property
+    def name(self) -> str:
+        return str(getattr(self.function, "__name__", type(self.function).__name__))
+
+    def __post_init__(self) -> None:
+        if self.attention not in ("cross", "self"):
+            raise UserError(f'expected attention="cross" or "self", but came {self.attention!r}')
+        super().__post_init__()
+
+    def apply(self, probs: Tensor, prepared: Any, context: EditContext) -> Tensor:
+        # A copy, since what is changed in place would be taken for unchanged.
+        return self.function(probs.clone(), context)
