@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         BoxDiff,
         GuidanceLoss,
         Layout,
+        Segregation,
         guide,
     )
     from t2i_xattn.interception import InterceptingProcessor, attention_forward
@@ -64,6 +65,7 @@ __all__ = [
     "Replace",
     "Restrict",
     "Reweight",
+    "Segregation",
     "SelfReplace",
     "SwapMaps",
     "Temperature",
@@ -105,6 +107,7 @@ _HOMES = {
     "Replace": "edits.prompt_to_prompt",
     "Restrict": "edits.restrict",
     "Reweight": "edits.weights",
+    "Segregation": "guidance",
     "SelfReplace": "edits.prompt_to_prompt",
     "SwapMaps": "edits.maps",
     "Temperature": "edits.distribution",

@@ -2,6 +2,7 @@
 
 from t2i_xattn.guidance.guide import guide
 from t2i_xattn.guidance.losses import AttendAndExcite, Binding, BoxDiff, GuidanceLoss, Layout
+from t2i_xattn.guidance.segregation import Segregation
 from t2i_xattn.guidance.word_maps import WordMaps
 
 __all__ = [
@@ -10,6 +11,7 @@ __all__ = [
     "BoxDiff",
     "GuidanceLoss",
     "Layout",
+    "Segregation",
     "WordMaps",
     "guide",
 ]

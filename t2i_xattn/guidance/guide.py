@@ -199,7 +199,11 @@ class _GuidedDenoiser(FollowedDenoiser):
                 )
             step = schedule.calls - 1
             done = min(step / schedule.steps, 1.0)
-            acting = [loss for loss in self.losses if done < loss.until]
+            acting = [
+                loss
+                for loss in self.losses
+                if done < loss.until and loss.enough_at(done, step, schedule.steps)[0]
+            ]
             if acting:
                 self.moved = self._guided(given, acting, step, done)
         if self.moved is None:
