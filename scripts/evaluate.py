@@ -17,6 +17,7 @@ from t2i_xattn.evaluation import report, steering
 from t2i_xattn.evaluation.inversions import evaluate_inversions
 from t2i_xattn.evaluation.judging import SPOILINGS, JudgeAccuracy, judge_accuracy
 from t2i_xattn.evaluation.maps import TIMESTEPS, evaluate_maps
+from t2i_xattn.evaluation.painting import Painting
 from t2i_xattn.evaluation.pictures import Keep, judge_prompts, picture_figures
 from t2i_xattn.evaluation.prompts import Prompt, benchmark_prompts
 from t2i_xattn.evaluation.recall import SHAPES_RECIPE, evaluate_recall
@@ -213,23 +214,34 @@ def inversions(
 @app.command()
 def edits(
     model: Model = None,
+    only: Annotated[
+        str, typer.Option(help=f"What is measured, of: {', '.join(steering.PARTS)}.")
+    ] = ",".join(steering.PARTS),
     steps: Steps = 25,
     guidance: Guidance = 5.0,
-    limit: Annotated[int, typer.Option(min=1, help="Prompts of each measurement.")] = 100,
+    batch: Batch = 12,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="A quick run: prompts or cases of each measurement.")
+    ] = None,
     json: Json = None,
     device: Device = "cpu",
 ) -> None:
     """Whether edits and guidance do what they say, judged on the pictures."""
-    settings = {"model": model, "steps": steps, "guidance": guidance, "limit": limit}
+    names = [each.strip() for each in only.split(",")]
+    parts = steering.chosen_parts(names)  # a name that is none is told before a model is loaded
+    settings = {
+        "model": model,
+        "only": names,
+        "steps": steps,
+        "guidance": guidance,
+        "limit": limit,
+    }
 
     def measure() -> dict[str, Any]:
-        painting = steering.Painting(_load(model, device), steps, guidance)
-        prompts = steering.distinct(benchmark_prompts()["pairs"])[:limit]
-        figures: dict[str, dict[str, Any]] = {
-            "replace a colour": steering.evaluate_replace(painting, prompts),
-            "boxes": steering.evaluate_boxes(painting, prompts),
-            "Attend-and-Excite": steering.evaluate_excite(painting, prompts),
-        }
+        painting = Painting(_load(model, device), steps, guidance, batch)
+        figures: steering.Figures = {}
+        for part in parts:
+            figures = {**figures, **part(painting, limit)}
         Console().print(report.steering_table(figures))
         return {"edits": report.plain_figures(figures)}
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         BoxDiff,
         GuidanceLoss,
         Layout,
+        Segregation,
         guide,
     )
     from t2i_xattn.interception import InterceptingProcessor, attention_forward
@@ -67,6 +68,7 @@ __all__ = [
     "Replace",
     "Restrict",
     "Reweight",
+    "Segregation",
     "SelfReplace",
     "SwapMaps",
     "Temperature",
@@ -109,6 +111,7 @@ _HOMES = {
     "Replace": "edits.prompt_to_prompt",
     "Restrict": "edits.restrict",
     "Reweight": "edits.weights",
+    "Segregation": "guidance",
     "SelfReplace": "edits.prompt_to_prompt",
     "SwapMaps": "edits.maps",
     "Temperature": "edits.distribution",

@@ -13,7 +13,16 @@ from conftest import make_pipeline, state_of
 from tiny_pipelines import make_sdxl, noise_picture, of_class, runner
 from torch import Tensor
 
-from t2i_xattn import AttendAndExcite, Binding, BoxDiff, GuidanceLoss, Layout, guide, record
+from t2i_xattn import (
+    AttendAndExcite,
+    Binding,
+    BoxDiff,
+    GuidanceLoss,
+    Layout,
+    Segregation,
+    guide,
+    record,
+)
 from t2i_xattn.errors import UserError, WordNotFoundError
 from t2i_xattn.guidance import WordMaps
 from t2i_xattn.prompt import Word
@@ -39,6 +48,7 @@ LOSSES: dict[str, GuidanceLoss] = {
     "BoxDiff": BoxDiff({"cat": BOX, "dog": (0.5, 0.5, 1.0, 1.0)}),
     "binding": Binding([("red", "cat"), ("blue", "dog")]),
     "binding of pairs that are found": Binding(),
+    "segregation": Segregation(["red", "cat", "dog"]),
 }
 PROMPT = "red cat, blue dog"
 
@@ -76,6 +86,25 @@ def test_losses_of_maps_that_are_as_wanted() -> None:
     same = WordMaps(shares[..., [0, 2, 2, 3]], words)
     assert Binding([("red", "cat")])(same).item() == pytest.approx(0, abs=1e-6)
     assert Binding([("red", "cat")])(maps).item() > 0.1
+    assert Segregation(["red", "cat"])(same).item() == pytest.approx(0.5)
+    apart = shares[..., [0, 2, 2, 3]].clone()
+    apart[..., 1] = 1 - apart[..., 2]
+    assert Segregation(["red", "cat"])(WordMaps(apart, words)).item() < 1e-3
+
+
+def test_a_loss_that_acts_at_its_checks_only() -> None:
+    loss = Segregation(["red", "cat"], iterations=0, checks=[(0.2, 0.2), (0.4, 0.1)], refinements=7)
+    found = [loss.enough_at(step / 10, step, 10) for step in range(10)]
+    assert {step: each for step, each in enumerate(found) if each[0]} == {2: (7, 0.2), 4: (7, 0.1)}
+    assert Segregation(["red", "cat"]).enough_at(0.2, 2, 10) == (1, 0.0)
+
+
+def test_shares_themselves_are_excited() -> None:
+    shares = torch.full((1, 8, 8, 4), 0.1)
+    shares[..., 2] = 0.3
+    words = ((Word("red", 0, 0, (1,)), Word("cat", 0, 0, (2,))),)
+    loss = AttendAndExcite(["red", "cat"], softmax=False)
+    assert loss(WordMaps(shares, words)).item() == pytest.approx(0.9)
 
 
 def test_binding_finds_the_same_pairs() -> None:
@@ -276,6 +305,8 @@ class TestBadInput:
             (lambda: Layout({}), "boxes="),
             (lambda: Layout({"cat": (0.5, 0, 0.2, 1)}), "box"),
             (lambda: BoxDiff({"cat": (0, 0, 1, 1.5)}), "box"),
+            (lambda: Segregation("cat"), "words="),
+            (lambda: Segregation(["cat"]), "at least two"),
             (lambda: Binding(["red"]), "pairs="),
             (lambda: Binding([]), "pairs="),
             (lambda: Binding("red cat"), "pairs="),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,10 +26,13 @@ class LocalBlend:
 
     Attributes:
         trace: of a `record` context around the run.
-        source_word: a word or phrase of the source's prompt, image 0 of the batch.
+        source_word: a word or phrase of the source's prompt. For another colour too, take the
+            noun, where nouns stand on their objects and adjectives do not.
         target_word: what stands for it in the other prompts.
         threshold: 0 to 1; 0.3 as in the authors' code.
         start: the part of the run after which it begins.
+        source: the image of the batch that is the source.
+        images: those that are blended with it; by default all others.
 
     Example:
         >>> with tx.edit(pipe, tx.Replace()), tx.record(pipe) as trace:
@@ -41,6 +45,8 @@ class LocalBlend:
     target_word: str
     threshold: float = 0.3
     start: float = 0.2
+    source: int = 0
+    images: Sequence[int] | None = None
 
     def __post_init__(self) -> None:
         if not (0 < self.threshold < 1 and 0 <= self.start < 1):
@@ -53,19 +59,26 @@ class LocalBlend:
         self, pipe: Any, step: int, timestep: Any, tensors: dict[str, Tensor]
     ) -> dict[str, Tensor]:
         latents = tensors["latents"]
-        if len(latents) < 2:
-            raise UserError(
-                "expected a source and other images in one batch to blend, but came 1; run "
-                "pipe([source prompt, target prompt])"
-            )
+        images = self._targets(len(latents))
         if step + 1 < math.ceil(self.start * pipe.num_timesteps):
             return {"latents": latents}
-        source = self._mask(self.source_word, 0, latents)
+        source = self._mask(self.source_word, self.source, latents)
         blended = latents.clone()
-        for image in range(1, len(latents)):
+        for image in images:
             alpha = torch.maximum(source, self._mask(self.target_word, image, latents))
-            blended[image] = torch.where(alpha, latents[image], latents[0])
+            blended[image] = torch.where(alpha, latents[image], latents[self.source])
         return {"latents": blended}
+
+    def _targets(self, count: int) -> list[int]:
+        chosen = range(count) if self.images is None else self.images
+        images = [image for image in chosen if image != self.source]
+        if not images or not all(0 <= image < count for image in (self.source, *images)):
+            raise UserError(
+                "expected a source and other images in one batch to blend, but came "
+                f"{count} with source={self.source} and images={self.images}; run "
+                "pipe([source prompt, target prompt])"
+            )
+        return images
 
     def _mask(self, word: str, image: int, latents: Tensor) -> Tensor:
         """bool `(height, width)` of the latents."""

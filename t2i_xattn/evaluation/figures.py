@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from scipy.stats import binomtest
 
 
@@ -51,3 +52,28 @@ class Share:
             "n": self.n,
             "wilson_95": list(self.interval),
         }
+
+
+@dataclass(frozen=True)
+class Mean:
+    """The mean of `n` values, and their standard deviation; NaN of nothing."""
+
+    value: float
+    deviation: float
+    n: int
+
+    @classmethod
+    def of(cls, values: Iterable[float]) -> Mean:
+        """The mean of the values."""
+        every = np.array(list(values), dtype=np.float64)
+        if not every.size:
+            return cls(float("nan"), float("nan"), 0)
+        return cls(float(every.mean()), float(every.std()), every.size)
+
+    def __str__(self) -> str:
+        return f"{self.value:.2f} ± {self.deviation:.2f}" if self.n else "none"
+
+    def as_json(self) -> dict[str, Any]:
+        """The figure as JSON has it; a mean of nothing is null."""
+        numbers = (self.value, self.deviation) if self.n else (None, None)
+        return {"mean": numbers[0], "standard_deviation": numbers[1], "n": self.n}

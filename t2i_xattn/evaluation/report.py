@@ -14,7 +14,7 @@ from typing import Any
 from rich.table import Table
 
 from t2i_xattn.errors import UserError
-from t2i_xattn.evaluation.figures import Share
+from t2i_xattn.evaluation.figures import Mean, Share
 from t2i_xattn.evaluation.inversions import InversionFigure
 from t2i_xattn.evaluation.judging import JudgeAccuracy
 from t2i_xattn.evaluation.maps import MapFigure
@@ -138,27 +138,29 @@ def maps_table(figures: Sequence[MapFigure], scenes: int) -> Table:
     return table
 
 
-def steering_table(figures: Mapping[str, Mapping[str, Share | float]]) -> Table:
+def steering_table(figures: Mapping[str, Mapping[str, Share | Mean]]) -> Table:
     """What edits and guidance do, measurement by measurement."""
-    table = Table("edit", "figure", title="Edits and guidance, judged on the pictures")
+    table = Table(
+        "edit",
+        "figure",
+        title="Edits and guidance, judged on the pictures (shares: Wilson 95 %; means: ± standard "
+        "deviation)",
+        title_justify="left",
+    )
     for name in ("value", "n"):
         table.add_column(name, justify="right")
     for edit, each in figures.items():
         for index, (name, value) in enumerate(each.items()):
-            n = str(value.n) if isinstance(value, Share) else ""
-            shown = str(value) if isinstance(value, Share) else f"{value:.2f}"
             last = index == len(each) - 1
-            table.add_row("" if index else edit, name, shown, n, end_section=last)
+            label = "" if index else edit
+            table.add_row(label, name, str(value), str(value.n), end_section=last)
     return table
 
 
-def plain_figures(figures: Mapping[str, Mapping[str, Share | float]]) -> dict[str, Any]:
+def plain_figures(figures: Mapping[str, Mapping[str, Share | Mean]]) -> dict[str, Any]:
     """The same as JSON has it."""
     return {
-        edit: {
-            name: value.as_json() if isinstance(value, Share) else value
-            for name, value in each.items()
-        }
+        edit: {name: value.as_json() for name, value in each.items()}
         for edit, each in figures.items()
     }
 

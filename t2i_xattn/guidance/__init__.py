@@ -3,6 +3,7 @@
 from t2i_xattn.guidance.binding import Binding
 from t2i_xattn.guidance.guide import guide
 from t2i_xattn.guidance.losses import AttendAndExcite, BoxDiff, GuidanceLoss, Layout
+from t2i_xattn.guidance.segregation import Segregation
 from t2i_xattn.guidance.word_maps import WordMaps
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "BoxDiff",
     "GuidanceLoss",
     "Layout",
+    "Segregation",
     "WordMaps",
     "guide",
 ]

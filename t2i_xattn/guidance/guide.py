@@ -199,9 +199,13 @@ class _GuidedDenoiser(FollowedDenoiser):
                 )
             step = schedule.calls - 1
             done = min(step / schedule.steps, 1.0)
-            acting = [loss for loss in self.losses if done < loss.until]
-            if acting:
-                self.moved = self._guided(given, acting, step, done)
+            acting = [
+                (loss, *loss.enough_at(done, step, schedule.steps))
+                for loss in self.losses
+                if done < loss.until
+            ]
+            if any(most for _, most, _ in acting):
+                self.moved = self._guided(given, acting, done)
         if self.moved is None:
             return None
         sample = sample.clone()
@@ -218,13 +222,9 @@ class _GuidedDenoiser(FollowedDenoiser):
         return moved / self.scale_input(torch.ones((), device=moved.device), timestep)
 
     def _guided(
-        self,
-        given: dict[str, Any],
-        acting: Sequence[GuidanceLoss],
-        step: int,
-        done: float,
+        self, given: dict[str, Any], acting: Sequence[tuple[GuidanceLoss, int, float]], done: float
     ) -> Tensor:
-        """`moved`, after the updates of one step.
+        """`moved`, after the updates of one step; `acting` says how often, and what is enough.
 
         The latents are moved as the denoiser gets them, so that a loss's scale means the same with
         samplers that scale them.
@@ -232,12 +232,11 @@ class _GuidedDenoiser(FollowedDenoiser):
         sample, schedule = given["sample"], self.schedule
         rows = schedule.branches[CONDITIONAL]
         own = {name: rows_of(value, rows, len(sample)) for name, value in given.items()}
-        limits = [loss.enough_at(done, step, schedule.steps) for loss in acting]
         # Some pipelines join masks or other pictures to the latents.
         channels = self.denoiser.config.out_channels  # type: ignore[union-attr]
         latents, joined = sample[rows, :channels].detach().float(), sample[rows, channels:]
         with frozen(self.denoiser):
-            for iteration in range(max(most for most, _ in limits)):
+            for iteration in range(max(most for _, most, _ in acting)):
                 with torch.enable_grad():
                     latents = latents.detach().requires_grad_(True)
                     own["sample"] = torch.cat([latents.to(sample.dtype), joined], dim=1)
@@ -245,7 +244,7 @@ class _GuidedDenoiser(FollowedDenoiser):
                     maps = WordMaps(shares, schedule.words, done, schedule.prompts)
                     total = latents.new_zeros(())
                     live = False
-                    for loss, (most, enough) in zip(acting, limits, strict=True):
+                    for loss, most, enough in acting:
                         value = loss(maps)
                         wanted = (value.detach() > enough) & (iteration < most)
                         live = live or bool(wanted.any())

@@ -28,23 +28,34 @@ class GuidanceLoss:
         scale: z ← z − scale · √(1 − done/2) · ∇loss, where done is the part of the run that lies
             behind (Attend-and-Excite's schedule).
         until: the part of the run in which it acts, from its beginning.
-        iterations: most updates at a step; fewer where the loss is below `enough`.
+        iterations: most updates at a step; fewer where the loss is below `enough`. With 0, it acts
+            at its checks only.
         enough: a loss that needs no update.
+        checks: (part of the run, loss): at these steps the update is repeated, at most
+            `refinements` times, until the loss has fallen so far.
+        refinements: see `checks`.
     """
 
     scale: float = 20.0
     until: float = 0.5
     iterations: int = 1
     enough: float = 0.0
+    checks: Sequence[tuple[float, float]] = ()
+    refinements: int = 20
 
     def __post_init__(self) -> None:
         name = type(self).__name__
         sound = self.scale > 0 and isfinite(self.scale) and not isnan(self.enough)
-        if not (sound and 0 < self.until <= 1 and self.iterations >= 1):
+        if not (sound and 0 < self.until <= 1):
             raise UserError(
-                f"expected {name} with a finite scale above 0, until above 0 and at most 1, 1 or "
-                f"more iterations and a number as enough, but came scale={self.scale}, "
-                f"until={self.until}, iterations={self.iterations}, enough={self.enough}"
+                f"expected {name} with a finite scale above 0, until above 0 and at most 1, and a "
+                f"number as enough, but came scale={self.scale}, until={self.until}, "
+                f"enough={self.enough}"
+            )
+        if self.iterations < 0 or self.refinements < 1 or not (self.iterations or self.checks):
+            raise UserError(
+                f"expected {name} with 1 or more iterations and refinements, or 0 iterations and "
+                f"checks, but came {self.iterations}, {self.refinements} and {self.checks}"
             )
 
     def phrases(self) -> list[str]:
@@ -67,6 +78,9 @@ class GuidanceLoss:
 
     def enough_at(self, done: float, step: int, steps: int) -> tuple[int, float]:
         """Most updates at a step, and the loss below which none is made."""
+        for after, enough in self.checks:
+            if step == round(after * steps):
+                return self.refinements, enough
         return self.iterations, self.enough
 
 
@@ -83,12 +97,14 @@ class AttendAndExcite(GuidanceLoss):
 
     Attributes:
         words: words or phrases of the prompt. Of one with several tokens, the last is taken.
-        refinements: most updates at those three steps.
+        softmax: whether the softmax is taken. Where words get large shares of the attention it is
+            1 for all of them, and nothing moves; without it the shares themselves are to rise.
     """
 
     words: Sequence[str]
     _: KW_ONLY
-    refinements: int = 20
+    softmax: bool = True
+    checks: Sequence[tuple[float, float]] = ((0.0, 0.95), (0.2, 0.5), (0.4, 0.2))
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -101,17 +117,13 @@ class AttendAndExcite(GuidanceLoss):
     def __call__(self, maps: WordMaps) -> Tensor:
         losses = []
         for image, last in enumerate(maps.last_columns()):
-            words = (maps.shares[image][..., 1 : last + 1] * 100).softmax(dim=-1)
+            words = maps.shares[image][..., 1 : last + 1]
+            if self.softmax:
+                words = (100 * words).softmax(dim=-1)
             columns = [maps.columns(word, image)[-1] - 1 for word in self.words]
             smooth = _smoothed(words[..., columns].permute(2, 0, 1))
             losses.append(1 - smooth.amax(dim=(1, 2)).amin())
         return torch.stack(losses)
-
-    def enough_at(self, done: float, step: int, steps: int) -> tuple[int, float]:
-        for after, reached in ((0.0, 0.05), (0.2, 0.5), (0.4, 0.8)):
-            if step == round(after * steps):
-                return self.refinements, 1 - reached
-        return self.iterations, self.enough
 
 
 @dataclass(frozen=True, eq=False)

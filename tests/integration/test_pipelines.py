@@ -194,6 +194,19 @@ class TestPromptToPrompt:
             masks.append((latents[1] == latents[0]).all(0).float().mean())
         assert 0 <= masks[0] < masks[1] <= masks[2] < 1
 
+    def test_blends_pairs_of_one_batch(self) -> None:
+        pipe, prompts = make_pipeline(), [*SWAP, *SWAP]
+        noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+        run = options(output_type="latent", latents=noise.repeat(4, 1, 1, 1))
+        plain = pipe(prompts, **run).images
+        with tx.record(pipe) as trace:
+            blend = tx.LocalBlend(trace, "red", "blue", 0.9, source=2, images=[3])
+            latents = pipe(prompts, callback_on_step_end=blend, **run).images
+        assert torch.equal(latents[:3], plain[:3])
+        assert (latents[3] == latents[2]).all(0).any()
+        with pytest.raises(tx.UserError, match="came 4 with source=4"), tx.record(pipe) as trace:
+            pipe(prompts, callback_on_step_end=tx.LocalBlend(trace, "red", "blue", source=4), **run)
+
     def test_bad_input(self, load: Any) -> None:
         pipe = load("prompt_to_prompt")
         with pytest.raises(tx.UserError, match="source, target"):

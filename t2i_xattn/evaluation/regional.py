@@ -1,0 +1,67 @@
+"""Whether each region of a regional prompt holds its own object."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from PIL import Image
+from tqdm import tqdm
+
+from t2i_xattn.editing import edit
+from t2i_xattn.edits import RegionalPrompts
+from t2i_xattn.evaluation.figures import Share
+from t2i_xattn.evaluation.painting import Painting, article, conjoined
+from t2i_xattn.evaluation.prompts import Prompt
+from t2i_xattn.judge import judge_picture
+
+Box = tuple[float, float, float, float]
+
+HALVES: tuple[tuple[Box, Box], ...] = (
+    ((0.0, 0.0, 1.0, 0.5), (0.0, 0.5, 1.0, 1.0)),
+    ((0.0, 0.0, 0.5, 1.0), (0.5, 0.0, 1.0, 1.0)),
+    ((0.0, 0.5, 1.0, 1.0), (0.0, 0.0, 1.0, 0.5)),
+    ((0.5, 0.0, 1.0, 1.0), (0.0, 0.0, 0.5, 1.0)),
+)
+"""The regions of the two objects of a prompt, by turns: left and right, above and below, and the
+other way round."""
+
+
+def evaluate_regions(painting: Painting, prompts: Sequence[Prompt]) -> dict[str, Share]:
+    """Regional prompts: the first object's text in one half of the picture, the second's in the
+    other.
+
+    The prompt names both and does not say where. A region holds its own object where one of that
+    colour and shape has its centre there, and none of the other's has.
+    """
+    figures: dict[str, Share] = {}
+    pairs = [conjoined(prompt) for prompt in prompts]
+    for name in ("plain", "with regions"):
+        own, both = [], []
+        for number, each in enumerate(tqdm(pairs, f"regions, {name}", disable=None)):
+            halves = HALVES[number % len(HALVES)]
+            context = None
+            if name != "plain":
+                texts = [f"{article(colour)} {colour} {shape}" for colour, shape in each.objects]
+                regions = RegionalPrompts(dict(zip(texts, halves, strict=True)))
+                context = edit(painting.pipe, regions)
+            found = own_objects(painting.one(each, context), each.objects, halves)
+            own += found
+            both.append(all(found))
+        figures[f"{name}: region holds its own object"] = Share.of(own)
+        figures[f"{name}: both do"] = Share.of(both)
+    return figures
+
+
+def own_objects(
+    picture: Image.Image, objects: Sequence[tuple[str, str]], regions: Sequence[Box]
+) -> list[bool]:
+    """For each region, whether it holds its own object and none of the others'."""
+    outcomes = []
+    for own, (top, left, bottom, right) in zip(objects, regions, strict=True):
+        inside = [
+            each.kind
+            for each in judge_picture(picture).objects
+            if left <= each.x / picture.width < right and top <= each.y / picture.height < bottom
+        ]
+        outcomes.append(own in inside and not set(inside) & (set(objects) - {own}))
+    return outcomes
