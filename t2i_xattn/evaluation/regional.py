@@ -8,7 +8,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from t2i_xattn.editing import edit
-from t2i_xattn.edits import RegionalPrompts
+from t2i_xattn.edits.regional import RegionalPrompts
 from t2i_xattn.evaluation.figures import Share
 from t2i_xattn.evaluation.painting import Painting, article, conjoined
 from t2i_xattn.evaluation.prompts import Prompt
