@@ -71,8 +71,8 @@ def test_regions_hold_their_own_object_and_no_other() -> None:
     both = drawn(kinds, (upper, lower))  # both stand on the left
     assert own_objects(both, kinds, (left, right)) == [False, False]
     figures = evaluate_regions(Known(lambda *_: drawn(kinds, HALVES[0])), [PAIR])
-    assert figures["with regions: both do"].value == 1
-    assert figures["with regions: region holds its own object"].n == 2
+    assert figures["regions: both do"].value == 1
+    assert figures["regions and boxes: a region holds its own object"].n == 2
 
 
 def test_boxes_are_measured_on_the_object_itself() -> None:

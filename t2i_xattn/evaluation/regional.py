@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 
 from PIL import Image
 from tqdm import tqdm
 
 from t2i_xattn.editing import edit
 from t2i_xattn.edits.regional import RegionalPrompts
-from t2i_xattn.evaluation.figures import Share
+from t2i_xattn.evaluation.boxes import BOXES, Box
+from t2i_xattn.evaluation.figures import Mean, Share
 from t2i_xattn.evaluation.painting import Painting, article, conjoined
 from t2i_xattn.evaluation.prompts import Prompt
+from t2i_xattn.guidance import Layout, guide
 from t2i_xattn.judge import judge_picture
-
-Box = tuple[float, float, float, float]
 
 HALVES: tuple[tuple[Box, Box], ...] = (
     ((0.0, 0.0, 1.0, 0.5), (0.0, 0.5, 1.0, 1.0)),
@@ -23,31 +24,42 @@ HALVES: tuple[tuple[Box, Box], ...] = (
     ((0.5, 0.0, 1.0, 1.0), (0.0, 0.0, 0.5, 1.0)),
 )
 """The regions of the two objects of a prompt, by turns: left and right, above and below, and the
-other way round."""
+other way round, as `BOXES`."""
 
 
-def evaluate_regions(painting: Painting, prompts: Sequence[Prompt]) -> dict[str, Share]:
+BASE_WEIGHT = 0.5
+"""Of the prompt in the regions. With less, the model in the box, which has learned that a lone
+object stands in the middle, paints half of each object there."""
+
+
+def evaluate_regions(painting: Painting, prompts: Sequence[Prompt]) -> dict[str, Share | Mean]:
     """Regional prompts: the first object's text in one half of the picture, the second's in the
-    other.
+    other, alone and with layout guidance to a box in each half.
 
     The prompt names both and does not say where. A region holds its own object where one of that
     colour and shape has its centre there, and none of the other's has.
     """
-    figures: dict[str, Share] = {}
+    figures: dict[str, Share | Mean] = {}
     pairs = [conjoined(prompt) for prompt in prompts]
-    for name in ("plain", "with regions"):
+    for name in ("plain", "regions", "regions and boxes"):
         own, both = [], []
         for number, each in enumerate(tqdm(pairs, f"regions, {name}", disable=None)):
             halves = HALVES[number % len(HALVES)]
-            context = None
-            if name != "plain":
-                texts = [f"{article(colour)} {colour} {shape}" for colour, shape in each.objects]
-                regions = RegionalPrompts(dict(zip(texts, halves, strict=True)))
-                context = edit(painting.pipe, regions)
-            found = own_objects(painting.one(each, context), each.objects, halves)
+            with ExitStack() as around:
+                if name != "plain":
+                    said = [f"{article(colour)} {colour} {shape}" for colour, shape in each.objects]
+                    texts = dict(zip(said, halves, strict=True))
+                    regions = RegionalPrompts(texts, base_weight=BASE_WEIGHT)
+                    around.enter_context(edit(painting.pipe, regions))
+                if name == "regions and boxes":
+                    shapes = [shape for _, shape in each.objects]
+                    boxes = dict(zip(shapes, BOXES[number % len(BOXES)], strict=True))
+                    around.enter_context(guide(painting.pipe, Layout(boxes)))
+                picture = painting.one(each)
+            found = own_objects(picture, each.objects, halves)
             own += found
             both.append(all(found))
-        figures[f"{name}: region holds its own object"] = Share.of(own)
+        figures[f"{name}: a region holds its own object"] = Share.of(own)
         figures[f"{name}: both do"] = Share.of(both)
     return figures
 
