@@ -84,16 +84,10 @@ def record_command(
     json: Json = None,
 ) -> None:
     """Time ratio, added peak memory and bytes kept, for each way to record."""
-    chosen = all_modes() if ways is None else [each.strip() for each in ways.split(",")]
-    for each in chosen:
-        if each not in all_modes():
-            raise UserError(f"expected ways of {', '.join(all_modes())}, but came {each!r}")
-    needed = {"plain", *(["plain compiled"] if "record compiled" in chosen else [])}
-    modes = [
-        each
-        for each in all_modes()
-        if each in {*chosen, *needed} and (compiled or "compiled" not in each)
-    ]
+    modes = _chosen(ways, all_modes())
+    if "record compiled" in modes:
+        modes = [each for each in all_modes() if each in {*modes, "plain compiled"}]
+    modes = [each for each in modes if compiled or "compiled" not in each]
     _compare(modes, denoiser, pixels, steps, limit, memory, dtype, device, json)
 
 
@@ -103,13 +97,28 @@ def steer_command(
     pixels: Pixels = None,
     steps: Steps = 4,
     limit: Pairs = 6,
+    ways: Annotated[
+        str | None,
+        typer.Option(help=f"Some of {', '.join(STEERING_MODES)}.", show_default="all"),
+    ] = None,
     memory: Memory = True,
     dtype: Dtype = "bfloat16",
     device: Device = "cpu",
     json: Json = None,
 ) -> None:
     """The same for edits and guidance."""
-    _compare(STEERING_MODES, denoiser, pixels, steps, limit, memory, dtype, device, json)
+    _compare(
+        _chosen(ways, STEERING_MODES), denoiser, pixels, steps, limit, memory, dtype, device, json
+    )
+
+
+def _chosen(ways: str | None, all_of: Sequence[str]) -> list[str]:
+    """Those of the modes that are named, and the plain one, in their order."""
+    chosen = list(all_of) if ways is None else [each.strip() for each in ways.split(",")]
+    for each in chosen:
+        if each not in all_of:
+            raise UserError(f"expected ways of {', '.join(all_of)}, but came {each!r}")
+    return [each for each in all_of if each in {"plain", *chosen}]
 
 
 def _compare(

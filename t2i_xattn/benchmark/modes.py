@@ -15,7 +15,7 @@ from t2i_xattn.editing import edit
 from t2i_xattn.edits.edit import EditContext
 from t2i_xattn.edits.function import EditFunction
 from t2i_xattn.edits.weights import Reweight
-from t2i_xattn.guidance import Layout, guide
+from t2i_xattn.guidance import AttendAndExcite, GuidanceLoss, Layout, guide
 from t2i_xattn.recording import record
 from t2i_xattn.sites import find_sites
 
@@ -30,12 +30,28 @@ PEER_MODES = (f"{PEER} fast", f"{PEER} exact")
 the end as ours are. Installed by `pip install --no-deps attention-map-diffusers==1.0.0`."""
 
 
-STEERING_MODES = ("plain", "edit", "edit of self-attention", "guide")
+STEERING_MODES = ("plain", "edit", "edit of self-attention", "guide", "boxes", "excite")
 """`edit` reweights a word at every cross-attention site; `edit of self-attention` sharpens that at
 the sites of at most a quarter of the latent's side, where prompt-to-prompt acts; `guide` moves the
-latents once a step in the first half of the run, as Attend-and-Excite does between thresholds."""
+latents once a step in the first half of the run, as Attend-and-Excite does between thresholds.
+`boxes` (`Layout`'s own settings) and `excite` (Attend-and-Excite at checks only, as
+`evaluate.py edits` has it) at their worst: no update is enough, so all that may be made are."""
 
 _SPANS = {"word": [3]}
+
+_BOX = {"word": (0.1, 0.1, 0.6, 0.6)}
+_NEVER, _HARDLY = -1.0, 1e-3  # a loss that none falls to; a scale that leaves random weights finite
+_AT_WORST: dict[str, GuidanceLoss] = {
+    "guide": Layout(_BOX, until=0.5, iterations=1, enough=_NEVER, scale=_HARDLY),
+    "boxes": Layout(_BOX, enough=_NEVER, scale=_HARDLY),
+    "excite": AttendAndExcite(
+        ["word"],
+        softmax=False,
+        iterations=0,
+        checks=[(after, _NEVER) for after in (0.16, 0.24, 0.32)],
+        scale=_HARDLY,
+    ),
+}
 
 
 def all_modes() -> tuple[str, ...]:
@@ -71,9 +87,8 @@ def mode(name: str, loop: Loop) -> Iterator[None]:
             )
             with edit(loop.pipe, sharper):
                 yield
-        elif name == "guide":
-            loss = Layout({"word": (0.1, 0.1, 0.6, 0.6)}, until=0.5, iterations=1, enough=0.0)
-            with guide(loop.pipe, loss, spans=_SPANS):
+        elif name in _AT_WORST:
+            with guide(loop.pipe, _AT_WORST[name], spans=_SPANS):
                 yield
         elif name in PEER_MODES:
             from attention_map_diffusers import AttentionCapture
