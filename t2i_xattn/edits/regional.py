@@ -36,8 +36,8 @@ class RegionalPrompts(Edit):
     prompt's. Other edits act on the attention to the prompt, whatever their order, and traces hold
     that attention only. One text in two places takes a mask of both.
 
-    A text says what its region shows and hardly where in it: a model whose lone objects stand in the
-    middle paints half of one there. `guide` with `Layout` places the objects of the prompt.
+    A text says what its region shows and hardly where in it: a model whose lone objects stand in
+    the middle paints half of one there. `guide` with `Layout` places the objects of the prompt.
 
     Attributes:
         regions: for each text, its region: a box (top, left, bottom, right) in fractions of the
