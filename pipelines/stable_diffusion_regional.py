@@ -62,7 +62,7 @@ class StableDiffusionRegionalPipeline(StableDiffusionPipeline):
         | None = None,
         callback_on_step_end_tensor_inputs: list[str] = ["latents"],  # noqa: B006  as diffusers
         regions: Mapping[str, Any] | None = None,
-        base_weight: float = 0.2,
+        base_weight: float = 0.5,
     ) -> StableDiffusionPipelineOutput | tuple[Any, ...]:
         """Arguments as for ``StableDiffusionPipeline``, and:
 

@@ -73,7 +73,7 @@ class StableDiffusionXLRegionalPipeline(StableDiffusionXLPipeline):
         | None = None,
         callback_on_step_end_tensor_inputs: list[str] = ["latents"],  # noqa: B006  as diffusers
         regions: Mapping[str, Any] | None = None,
-        base_weight: float = 0.2,
+        base_weight: float = 0.5,
     ) -> StableDiffusionXLPipelineOutput | tuple[Any, ...]:
         """Arguments as for ``StableDiffusionXLPipeline``, and:
 

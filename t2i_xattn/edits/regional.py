@@ -43,7 +43,8 @@ class RegionalPrompts(Edit):
         regions: for each text, its region: a box (top, left, bottom, right) in fractions of the
             picture; or a mask `(height, width)` of 0 to 1 or of bool, or a PIL picture, white
             inside, of the picture's aspect and of any resolution.
-        base_weight: of the prompt inside the regions, 0 to 1; 1 changes nothing.
+        base_weight: of the prompt inside the regions, 0 to 1; 1 changes nothing. Less than the
+            usual half loosens how the regions fit together.
 
     Raises:
         UserError: at once, for no region, what is no text, a region that cannot be (see
@@ -58,7 +59,7 @@ class RegionalPrompts(Edit):
 
     regions: Mapping[str, Any]
     _: KW_ONLY
-    base_weight: float = 0.2
+    base_weight: float = 0.5
 
     def __post_init__(self) -> None:
         super().__post_init__()

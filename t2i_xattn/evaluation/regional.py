@@ -27,11 +27,6 @@ HALVES: tuple[tuple[Box, Box], ...] = (
 other way round, as `BOXES`."""
 
 
-BASE_WEIGHT = 0.5
-"""Of the prompt in the regions. With less, the model in the box, which has learned that a lone
-object stands in the middle, paints half of each object there."""
-
-
 def evaluate_regions(painting: Painting, prompts: Sequence[Prompt]) -> dict[str, Share | Mean]:
     """Regional prompts: the first object's text in one half of the picture, the second's in the
     other, alone and with layout guidance to a box in each half.
@@ -48,8 +43,7 @@ def evaluate_regions(painting: Painting, prompts: Sequence[Prompt]) -> dict[str,
             with ExitStack() as around:
                 if name != "plain":
                     said = [f"{article(colour)} {colour} {shape}" for colour, shape in each.objects]
-                    texts = dict(zip(said, halves, strict=True))
-                    regions = RegionalPrompts(texts, base_weight=BASE_WEIGHT)
+                    regions = RegionalPrompts(dict(zip(said, halves, strict=True)))
                     around.enter_context(edit(painting.pipe, regions))
                 if name == "regions and boxes":
                     shapes = [shape for _, shape in each.objects]
