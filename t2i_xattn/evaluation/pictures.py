@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from PIL import Image
@@ -15,13 +15,16 @@ from t2i_xattn.evaluation.prompts import Prompt
 from t2i_xattn.evaluation.world_prompts import WorldPrompt
 from t2i_xattn.judge import Verdict, judge_picture, verdict
 
+P = TypeVar("P", bound=Prompt | WorldPrompt)
+V = TypeVar("V")
+
 Keep = Callable[[int, Prompt, Image.Image, Verdict], None]
 """What is called with the index in the group, the prompt, its picture and the verdict on it."""
 
 
 def paint(
     pipe: Any,
-    prompts: Sequence[Prompt] | Sequence[WorldPrompt],
+    prompts: Sequence[Prompt | WorldPrompt],
     *,
     steps: int = 25,
     guidance: float = 5.0,
@@ -69,12 +72,32 @@ def judge_prompts(
         group: name shown with the progress bar.
         keep: called with each picture, such as to save it.
     """
+    return judged(
+        pipe,
+        prompts,
+        lambda prompt, picture: verdict(judge_picture(picture), prompt.objects, prompt.relation),
+        group=group,
+        keep=keep,
+        **settings,
+    )
+
+
+def judged(
+    pipe: Any,
+    prompts: Sequence[P],
+    judge: Callable[[P, Image.Image], V],
+    *,
+    group: str = "",
+    keep: Callable[[int, P, Image.Image, V], None] | None = None,
+    **settings: Any,
+) -> list[V]:
+    """What a judge says of the picture of each prompt, in order; see `judge_prompts`."""
     verdicts = []
     pictures = paint(pipe, prompts, **settings)
     label = f"painting {group}".strip()
     with tqdm(total=len(prompts), desc=label, unit="picture", disable=None) as bar:
         for index, (prompt, picture) in enumerate(zip(prompts, pictures, strict=True)):
-            found = verdict(judge_picture(picture), prompt.objects, prompt.relation)
+            found = judge(prompt, picture)
             verdicts.append(found)
             if keep is not None:
                 keep(index, prompt, picture, found)

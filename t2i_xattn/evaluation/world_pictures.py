@@ -6,10 +6,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from PIL import Image
-from tqdm import tqdm
 
 from t2i_xattn.evaluation.figures import Share
-from t2i_xattn.evaluation.pictures import paint
+from t2i_xattn.evaluation.pictures import judged
 from t2i_xattn.evaluation.world_prompts import WorldPrompt
 from t2i_xattn.judge.segmenter import Segmenter
 from t2i_xattn.judge.world import judge_world
@@ -36,17 +35,14 @@ def judge_world_prompts(
         group: name shown with the progress bar.
         keep: called with each picture, such as to save it.
     """
-    verdicts = []
-    pictures = paint(pipe, prompts, **settings)
-    label = f"painting {group}".strip()
-    with tqdm(total=len(prompts), desc=label, unit="picture", disable=None) as bar:
-        for index, (prompt, picture) in enumerate(zip(prompts, pictures, strict=True)):
-            found = world_verdict(judge_world(picture, segmenter), prompt.asked)
-            verdicts.append(found)
-            if keep is not None:
-                keep(index, prompt, picture, found)
-            bar.update()
-    return verdicts
+    return judged(
+        pipe,
+        prompts,
+        lambda prompt, picture: world_verdict(judge_world(picture, segmenter), prompt.asked),
+        group=group,
+        keep=keep,
+        **settings,
+    )
 
 
 def world_figures(verdicts: Sequence[WorldVerdict]) -> dict[str, Share]:
