@@ -35,6 +35,7 @@ def _tiny(steps: int, batch: int) -> Recipe:
         ),
         decoder=dataclasses.replace(recipe.decoder, **short),
         text=dataclasses.replace(recipe.text, **short, width=32, layers=1, heads=2),
+        half_size=dataclasses.replace(recipe.half_size, **short),
         denoiser=dataclasses.replace(
             recipe.denoiser, **short, channels=[32, 32, 32], heads=[2, 2, 2], mask_loss=0.1,
             segmentation_loss=0.1,
@@ -57,7 +58,7 @@ def test_the_checkpoint_stays_small() -> None:
 def test_a_run_that_was_stopped_ends_at_the_same_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(encoded, "BLOCK", 2)  # scenes are drawn a few at a time
+    monkeypatch.setattr(encoded, "BLOCK", 4)  # scenes are drawn a few at a time
     recipe = _tiny(steps=3, batch=2)
     straight = train_pipeline(recipe, tmp_path / "straight")
     for steps in (2, 3, 5):

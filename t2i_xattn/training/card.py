@@ -40,6 +40,7 @@ SEEN = {
     "autoencoder": "{crops} crops of {side} × {side}, or {whole} whole pictures, a step",
     "decoder": "the same",
     "text": "prompts only",
+    "half_size": "pictures at half the size, each {passes} times with other words and noise",
     "denoiser": "pictures, each {passes} times with other words and noise",
 }
 
@@ -100,7 +101,7 @@ def _training(recipe: Recipe, curves: dict[str, list[list[float]]]) -> str:
                 schedule.batch,
                 seen,
                 SEEN[name].format(
-                    passes=recipe.denoiser.passes,
+                    passes=getattr(schedule, "passes", 1),
                     side=recipe.autoencoder.crop,
                     crops=2 * schedule.batch,
                     whole=max(1, schedule.batch // 2),
@@ -121,12 +122,13 @@ def _training(recipe: Recipe, curves: dict[str, list[list[float]]]) -> str:
             " The denoiser's features, not its maps, had to tell a throw-away head what each pixel"
             f"\nshows (weight {recipe.denoiser.segmentation_loss}), which may have shaped the maps."
         )
+    inner = ", its inner blocks first,\n" if recipe.half_size else ""
     return f"""## Training
 
 {supervised} The autoencoder was trained first, then its decoder
 alone, then the text encoder alone (by questions that a
 throw-away reader answers from the embeddings of a prompt's words: which shape has the red one,
-where is it, which colour stands furthest left), then the denoiser with the text encoder
+where is it, which colour stands furthest left), then the denoiser{inner} with the text encoder
 {"kept as it was" if not recipe.denoiser.text_learning_rate else "trained along"}: velocity
 prediction, zero terminal signal, {recipe.denoiser.drop_prompt:.0%} of the prompts dropped, Muon for
 matrices and convolutions and AdamW for the rest,

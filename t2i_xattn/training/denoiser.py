@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -70,12 +72,79 @@ def new_scheduler() -> DDIMScheduler:
     )
 
 
-def denoiser_loss(
+@dataclass(frozen=True, eq=False)
+class NoisedScenes:
+    """What a denoiser is asked at a step.
+
+    Attributes:
+        scenes: what was drawn.
+        said: their descriptions, some of them empty.
+        ids: the prompts, `(batch, tokens)`.
+        noisy: latents with noise, `(batch, channels, height, width)`.
+        timesteps: how much of it, `(batch,)`.
+        velocity: what is to be told, shaped like `noisy`.
+        labels: of the pixels, where the recipe has a use for them.
+    """
+
+    scenes: list[Any]
+    said: list[Description]
+    ids: Tensor
+    noisy: Tensor
+    timesteps: Tensor
+    velocity: Tensor
+    labels: Tensor | None
+
+
+def noised_scenes(
     recipe: Recipe,
+    stage: str,
+    first_block: int,
     source: SceneSource[Any],
     autoencoder: AutoencoderTiny,
     tokenizer: CLIPTokenizer,
     accelerator: Accelerator,
+) -> Callable[[int], NoisedScenes]:
+    """The question of each step of a stage, a function of the recipe's seed and the step alone.
+
+    Args:
+        recipe: for all stages.
+        stage: name of this one, ``"half_size"`` or ``"denoiser"``.
+        first_block: where it begins in the row of all scenes that denoisers see.
+        source: draws and describes.
+        autoencoder: encodes.
+        tokenizer: of the descriptions.
+        accelerator: device.
+    """
+    settings = recipe.denoiser
+    scheduler = new_scheduler()
+    encoded = EncodedScenes(recipe, stage, first_block, source, autoencoder, accelerator)
+
+    def at(step: int) -> NoisedScenes:
+        scenes, latents, labels = encoded.at(step)
+        rng = np.random.default_rng(seed_for(recipe.seed, f"{stage} wording", step))
+        said = descriptions(source, scenes, rng, recipe.stray_words)
+        said = [
+            Description("", ()) if rng.random() < settings.drop_prompt else each for each in said
+        ]
+        ids = tokenize(tokenizer, [each.prompt for each in said]).to(accelerator.device)
+        random = generator_for(recipe.seed, stage, step)
+        noise = torch.randn(latents.shape, generator=random).to(latents)
+        uniform = torch.rand(len(latents), generator=random)
+        steps = scheduler.config.num_train_timesteps
+        timesteps = (steps * uniform.pow(settings.timestep_power)).long().clamp(max=steps - 1)
+        timesteps = timesteps.to(latents.device)
+        noisy = scheduler.add_noise(latents, noise, timesteps)
+        velocity = scheduler.get_velocity(latents, noise, timesteps)
+        return NoisedScenes(scenes, said, ids, noisy, timesteps, velocity, labels)
+
+    return at
+
+
+def denoiser_loss(
+    recipe: Recipe,
+    questions: Callable[[int], NoisedScenes],
+    source: SceneSource[Any],
+    tokenizer: CLIPTokenizer,
 ) -> LossFunction:
     """Mean squared error of the velocity.
 
@@ -83,41 +152,25 @@ def denoiser_loss(
     with ``segmentation_loss`` that of what each pixel shows.
     """
     settings = recipe.denoiser
-    scheduler = new_scheduler()
-    encoded = EncodedScenes(recipe, source, autoencoder, accelerator)
 
     def loss(module: Any, step: int) -> Tensor:
-        scenes, latents, labels = encoded.at(step)
-        rng = np.random.default_rng(seed_for(recipe.seed, "wording", step))
-        said = descriptions(source, scenes, rng, recipe.stray_words)
-        said = [
-            Description("", ()) if rng.random() < settings.drop_prompt else each for each in said
-        ]
-        ids = tokenize(tokenizer, [each.prompt for each in said]).to(accelerator.device)
-        random = generator_for(recipe.seed, "denoiser", step)
-        noise = torch.randn(latents.shape, generator=random).to(latents)
-        uniform = torch.rand(len(latents), generator=random)
-        steps = scheduler.config.num_train_timesteps
-        timesteps = (steps * uniform.pow(settings.timestep_power)).long().clamp(max=steps - 1)
-        timesteps = timesteps.to(latents.device)
-        noisy = scheduler.add_noise(latents, noise, timesteps)
-        target = scheduler.get_velocity(latents, noise, timesteps)
+        asked = questions(step)
         with torch.set_grad_enabled(settings.text_learning_rate > 0):
-            embeddings = module.text_encoder(ids).last_hidden_state
+            embeddings = module.text_encoder(asked.ids).last_hidden_state
         with ExitStack() as watching:
             if settings.mask_loss:
                 probs = watching.enter_context(site_probs(module.unet))
-            if labels is not None:
+            if asked.labels is not None:
                 features = watching.enter_context(late_features(module.unet))
-            predicted = module.unet(noisy, timesteps, embeddings).sample
-        total = functional.mse_loss(predicted.float(), target)
+            told = module.unet(asked.noisy, asked.timesteps, embeddings).sample
+        total = functional.mse_loss(told.float(), asked.velocity)
         if settings.mask_loss:
-            size = (latents.shape[-2], latents.shape[-1])
-            targets = noun_targets(tokenizer, source, scenes, said, size[0])
+            size = (told.shape[-2], told.shape[-1])
+            targets = noun_targets(tokenizer, source, asked.scenes, asked.said, size[0])
             total = total + settings.mask_loss * mask_loss(probs, targets, size)
-        if labels is not None:
-            told = segmentation_loss(module.segmentation, features[0], labels)
-            total = total + settings.segmentation_loss * told
+        if asked.labels is not None:
+            seen = segmentation_loss(module.segmentation, features[0], asked.labels)
+            total = total + settings.segmentation_loss * seen
         return total
 
     return loss

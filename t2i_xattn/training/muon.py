@@ -77,8 +77,11 @@ class Muon(torch.optim.Optimizer):
 
 
 def hidden_matrices(module: nn.Module) -> list[nn.Parameter]:
-    """What Muon is for: trained matrices and convolutions, without a UNet's first and last layer
-    and without embeddings, whose rows are updated one by one."""
+    """What Muon is for: trained matrices and convolutions.
+
+    Without a UNet's first and last layer and without embeddings, whose rows are updated one by one;
+    without those of the timestep, as they cost half of Muon's time and are a tenth of the values.
+    """
     tables = {id(each.weight) for each in module.modules() if isinstance(each, nn.Embedding)}
     return [
         each
@@ -87,4 +90,5 @@ def hidden_matrices(module: nn.Module) -> list[nn.Parameter]:
         and each.dim() > 1
         and id(each) not in tables
         and not name.startswith(("conv_in", "conv_out"))
+        and "time_emb" not in name
     ]

@@ -59,12 +59,18 @@ class TextRecipe(Schedule):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DenoiserRecipe(Schedule):
+class PaintingSchedule(Schedule):
+    """Of a stage that sees drawn scenes ``passes`` times each, with other words and noise."""
+
+    passes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenoiserRecipe(PaintingSchedule):
     text_learning_rate: float
     channels: list[int]
     heads: list[int]
     norm_groups: int
-    passes: int
     drop_prompt: float
     timestep_power: float
     mask_loss: float
@@ -76,7 +82,8 @@ class DenoiserRecipe(Schedule):
 class Recipe:
     """All stages; the field names are those of the TOML file.
 
-    ``remarks`` go into the card; ``scenes`` names what is drawn, ``"shapes"`` or ``"world"``.
+    ``remarks`` go into the card; ``scenes`` names what is drawn, ``"shapes"`` or ``"world"``. The
+    half-size stage is left out where a recipe does not have it.
     """
 
     seed: int
@@ -87,6 +94,7 @@ class Recipe:
     decoder: DecoderRecipe
     text: TextRecipe
     denoiser: DenoiserRecipe
+    half_size: PaintingSchedule | None = None
     scenes: str = "shapes"
 
 
@@ -94,8 +102,10 @@ STAGES = {
     "autoencoder": AutoencoderRecipe,
     "decoder": DecoderRecipe,
     "text": TextRecipe,
+    "half_size": PaintingSchedule,
     "denoiser": DenoiserRecipe,
 }
+OPTIONAL_STAGES = ("half_size",)
 
 
 def build(kind: type, values: dict[str, Any], place: str, example: str = "shapes.toml") -> Any:
@@ -136,5 +146,9 @@ def load_recipe(path: Path) -> Recipe:
         UserError: the file is not there, is not TOML, or has missing or unknown settings.
     """
     raw = read_toml(path)
-    stages = {name: build(kind, raw.pop(name, {}), f"[{name}]") for name, kind in STAGES.items()}
+    stages = {
+        name: build(kind, raw.pop(name, {}), f"[{name}]")
+        for name, kind in STAGES.items()
+        if name in raw or name not in OPTIONAL_STAGES
+    }
     return build(Recipe, raw | stages, "top level")

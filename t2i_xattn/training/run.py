@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,17 @@ from t2i_xattn.training.autoencoder import (
     new_autoencoder,
 )
 from t2i_xattn.training.denoiser import (
+    NoisedScenes,
     denoiser_loss,
     new_denoiser,
     new_scheduler,
+    noised_scenes,
     unfused_on_cpu,
 )
+from t2i_xattn.training.encoded import blocks
+from t2i_xattn.training.half_size import HalfSizeEnds, grow, half_size_loss, outer_parameters
 from t2i_xattn.training.loop import Curve, LossFunction, train_stage
-from t2i_xattn.training.recipe import Recipe, Schedule
+from t2i_xattn.training.recipe import PaintingSchedule, Recipe, Schedule
 from t2i_xattn.training.segmentation_loss import SegmentationHead
 from t2i_xattn.training.sources import SceneSource, source_named
 from t2i_xattn.training.text import Reader, new_text_encoder, text_loss
@@ -114,6 +119,12 @@ def train_pipeline(
         # Of a moving average, which has no gradients, or of a pipeline, which has.
         text_encoder.requires_grad_(recipe.denoiser.text_learning_rate > 0)
         unfused_on_cpu(denoiser)
+        first_block = 0
+        asked = source, autoencoder, tokenizer, accelerator
+        if recipe.half_size and init is None:
+            questions = noised_scenes(recipe, "half_size", first_block, *asked)
+            denoiser = _grown(recipe.half_size, questions, stages, text_encoder, denoiser)
+            first_block = blocks(recipe.half_size)
         heads = {}
         rates = {
             "text_encoder": recipe.denoiser.text_learning_rate,
@@ -124,7 +135,12 @@ def train_pipeline(
             rates["segmentation"] = recipe.denoiser.learning_rate
         averaged = stages.train(
             "denoiser",
-            denoiser_loss(recipe, source, autoencoder, tokenizer, accelerator),
+            denoiser_loss(
+                recipe,
+                noised_scenes(recipe, "denoiser", first_block, *asked),
+                source,
+                tokenizer,
+            ),
             recipe.denoiser,
             rates,
             {"unet": recipe.denoiser.matrix_learning_rate},
@@ -187,6 +203,31 @@ def _trained_text_encoder(
         reader=Reader(recipe.text, source.quiz()),
     )
     return averaged.text_encoder
+
+
+def _grown(
+    schedule: PaintingSchedule,
+    questions: Callable[[int], NoisedScenes],
+    stages: _Stages,
+    text_encoder: nn.Module,
+    denoiser: UNet2DConditionModel,
+) -> UNet2DConditionModel:
+    """The denoiser after its inner blocks have learned at half the size."""
+    outer = outer_parameters(denoiser)
+    for each in outer:
+        each.requires_grad_(False)
+    averaged = stages.train(
+        "half_size",
+        half_size_loss(questions),
+        schedule,
+        dict.fromkeys(("text_encoder", "unet", "ends"), schedule.learning_rate),
+        {"unet": schedule.matrix_learning_rate},
+        text_encoder=text_encoder,
+        unet=denoiser,
+        ends=HalfSizeEnds(denoiser),
+    )
+    grow(averaged.unet, averaged.ends)
+    return averaged.unet.requires_grad_(True)
 
 
 def _begin_from(folder: Path, denoiser: UNet2DConditionModel) -> tuple[AutoencoderTiny, Any]:
