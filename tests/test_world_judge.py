@@ -29,10 +29,16 @@ from t2i_xattn.scenes.world import (
     sample_world,
     world_language,
 )
+from t2i_xattn.training import blocks
 from t2i_xattn.training import judge as training
 from t2i_xattn.training.spoiling import add_noise, blur, soften, tint
 
 RECIPE = Path(__file__).parents[1] / "t2i_xattn" / "training" / "recipes" / "judge.toml"
+
+
+@pytest.fixture(autouse=True)
+def _few_scenes_a_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blocks, "BLOCK", 32)
 
 
 def _thing(kind: str, colour: str | None, x: float, base: float, height: float) -> WorldThing:
@@ -205,13 +211,19 @@ def test_pictures_of_any_size_but_square(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_the_recipe_s_network_is_small() -> None:
     recipe = training.load_judge_recipe(RECIPE)
-    assert sum(each.numel() for each in Segmenter(recipe.judge.channels).parameters()) <= 1e6
+    assert (
+        sum(
+            each.numel()
+            for each in Segmenter(recipe.judge.channels, recipe.judge.patch).parameters()
+        )
+        <= 1e6
+    )
 
 
 def _tiny(steps: int) -> training.JudgeRecipe:
     recipe = training.load_judge_recipe(RECIPE)
     stage = dataclasses.replace(
-        recipe.judge, steps=steps, batch=2, warmup=2, decay=0, channels=[8, 16, 16],
+        recipe.judge, steps=steps, batch=2, passes=1, warmup=2, decay=0, channels=[8, 16, 16],
         learning_rate=5e-3, ema=0.9,
     )  # fmt: skip
     return dataclasses.replace(recipe, mixed_precision="no", judge=stage)
@@ -230,7 +242,7 @@ def test_a_judge_s_training_that_was_stopped_ends_at_the_same_weights(tmp_path: 
 
 @pytest.mark.slow
 def test_a_short_training_tells_pixels_apart(tmp_path: Path) -> None:
-    network = training.train_judge(_tiny(60), tmp_path)
+    network = training.train_judge(_tiny(150), tmp_path)
     assert network is not None
     untrained = Segmenter([8, 16, 16]).eval()
     (_, learnt), (_, fresh) = (judge_scenes(seen_by(each), 10) for each in (network, untrained))
@@ -257,7 +269,8 @@ def test_the_script_trains_writes_and_measures(
 
 
 def test_spoiling_is_a_function_of_the_seed_and_as_strong_as_asked() -> None:
-    images = training.drawn([sample_world(seed) for seed in range(2)])
+    pixels = np.stack([np.asarray(draw_world(sample_world(seed))) for seed in range(2)])
+    images = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
     for spoil, strength, none in ((soften, 2.5, 1.0), (blur, 0.9, 0.0), (tint, 0.06, 0.0),
                                   (add_noise, 0.05, 0.0)):  # fmt: skip
         first, again = (spoil(images, strength, np.random.default_rng(1)) for _ in range(2))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from t2i_xattn.training import encoded, loop
+from t2i_xattn.training import blocks, loop
 from t2i_xattn.training.autoencoder import new_autoencoder
 from t2i_xattn.training.card import model_card
 from t2i_xattn.training.denoiser import new_denoiser
@@ -58,7 +58,7 @@ def test_the_checkpoint_stays_small() -> None:
 def test_a_run_that_was_stopped_ends_at_the_same_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(encoded, "BLOCK", 4)  # scenes are drawn a few at a time
+    monkeypatch.setattr(blocks, "BLOCK", 4)  # scenes are drawn a few at a time
     recipe = _tiny(steps=3, batch=2)
     straight = train_pipeline(recipe, tmp_path / "straight")
     for steps in (2, 3, 5):

@@ -43,22 +43,24 @@ class Segmenter(nn.Module):
     of 16.
 
     Args:
-        channels: at full size, and at each half of it; multiples of 8.
+        channels: by size, each half of the one before; multiples of 8.
+        patch: pixels a side that are one position at the largest size.
     """
 
-    def __init__(self, channels: list[int]) -> None:
+    def __init__(self, channels: list[int], patch: int = 2) -> None:
         super().__init__()
-        self.channels = list(channels)
+        self.channels, self.patch = list(channels), patch
         kinds = kinds_of_maps()
         self.values = list(kinds.values())
         # Where a pixel is says much of what it is: the sky is up.
-        entering = [3 + 2, *channels[:-1]]
+        entering = [3 * patch**2 + 2, *channels[:-1]]
         self.down = nn.ModuleList(map(_Block, entering, channels))
         lower, upper = channels[:0:-1], channels[-2::-1]
         self.up = nn.ModuleList(_Block(a + b, b) for a, b in zip(lower, upper, strict=True))
-        self.tell = nn.Conv2d(channels[0], sum(self.values), 1)
+        self.tell = nn.Conv2d(channels[0], sum(self.values) * patch**2, 1)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
+        images = functional.pixel_unshuffle(images, self.patch)
         batch, _, height, width = images.shape
         rows = torch.linspace(-1, 1, height, device=images.device, dtype=images.dtype)
         columns = torch.linspace(-1, 1, width, device=images.device, dtype=images.dtype)
@@ -72,7 +74,8 @@ class Segmenter(nn.Module):
         for block in self.up:
             hidden = functional.interpolate(hidden, scale_factor=2.0)
             hidden = block(torch.cat([hidden, kept.pop()], dim=1))
-        scores = self.tell(hidden).float().split(self.values, dim=1)
+        told = functional.pixel_shuffle(self.tell(hidden), self.patch)
+        scores = told.float().split(self.values, dim=1)
         return dict(zip(kinds_of_maps(), scores, strict=True))
 
 
@@ -101,7 +104,11 @@ def segment(segmenter: Segmenter, image: Image.Image) -> PixelMaps:
 def save_segmenter(segmenter: Segmenter, folder: Path) -> None:
     """Write a network: its weights in fp16, and its form with what its scores stand for."""
     folder.mkdir(parents=True, exist_ok=True)
-    config = {"channels": segmenter.channels, "values": kinds_of_maps()}
+    config = {
+        "channels": segmenter.channels,
+        "patch": segmenter.patch,
+        "values": kinds_of_maps(),
+    }
     state = segmenter.state_dict()
     weights = {name: each.half().contiguous() for name, each in state.items()}
     part = folder / (WEIGHTS_FILE + ".part")
@@ -125,7 +132,7 @@ def load_segmenter(folder: Path = WEIGHTS) -> Segmenter:
                 f"expected a judge of {kinds_of_maps()}, but the one in {folder} tells "
                 f"{config['values']}; {advice}"
             )
-        segmenter = Segmenter(config["channels"])
+        segmenter = Segmenter(config["channels"], config["patch"])
         segmenter.load_state_dict({name: each.float() for name, each in weights.items()})
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise UserError(

@@ -10,27 +10,15 @@ from accelerate import Accelerator
 from diffusers import AutoencoderTiny
 from torch import Tensor
 
+from t2i_xattn.training import blocks
 from t2i_xattn.training.loop import seed_for
-from t2i_xattn.training.recipe import PaintingSchedule, Recipe
+from t2i_xattn.training.recipe import DrawnSchedule, Recipe
 from t2i_xattn.training.sources import SceneSource, drawn_scenes, pictures
-
-BLOCK = 2048
-"""Scenes of a block, which are shuffled anew each time that it is used."""
 
 
 def block_scenes(recipe: Recipe, source: SceneSource[Any], number: int) -> list[Any]:
     """The scenes of a block, in the order of their drawing."""
-    return drawn_scenes(source, seed_for(recipe.seed, "denoiser", number), BLOCK)[0]
-
-
-def blocks(schedule: PaintingSchedule) -> int:
-    """How many blocks a stage sees in all its steps."""
-    return -(-schedule.steps // (BLOCK // schedule.batch * schedule.passes))
-
-
-def all_blocks(recipe: Recipe) -> int:
-    """How many blocks the denoiser sees in all its stages."""
-    return blocks(recipe.denoiser) + (blocks(recipe.half_size) if recipe.half_size else 0)
+    return drawn_scenes(source, seed_for(recipe.seed, "denoiser", number), blocks.BLOCK)[0]
 
 
 class EncodedScenes:
@@ -50,10 +38,8 @@ class EncodedScenes:
         accelerator: Accelerator,
     ) -> None:
         self.source = source
-        self.recipe = recipe
-        self.order = f"{stage} order"
-        schedule: PaintingSchedule = getattr(recipe, stage)
-        self.batch, self.passes = schedule.batch, schedule.passes
+        self.recipe, self.stage = recipe, stage
+        self.schedule: DrawnSchedule = getattr(recipe, stage)
         self.first_block = first_block
         self.device = accelerator.device
         self.autoencoder = autoencoder.to(self.device, memory_format=torch.channels_last)
@@ -66,23 +52,18 @@ class EncodedScenes:
     def at(self, step: int) -> tuple[list[Any], Tensor, Tensor | None]:
         """A step's scenes, float latents ``(batch, channels, height, width)``, and labels of
         their pixels ``(batch, labels, height, width)`` where the recipe has a use for them."""
-        use, index = divmod(step, BLOCK // self.batch)
-        number = self.first_block + use // self.passes
-        if number != self.number:
-            self._draw(number)
-        rng = np.random.default_rng(seed_for(self.recipe.seed, self.order, use))
-        order = rng.permutation(len(self.scenes))
-        chosen = order[index * self.batch : (index + 1) * self.batch]
-        rows = torch.from_numpy(chosen)
+        number, rows = blocks.block_and_rows(self.recipe.seed, self.stage, self.schedule, step)
+        if self.first_block + number != self.number:
+            self._draw(self.first_block + number)
         labels = self.labels[rows] if self.labelled else None
-        return [self.scenes[each] for each in chosen], self.latents[rows], labels
+        return [self.scenes[each] for each in rows], self.latents[rows], labels
 
     def _draw(self, number: int) -> None:
         scenes = block_scenes(self.recipe, self.source, number)
         encoded = []
         with torch.no_grad():
-            for start in range(0, len(scenes), self.batch):
-                images = pictures(self.source, scenes[start : start + self.batch])
+            for start in range(0, len(scenes), self.schedule.batch):
+                images = pictures(self.source, scenes[start : start + self.schedule.batch])
                 images = images.to(self.device, memory_format=torch.channels_last)
                 encoded.append(self.autoencoder.encoder(images).float())
         self.number, self.scenes = number, scenes

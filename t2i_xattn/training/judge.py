@@ -14,14 +14,17 @@ from torch.nn import functional
 
 from t2i_xattn.judge.pixel_maps import NONE, kinds_of_maps, true_maps
 from t2i_xattn.judge.segmenter import Segmenter
-from t2i_xattn.scenes.world import WorldScene, draw_world, sample_world
+from t2i_xattn.scenes.world import draw_world, sample_world
+from t2i_xattn.training import blocks
+from t2i_xattn.training.blocks import block_and_rows
 from t2i_xattn.training.loop import LossFunction, seed_for, train_stage
-from t2i_xattn.training.recipe import Schedule, build, read_toml
+from t2i_xattn.training.recipe import DrawnSchedule, build, read_toml
 from t2i_xattn.training.spoiling import add_noise, blur, soften, tint
 
 
 @dataclass(frozen=True, kw_only=True)
-class JudgeStage(Schedule):
+class JudgeStage(DrawnSchedule):
+    patch: int
     channels: list[int]
     softness: float
     blur: float
@@ -49,38 +52,67 @@ def load_judge_recipe(path: Path) -> JudgeRecipe:
     return build(JudgeRecipe, raw | {"judge": stage}, "top level", example)
 
 
-def judge_loss(recipe: JudgeRecipe, accelerator: Accelerator) -> LossFunction:
-    """Cross-entropy of each map, over the pixels where it tells something.
+class MappedScenes:
+    """The pictures and the true maps of a step, a function of the seed and the step alone.
 
     Scenes with what is held out from the training of models are seen too: the judge has to know
-    what it judges.
+    what it judges. They are drawn in blocks, as drawing takes a fourth of a step.
     """
+
+    def __init__(self, recipe: JudgeRecipe) -> None:
+        self.seed, self.schedule = recipe.seed, recipe.judge
+        self.number = -1
+        self.images: list[Tensor] = []
+        self.maps: list[dict[str, Tensor]] = []
+
+    def at(self, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """Float ``(batch, 3, side, side)`` from -1 to 1, and of each map ``(batch, side, side)``
+        numbers."""
+        number, rows = block_and_rows(self.seed, "judge", self.schedule, step)
+        if number != self.number:
+            self._draw(number)
+        images = torch.stack([self.images[row] for row in rows]).float() / 127.5 - 1
+        chosen = [self.maps[row] for row in rows]
+        maps = {
+            name: torch.stack([each[name] for each in chosen]).long() for name in kinds_of_maps()
+        }
+        return images, maps
+
+    def _draw(self, number: int) -> None:
+        rng = np.random.default_rng(seed_for(self.seed, "judge", number))
+        self.number, self.images, self.maps = number, [], []
+        for _ in range(blocks.BLOCK):
+            scene = sample_world(rng, "any")
+            pixels = np.array(draw_world(scene))
+            self.images.append(torch.from_numpy(pixels).permute(2, 0, 1))
+            true = true_maps(scene)
+            # NONE, the least of the numbers, and all the others fit in a byte.
+            self.maps.append(
+                {
+                    name: torch.from_numpy(getattr(true, name).astype(np.int8))
+                    for name in kinds_of_maps()
+                }
+            )
+
+
+def judge_loss(recipe: JudgeRecipe, accelerator: Accelerator) -> LossFunction:
+    """Cross-entropy of each map, over the pixels where it tells something."""
     settings = recipe.judge
+    mapped = MappedScenes(recipe)
 
     def loss(module: Any, step: int) -> Tensor:
-        rng = np.random.default_rng(seed_for(recipe.seed, "judge", step))
-        scenes = [sample_world(rng, "any") for _ in range(settings.batch)]
-        images = spoiled(drawn(scenes), settings, rng).to(accelerator.device)
-        scores = module.segmenter(images)
-        maps = [true_maps(scene) for scene in scenes]
+        images, maps = mapped.at(step)
+        rng = np.random.default_rng(seed_for(recipe.seed, "spoiling", step))
+        scores = module.segmenter(spoiled(images, settings, rng).to(accelerator.device))
         terms = []
-        for name in kinds_of_maps():
-            numbers = np.stack([getattr(each, name) for each in maps]).astype(np.int64)
-            truth = torch.from_numpy(numbers).to(accelerator.device)
-            total = functional.cross_entropy(
-                scores[name], truth, ignore_index=NONE, reduction="sum"
-            )
+        for name, truth in maps.items():
+            told = truth.to(accelerator.device)
+            total = functional.cross_entropy(scores[name], told, ignore_index=NONE, reduction="sum")
             # Of a batch of bare places no pixel has a colour.
-            terms.append(total / (truth != NONE).sum().clamp(min=1))
+            terms.append(total / (told != NONE).sum().clamp(min=1))
         return torch.stack(terms).sum()
 
     return loss
-
-
-def drawn(scenes: list[WorldScene]) -> Tensor:
-    """Float ``(scenes, 3, side, side)`` from -1 to 1."""
-    pixels = np.stack([np.asarray(draw_world(scene)) for scene in scenes])
-    return torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def spoiled(images: Tensor, settings: JudgeStage, rng: np.random.Generator) -> Tensor:
@@ -102,7 +134,7 @@ def train_judge(
     accelerator = Accelerator(mixed_precision=recipe.mixed_precision)
     torch.manual_seed(recipe.seed)
     module = nn.Module()
-    module.segmenter = Segmenter(recipe.judge.channels)
+    module.segmenter = Segmenter(recipe.judge.channels, recipe.judge.patch)
     result = train_stage(
         "judge",
         module,

@@ -59,14 +59,14 @@ class TextRecipe(Schedule):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PaintingSchedule(Schedule):
+class DrawnSchedule(Schedule):
     """Of a stage that sees drawn scenes ``passes`` times each, with other words and noise."""
 
     passes: int
 
 
 @dataclass(frozen=True, kw_only=True)
-class DenoiserRecipe(PaintingSchedule):
+class DenoiserRecipe(DrawnSchedule):
     text_learning_rate: float
     channels: list[int]
     heads: list[int]
@@ -94,7 +94,7 @@ class Recipe:
     decoder: DecoderRecipe
     text: TextRecipe
     denoiser: DenoiserRecipe
-    half_size: PaintingSchedule | None = None
+    half_size: DrawnSchedule | None = None
     scenes: str = "shapes"
 
 
@@ -102,7 +102,7 @@ STAGES = {
     "autoencoder": AutoencoderRecipe,
     "decoder": DecoderRecipe,
     "text": TextRecipe,
-    "half_size": PaintingSchedule,
+    "half_size": DrawnSchedule,
     "denoiser": DenoiserRecipe,
 }
 OPTIONAL_STAGES = ("half_size",)

@@ -22,6 +22,7 @@ from t2i_xattn.training.autoencoder import (
     finish_autoencoder,
     new_autoencoder,
 )
+from t2i_xattn.training.blocks import blocks
 from t2i_xattn.training.denoiser import (
     NoisedScenes,
     denoiser_loss,
@@ -30,10 +31,9 @@ from t2i_xattn.training.denoiser import (
     noised_scenes,
     unfused_on_cpu,
 )
-from t2i_xattn.training.encoded import blocks
 from t2i_xattn.training.half_size import HalfSizeEnds, grow, half_size_loss, outer_parameters
 from t2i_xattn.training.loop import Curve, LossFunction, train_stage
-from t2i_xattn.training.recipe import PaintingSchedule, Recipe, Schedule
+from t2i_xattn.training.recipe import DrawnSchedule, Recipe, Schedule
 from t2i_xattn.training.segmentation_loss import SegmentationHead
 from t2i_xattn.training.sources import SceneSource, source_named
 from t2i_xattn.training.text import Reader, new_text_encoder, text_loss
@@ -206,7 +206,7 @@ def _trained_text_encoder(
 
 
 def _grown(
-    schedule: PaintingSchedule,
+    schedule: DrawnSchedule,
     questions: Callable[[int], NoisedScenes],
     stages: _Stages,
     text_encoder: nn.Module,
