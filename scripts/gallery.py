@@ -8,13 +8,18 @@ from typing import Annotated
 import typer
 
 from t2i_xattn.default_model import load_pipeline
+from t2i_xattn.errors import UserError
 from t2i_xattn.evaluation.pictures import paint
 from t2i_xattn.evaluation.prompts import benchmark_prompts
+from t2i_xattn.evaluation.world_prompts import world_prompts
 from t2i_xattn.one_sentence import run_command
 from t2i_xattn.output import output_folder
 from t2i_xattn.render import captioned_sheet
 
-GROUPS = ("singles", "pairs", "triples", "held_out_objects")
+GROUPS = {
+    "shapes": ("singles", "pairs", "triples", "held_out_objects"),
+    "world": ("light_and_place", "singles", "pairs", "triples", "styles", "held_out"),
+}
 
 
 def main(
@@ -23,15 +28,19 @@ def main(
         str | None,
         typer.Option(help="A model folder or a hub name.", show_default="the one in the box"),
     ] = None,
+    scenes: Annotated[str, typer.Option(help="Whose prompts: shapes, world.")] = "shapes",
     count: Annotated[int, typer.Option(min=1, help="Prompts of each group.")] = 7,
     steps: Annotated[int, typer.Option(min=1, help="Steps of the sampler.")] = 25,
     guidance: Annotated[float, typer.Option(help="Classifier-free guidance.")] = 5.0,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps.")] = "cpu",
 ) -> None:
     """Nothing is chosen by hand: a row for each group, its first prompts, their own seeds."""
+    if scenes not in GROUPS:
+        raise UserError(f"expected prompts of {' or '.join(GROUPS)}, but came {scenes!r}")
+    groups = world_prompts() if scenes == "world" else benchmark_prompts()
     with output_folder(out) as folder:
         pipe = load_pipeline(model).to(device)
-        prompts = [each for group in GROUPS for each in benchmark_prompts()[group][:count]]
+        prompts = [each for group in GROUPS[scenes] for each in groups[group][:count]]
         pictures = paint(pipe, prompts, steps=steps, guidance=guidance)
         captions = [each.prompt for each in prompts]
         sheet = captioned_sheet(list(zip(pictures, captions, strict=True)), count, lines=5)

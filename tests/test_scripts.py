@@ -20,6 +20,7 @@ SCRIPTS = Path(__file__).parents[1] / "scripts"
         ("draw_scenes", ["--split", "x"], "a split of train, held_out, any, but came 'x'"),
         ("draw_scenes", ["--count", "1", "--out", "none/scenes.png"], "written at none/scenes.png"),
         ("benchmark", ["record", "--ways", "x"], "expected ways of plain, record"),
+        ("gallery", ["--scenes", "x"], "expected prompts of shapes or world, but came 'x'"),
         ("evaluate", ["maps", "--ways", "x"], "'x'"),
     ],
 )
