@@ -38,10 +38,10 @@ attention need not be true of a model of photographs.
 
 SEEN = {
     "autoencoder": "{crops} crops of {side} × {side}, or {whole} whole pictures, a step",
-    "decoder": "the same",
     "text": "prompts only",
     "half_size": "pictures at half the size, each {passes} times with other words and noise",
     "denoiser": "pictures, each {passes} times with other words and noise",
+    "decoder": "as the autoencoder",
 }
 
 
@@ -125,13 +125,13 @@ def _training(recipe: Recipe, curves: dict[str, list[list[float]]]) -> str:
     inner = ", its inner blocks first,\n" if recipe.half_size else ""
     return f"""## Training
 
-{supervised} The autoencoder was trained first, then its decoder
-alone, then the text encoder alone (by questions that a
+{supervised} The autoencoder was trained first, then the text encoder
+alone (by questions that a
 throw-away reader answers from the embeddings of a prompt's words: which shape has the red one,
 where is it, which colour stands furthest left), then the denoiser{inner} with the text encoder
 {"kept as it was" if not recipe.denoiser.text_learning_rate else "trained along"}: velocity
-prediction, zero terminal signal, {recipe.denoiser.drop_prompt:.0%} of the prompts dropped, Muon for
-matrices and convolutions and AdamW for the rest,
+prediction, zero terminal signal, {recipe.denoiser.drop_prompt:.0%} of the prompts dropped; and last the
+autoencoder's decoder alone. Muon for matrices and convolutions and AdamW for the rest,
 moving average of the weights, {recipe.mixed_precision} autocast, weights stored in fp16. The recipe
 is `t2i_xattn/training/recipes/{recipe.scenes}.toml`, seed {recipe.seed}.
 

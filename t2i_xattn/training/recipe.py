@@ -100,10 +100,10 @@ class Recipe:
 
 STAGES = {
     "autoencoder": AutoencoderRecipe,
-    "decoder": DecoderRecipe,
     "text": TextRecipe,
     "half_size": DrawnSchedule,
     "denoiser": DenoiserRecipe,
+    "decoder": DecoderRecipe,
 }
 OPTIONAL_STAGES = ("half_size",)
 

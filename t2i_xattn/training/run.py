@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -119,36 +120,23 @@ def train_pipeline(
         # Of a moving average, which has no gradients, or of a pipeline, which has.
         text_encoder.requires_grad_(recipe.denoiser.text_learning_rate > 0)
         unfused_on_cpu(denoiser)
+        ask = partial(
+            noised_scenes,
+            recipe,
+            source=source,
+            autoencoder=autoencoder,
+            tokenizer=tokenizer,
+            accelerator=accelerator,
+        )
         first_block = 0
-        asked = source, autoencoder, tokenizer, accelerator
         if recipe.half_size and init is None:
-            questions = noised_scenes(recipe, "half_size", first_block, *asked)
+            questions = ask("half_size", first_block)
             denoiser = _grown(recipe.half_size, questions, stages, text_encoder, denoiser)
             first_block = blocks(recipe.half_size)
-        heads = {}
-        rates = {
-            "text_encoder": recipe.denoiser.text_learning_rate,
-            "unet": recipe.denoiser.learning_rate,
-        }
-        if recipe.denoiser.segmentation_loss:
-            heads["segmentation"] = SegmentationHead(recipe.denoiser, source.pixel_values())
-            rates["segmentation"] = recipe.denoiser.learning_rate
-        averaged = stages.train(
-            "denoiser",
-            denoiser_loss(
-                recipe,
-                noised_scenes(recipe, "denoiser", first_block, *asked),
-                source,
-                tokenizer,
-            ),
-            recipe.denoiser,
-            rates,
-            {"unet": recipe.denoiser.matrix_learning_rate},
-            text_encoder=text_encoder,
-            unet=denoiser,
-            **heads,
-        )
-        averaged.unet.set_attn_processor(AttnProcessor2_0())
+        loss = denoiser_loss(recipe, ask("denoiser", first_block), source, tokenizer)
+        averaged = _trained_denoiser(recipe, loss, source, stages, text_encoder, denoiser)
+        if init is None:
+            autoencoder.decoder = _trained_decoder(recipe, source, stages, autoencoder)
     except _Unfinished:
         return None
     return StableDiffusionPipeline(
@@ -176,7 +164,13 @@ def _trained_autoencoder(
         {"model": recipe.autoencoder.matrix_learning_rate},
         model=model,
     )
-    autoencoder = finish_autoencoder(averaged.model, recipe, source, stages.accelerator)
+    return finish_autoencoder(averaged.model, recipe, source, stages.accelerator)
+
+
+def _trained_decoder(
+    recipe: Recipe, source: SceneSource[Any], stages: _Stages, autoencoder: AutoencoderTiny
+) -> nn.Module:
+    """Last, as nothing waits for it."""
     averaged = stages.train(
         "decoder",
         decoder_loss(recipe, source, autoencoder, stages.accelerator),
@@ -185,8 +179,8 @@ def _trained_autoencoder(
         {"decoder": recipe.decoder.matrix_learning_rate},
         decoder=autoencoder.decoder.requires_grad_(True).train(),
     )
-    autoencoder.decoder = averaged.decoder.eval()
-    return autoencoder
+    decoder: nn.Module = averaged.decoder.eval()
+    return decoder
 
 
 def _trained_text_encoder(
@@ -228,6 +222,37 @@ def _grown(
     )
     grow(averaged.unet, averaged.ends)
     return averaged.unet.requires_grad_(True)
+
+
+def _trained_denoiser(
+    recipe: Recipe,
+    loss: LossFunction,
+    source: SceneSource[Any],
+    stages: _Stages,
+    text_encoder: nn.Module,
+    denoiser: UNet2DConditionModel,
+) -> Any:
+    """The averaged ``unet`` and ``text_encoder``."""
+    heads = {}
+    rates = {
+        "text_encoder": recipe.denoiser.text_learning_rate,
+        "unet": recipe.denoiser.learning_rate,
+    }
+    if recipe.denoiser.segmentation_loss:
+        heads["segmentation"] = SegmentationHead(recipe.denoiser, source.pixel_values())
+        rates["segmentation"] = recipe.denoiser.learning_rate
+    averaged = stages.train(
+        "denoiser",
+        loss,
+        recipe.denoiser,
+        rates,
+        {"unet": recipe.denoiser.matrix_learning_rate},
+        text_encoder=text_encoder,
+        unet=denoiser,
+        **heads,
+    )
+    averaged.unet.set_attn_processor(AttnProcessor2_0())
+    return averaged
 
 
 def _begin_from(folder: Path, denoiser: UNet2DConditionModel) -> tuple[AutoencoderTiny, Any]:
