@@ -130,8 +130,8 @@ alone (by questions that a
 throw-away reader answers from the embeddings of a prompt's words: which shape has the red one,
 where is it, which colour stands furthest left), then the denoiser{inner} with the text encoder
 {"kept as it was" if not recipe.denoiser.text_learning_rate else "trained along"}: velocity
-prediction, zero terminal signal, {recipe.denoiser.drop_prompt:.0%} of the prompts dropped; and last the
-autoencoder's decoder alone. Muon for matrices and convolutions and AdamW for the rest,
+prediction, zero terminal signal, {recipe.denoiser.drop_prompt:.0%} of the prompts dropped; and
+last the autoencoder's decoder alone. Muon for matrices and convolutions and AdamW for the rest,
 moving average of the weights, {recipe.mixed_precision} autocast, weights stored in fp16. The recipe
 is `t2i_xattn/training/recipes/{recipe.scenes}.toml`, seed {recipe.seed}.
 

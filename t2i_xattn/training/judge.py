@@ -25,6 +25,7 @@ from t2i_xattn.training.spoiling import add_noise, blur, soften, tint
 @dataclass(frozen=True, kw_only=True)
 class JudgeStage(DrawnSchedule):
     patch: int
+    clean: float
     channels: list[int]
     softness: float
     blur: float
@@ -116,11 +117,12 @@ def judge_loss(recipe: JudgeRecipe, accelerator: Accelerator) -> LossFunction:
 
 
 def spoiled(images: Tensor, settings: JudgeStage, rng: np.random.Generator) -> Tensor:
-    """Pictures as a model may paint them."""
-    images = soften(images, settings.softness, rng)
-    images = blur(images, settings.blur, rng)
-    images = tint(images, settings.tint, rng)
-    return add_noise(images, settings.noise, rng).clamp(-1, 1)
+    """Pictures as a model may paint them; a share of them stays as it was drawn."""
+    soft = soften(images, settings.softness, rng)
+    soft = tint(blur(soft, settings.blur, rng), settings.tint, rng)
+    soft = add_noise(soft, settings.noise, rng).clamp(-1, 1)
+    clean = torch.from_numpy(rng.random(len(images)) < settings.clean).to(images.device)
+    return torch.where(clean[:, None, None, None], images, soft)
 
 
 def train_judge(
