@@ -287,6 +287,7 @@ def world(
         return {
             "judge": {"mean IoU": iou, **{name: share.as_json() for name, share in own.items()}},
             "pictures": report.plain_figures(figures),
+            "peaks of": CITY,
             "peaks": {
                 word: {**each.inside.as_json(), "by chance": each.by_chance}
                 for word, each in peaks.items()

@@ -75,6 +75,25 @@ def test_the_card_gives_what_was_measured_and_says_what_was_supervised(tmp_path:
         model_card(recipe, tmp_path, tmp_path / "figures.json")
 
 
+def test_the_card_of_the_world(tmp_path: Path) -> None:
+    recipe = load_recipe(RECIPE.with_name("world.toml"))
+    (tmp_path / "curves.json").write_text(json.dumps(dict.fromkeys(STAGES, CURVE)), "utf-8")
+    share = {"share": 0.75, "right": 3, "n": 4, "wilson_95": [0.3, 0.954]}
+    figures = {
+        "settings": {"steps": 25, "guidance": 5.0, "limit": 4},
+        "judge": {"mean IoU": 0.97, "all": share},
+        "pictures": {"pairs": {"things right": share}},
+        "peaks of": "A city",
+        "peaks": {"city": share | {"by chance": 0.4}},
+    }
+    (tmp_path / "figures.json").write_text(json.dumps(figures), "utf-8")
+    card = model_card(recipe, tmp_path, tmp_path / "figures.json")
+    assert "| pairs | things right | 75.0 % (30–95) | 4 |" in card
+    assert "| city | 75.0 % (30–95) | 4 | 40 % |" in card
+    assert "its inner blocks first" in card
+    assert "`scripts/evaluate.py world --limit 4`" in card
+
+
 STOCK = """
 import sys
 from diffusers import StableDiffusionPipeline

@@ -51,8 +51,8 @@ def model_card(recipe: Recipe, run: Path, figures: Path | None = None) -> str:
     Args:
         recipe: what was trained.
         run: the folder of the run, with the losses of its finished stages.
-        figures: what ``scripts/evaluate.py all --json`` wrote of the trained model; without it the
-            card says that nothing was measured.
+        figures: what ``scripts/evaluate.py all --json`` wrote of the trained model, or ``world
+            --json`` of one of the world; without it the card says that nothing was measured.
 
     Raises:
         UserError: the figures cannot be read.
@@ -68,11 +68,12 @@ def model_card(recipe: Recipe, run: Path, figures: Path | None = None) -> str:
     else:
         try:
             measured = json.loads(figures.read_text("utf-8"))
-            parts += [_pictures(measured), _maps(measured)]
+            parts.append(_pictures(measured))
+            parts.append(_peaks(measured) if "peaks" in measured else _maps(measured))
         except (OSError, ValueError, KeyError) as error:
             raise UserError(
-                f"expected the figures of `evaluate.py all --json` in {figures}, but it cannot "
-                f"be read as that ({error!r})"
+                f"expected the figures of `evaluate.py all --json`, or of `world`, in {figures}, "
+                f"but it cannot be read as that ({error!r})"
             ) from error
     return "\n".join(parts)
 
@@ -155,13 +156,15 @@ def _pictures(measured: dict[str, Any]) -> str:
         for group, figures in measured["pictures"].items()
         for name, share in figures.items()
     ]
-    judge = measured["judge"]["clean"]["all"]
+    world = "peaks" in measured
+    judge = (measured["judge"] if world else measured["judge"]["clean"])["all"]
     limit = f" --limit {settings['limit']}" if settings.get("limit") else ""
     return f"""## Accuracy
 
 Fixed prompts and seeds, {settings["steps"]} steps, guidance {settings["guidance"]}; judged from
 the pixels by a judge that is itself right in every respect on {_percent(judge)} of {judge["n"]}
-rendered scenes. Wilson 95 % intervals. `scripts/evaluate.py pictures{limit}` prints it again.
+rendered scenes. Wilson 95 % intervals.
+`scripts/evaluate.py {"world" if world else "pictures"}{limit}` prints it again.
 
 {_table(["prompts", "figure", "share", "n"], rows)}
 """
@@ -188,4 +191,19 @@ Rendered scenes, noised to a level and passed once through the denoiser without 
 words against the pixels that the words name. `scripts/evaluate.py maps` prints it again.
 
 {_table(names, rows)}
+"""
+
+
+def _peaks(measured: dict[str, Any]) -> str:
+    rows = [
+        (word, _percent(each), each["n"], f"{100 * each['by chance']:.0f} %")
+        for word, each in measured["peaks"].items()
+    ]
+    return f"""## How far its heat maps can be believed
+
+Pictures of "{measured["peaks of"]}",
+and whether the map of a word has its peak where the judge's network sees what the word names: the
+skyline, for "sunset" the sky. `scripts/evaluate.py world` prints it again.
+
+{_table(["word", "peak inside", "n", "a random place"], rows)}
 """
