@@ -51,6 +51,10 @@ Limit = Annotated[
 Json = Annotated[
     Path | None, typer.Option("--json", help="Write the figures to this file, with settings.")
 ]
+WorldJudge = Annotated[
+    Path | None,
+    typer.Option(help="Folder of the judge's network.", show_default="the one in the box"),
+]
 Batch = Annotated[int, typer.Option(min=1, help="Pictures at once.")]
 Steps = Annotated[int, typer.Option(min=1, help="Steps of the sampler.")]
 Guidance = Annotated[float, typer.Option(help="Classifier-free guidance; 1 is without.")]
@@ -147,6 +151,18 @@ def _run(
 def judge(limit: Limit = None, json: Json = None) -> None:
     """The judge's own accuracy on rendered scenes: clean, blurred, noisy."""
     _run(json, {"limit": limit}, lambda: {"judge": _judge(limit or SCENES)[1]})
+
+
+@app.command()
+def world_judge(judge: WorldJudge = None, limit: Limit = None, json: Json = None) -> None:
+    """The accuracy of the world's judge on rendered scenes, half of them with what is held out."""
+
+    def measure() -> dict[str, Any]:
+        own, matrix = judge_scenes(seen_by(load_segmenter(judge or WEIGHTS)), limit or SCENES)
+        Console().print(report.world_table({}, own, mean_iou(matrix)))
+        return {"judge": report.world_judge_figures(own, matrix)}
+
+    _run(json, {"limit": limit}, measure)
 
 
 @app.command()
@@ -251,10 +267,7 @@ def edits(
 @app.command()
 def world(
     model: Model = None,
-    judge: Annotated[
-        Path | None,
-        typer.Option(help="Folder of the judge's network.", show_default="the one in the box"),
-    ] = None,
+    judge: WorldJudge = None,
     steps: Steps = 25,
     guidance: Guidance = 5.0,
     batch: Batch = 16,
@@ -270,7 +283,6 @@ def world(
         with output_folder(save) if save is not None else nullcontext() as folder:
             segmenter = load_segmenter(judge or WEIGHTS)
             own, matrix = judge_scenes(seen_by(segmenter), limit or 300)
-            iou = mean_iou(matrix)
             pipe, figures = _load(model, device), {}
             for group, prompts in world_prompts().items():
                 keep = partial(_save_world, folder, group) if folder is not None else None
@@ -282,10 +294,10 @@ def world(
             peaks = evaluate_words(
                 pipe, segmenter, seeds=min(limit or 20, 20), steps=steps, guidance=guidance
             )
-        Console().print(report.world_table(figures, own, iou))
+        Console().print(report.world_table(figures, own, mean_iou(matrix)))
         Console().print(report.peaks_table(peaks, CITY))
         return {
-            "judge": {"mean IoU": iou, **{name: share.as_json() for name, share in own.items()}},
+            "judge": report.world_judge_figures(own, matrix),
             "pictures": report.plain_figures(figures),
             "peaks of": CITY,
             "peaks": {

@@ -59,6 +59,13 @@ def test_the_commands_write_their_figures(tmp_path: Path) -> None:
     assert figures["pictures"]["singles"]["all right"]["n"] == 1
     assert set(figures["peaks"]) == set(CITY_WORDS)
     assert len(list((tmp_path / "pictures").glob("*.png"))) == len(figures["pictures"])
+    options = ["world-judge", "--judge", str(tmp_path / "judge"), "--limit", "2"]
+    done = CliRunner().invoke(script.app, [*options, "--json", str(tmp_path / "judge.json")])
+    assert done.exit_code == 0, done.output
+    own = json.loads((tmp_path / "judge.json").read_text("utf-8"))["judge"]
+    assert own["all"]["n"] == 2
+    assert 0 <= own["mean IoU"] <= max(own["IoU"].values())
+    assert "sky" in own["IoU"]
     done = CliRunner().invoke(script.app, ["nearest", "--training", "40", *short])
     assert done.exit_code == 0, done.output
     assert json.loads((tmp_path / "figures.json").read_text("utf-8"))["nearest"]["trained_on"] == 40

@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from rich.table import Table
 
 from t2i_xattn.errors import UserError
@@ -19,7 +21,9 @@ from t2i_xattn.evaluation.inversions import InversionFigure
 from t2i_xattn.evaluation.judging import JudgeAccuracy
 from t2i_xattn.evaluation.maps import MapFigure
 from t2i_xattn.evaluation.nearest import Recall
+from t2i_xattn.evaluation.segmentation import class_iou, mean_iou
 from t2i_xattn.evaluation.world_maps import WordPeaks
+from t2i_xattn.scenes.world import class_names
 
 
 def judge_table(accuracies: Sequence[JudgeAccuracy]) -> Table:
@@ -76,6 +80,16 @@ def world_table(
             table.add_row(label, name, str(share), str(share.n), end_section=last)
     table.caption = f"The judge's mean IoU over the classes of pixels: {iou:.3f}"
     return table
+
+
+def world_judge_figures(judge: Mapping[str, Share], matrix: NDArray[np.int64]) -> dict[str, Any]:
+    """The same of the judge, for JSON, with the IoU of every class that was there or seen."""
+    classes = zip(class_names(), class_iou(matrix), strict=True)
+    return {
+        "mean IoU": mean_iou(matrix),
+        "IoU": {name: float(iou) for name, iou in classes if not np.isnan(iou)},
+        **{name: share.as_json() for name, share in judge.items()},
+    }
 
 
 def peaks_table(peaks: Mapping[str, WordPeaks], prompt: str) -> Table:

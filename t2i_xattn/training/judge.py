@@ -14,7 +14,8 @@ from torch.nn import functional
 
 from t2i_xattn.judge.pixel_maps import NONE, kinds_of_maps, true_maps
 from t2i_xattn.judge.segmenter import Segmenter
-from t2i_xattn.scenes.world import draw_world, sample_world
+from t2i_xattn.scenes.world import class_names, draw_world, sample_world
+from t2i_xattn.scenes.world.owners import PARTS
 from t2i_xattn.training import blocks
 from t2i_xattn.training.blocks import block_and_rows
 from t2i_xattn.training.loop import LossFunction, seed_for, train_stage
@@ -25,6 +26,7 @@ from t2i_xattn.training.spoiling import add_noise, blur, soften, tint
 @dataclass(frozen=True, kw_only=True)
 class JudgeStage(DrawnSchedule):
     patch: int
+    thing_weight: float
     clean: float
     channels: list[int]
     softness: float
@@ -97,9 +99,15 @@ class MappedScenes:
 
 
 def judge_loss(recipe: JudgeRecipe, accelerator: Accelerator) -> LossFunction:
-    """Cross-entropy of each map, over the pixels where it tells something."""
+    """Cross-entropy of each map, over the pixels where it tells something.
+
+    Things are small: without a greater weight of their pixels the network learns skies first and
+    what stands in them last.
+    """
     settings = recipe.judge
     mapped = MappedScenes(recipe)
+    weights = torch.ones(len(class_names()), device=accelerator.device)
+    weights[len(PARTS) :] = settings.thing_weight
 
     def loss(module: Any, step: int) -> Tensor:
         images, maps = mapped.at(step)
