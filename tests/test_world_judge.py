@@ -97,6 +97,18 @@ def test_specks_are_no_things_and_a_few_wrong_pixels_change_nothing() -> None:
     assert found.counts() == {("cat", "red"): 1}
 
 
+def test_what_a_network_says_of_pixels_that_have_nothing_to_say_counts_nowhere() -> None:
+    scene = _scene(RED_CAT, _thing("sun", None, 94, 40, 30), _thing("car", "blue", 90, 112, 20))
+    maps = true_maps(scene)
+    colours = np.where(maps.colours == NONE, np.arange(128) % 7, maps.colours)
+    styles = np.where(maps.styles == NONE, 1, maps.styles)
+    classes = maps.classes
+    styles[classes == class_names().index("cat")] = 2
+    found = read_maps(replace(maps, colours=colours, styles=styles))
+    assert {each.kind: each.style for each in found.things} == dict.fromkeys(("cat", "sun", "car"))
+    assert found.counts() == {("cat", "red"): 1, ("sun", None): 1, ("car", "blue"): 1}
+
+
 def test_every_place_and_light_is_told() -> None:
     words = world_language()
     for place, known in words.places.items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -80,6 +80,7 @@ def judge_world(image: Image.Image, segmenter: Segmenter | None = None) -> World
 
 def read_maps(maps: PixelMaps, factor: float = 1.0) -> WorldJudgement:
     """What maps of 128 pixels a side show; measures are given `factor` times as large."""
+    maps = _without_what_is_never_said(maps)
     names = class_names()
     shares = np.bincount(maps.classes.ravel(), minlength=len(names)) / maps.classes.size
     place = _place(dict(zip(names, shares, strict=True)))
@@ -92,6 +93,19 @@ def read_maps(maps: PixelMaps, factor: float = 1.0) -> WorldJudgement:
         light=lights[light or 0],
         style=STYLES[style or 0],
         things=_things(maps, place, factor),
+    )
+
+
+def _without_what_is_never_said(maps: PixelMaps) -> PixelMaps:
+    """A network gives every pixel a colour and a style, a cat a style and the sun a colour, too."""
+    kinds = world_language().things.values()
+    parts = np.zeros(len(PARTS), dtype=bool)
+    coloured = np.append(parts, [bool(kind.colours) for kind in kinds])
+    styled = np.append(~parts, [bool(kind.styles) for kind in kinds])
+    return replace(
+        maps,
+        colours=np.where(coloured[maps.classes], maps.colours, NONE),
+        styles=np.where(styled[maps.classes], maps.styles, NONE),
     )
 
 

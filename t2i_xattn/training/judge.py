@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from torch.nn import functional
 
 from t2i_xattn.judge.pixel_maps import NONE, kinds_of_maps, true_maps
 from t2i_xattn.judge.segmenter import Segmenter
-from t2i_xattn.scenes.world import class_names, draw_world, sample_world
+from t2i_xattn.scenes.world import WorldScene, draw_world, sample_world
 from t2i_xattn.scenes.world.owners import PARTS
 from t2i_xattn.training import blocks
 from t2i_xattn.training.blocks import block_and_rows
@@ -84,8 +85,10 @@ class MappedScenes:
     def _draw(self, number: int) -> None:
         rng = np.random.default_rng(seed_for(self.seed, "judge", number))
         self.number, self.images, self.maps = number, [], []
+        seen: Counter[str] = Counter()
         for _ in range(blocks.BLOCK):
-            scene = sample_world(rng, "any")
+            scene = _of_rarest_things([sample_world(rng, "any") for _ in range(3)], seen)
+            seen.update(thing.kind for thing in scene.things)
             pixels = np.array(draw_world(scene))
             self.images.append(torch.from_numpy(pixels).permute(2, 0, 1))
             true = true_maps(scene)
@@ -98,6 +101,11 @@ class MappedScenes:
             )
 
 
+def _of_rarest_things(scenes: list[WorldScene], seen: Counter[str]) -> WorldScene:
+    """The one with the most, and the least seen, things: some kinds stand in few places only."""
+    return max(scenes, key=lambda scene: sum(1 / (1 + seen[each.kind]) for each in scene.things))
+
+
 def judge_loss(recipe: JudgeRecipe, accelerator: Accelerator) -> LossFunction:
     """Cross-entropy of each map, over the pixels where it tells something.
 
@@ -106,19 +114,21 @@ def judge_loss(recipe: JudgeRecipe, accelerator: Accelerator) -> LossFunction:
     """
     settings = recipe.judge
     mapped = MappedScenes(recipe)
-    weights = torch.ones(len(class_names()), device=accelerator.device)
-    weights[len(PARTS) :] = settings.thing_weight
 
     def loss(module: Any, step: int) -> Tensor:
         images, maps = mapped.at(step)
         rng = np.random.default_rng(seed_for(recipe.seed, "spoiling", step))
         scores = module.segmenter(spoiled(images, settings, rng).to(accelerator.device))
+        maps = {name: each.to(accelerator.device) for name, each in maps.items()}
+        things = maps["classes"] >= len(PARTS)
         terms = []
         for name, truth in maps.items():
-            told = truth.to(accelerator.device)
-            total = functional.cross_entropy(scores[name], told, ignore_index=NONE, reduction="sum")
+            each = functional.cross_entropy(
+                scores[name], truth, ignore_index=NONE, reduction="none"
+            )
+            weights = (1 + (settings.thing_weight - 1) * things) * (truth != NONE)
             # Of a batch of bare places no pixel has a colour.
-            terms.append(total / (told != NONE).sum().clamp(min=1))
+            terms.append((weights * each).sum() / weights.sum().clamp(min=1))
         return torch.stack(terms).sum()
 
     return loss
