@@ -60,8 +60,10 @@ def test_a_run_that_was_stopped_ends_at_the_same_weights(
 ) -> None:
     monkeypatch.setattr(blocks, "BLOCK", 4)  # scenes are drawn a few at a time
     recipe = _tiny(steps=3, batch=2)
+    along = dataclasses.replace(recipe.denoiser, text_learning_rate=1e-4)
+    recipe = dataclasses.replace(recipe, denoiser=along)
     straight = train_pipeline(recipe, tmp_path / "straight")
-    for steps in (2, 3, 5):
+    for steps in (2, 3, 3, 5):
         assert train_pipeline(recipe, tmp_path / "stopped", max_steps=steps) is None
     resumed = train_pipeline(recipe, tmp_path / "stopped")
     assert straight is not None

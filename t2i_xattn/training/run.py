@@ -117,8 +117,7 @@ def train_pipeline(
             text_encoder = _trained_text_encoder(recipe, source, stages, tokenizer)
         else:
             autoencoder, text_encoder = _begin_from(init, denoiser)
-        # Of a moving average, which has no gradients, or of a pipeline, which has.
-        text_encoder.requires_grad_(recipe.denoiser.text_learning_rate > 0)
+        text_encoder.requires_grad_(False)
         unfused_on_cpu(denoiser)
         ask = partial(
             noised_scenes,
@@ -133,6 +132,7 @@ def train_pipeline(
             questions = ask("half_size", first_block)
             denoiser = _grown(recipe.half_size, questions, stages, text_encoder, denoiser)
             first_block = blocks(recipe.half_size)
+        text_encoder.requires_grad_(recipe.denoiser.text_learning_rate > 0)
         loss = denoiser_loss(recipe, ask("denoiser", first_block), source, tokenizer)
         averaged = _trained_denoiser(recipe, loss, source, stages, text_encoder, denoiser)
         if init is None:
