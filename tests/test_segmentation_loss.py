@@ -63,7 +63,8 @@ def test_features_are_the_denoiser_s_and_the_hook_is_gone_after() -> None:
     recipe = _recipe()
     unet = new_denoiser(recipe)
     head = SegmentationHead(recipe.denoiser, (5,))
-    inputs = torch.randn(1, 12, 16, 16), torch.tensor([9]), torch.randn(1, 7, 256)
+    latents = torch.randn(1, recipe.autoencoder.latent_channels, 16, 16)
+    inputs = latents, torch.tensor([9]), torch.randn(1, 7, 256)
     with late_features(unet) as features:
         unet(*inputs)
     unet(*inputs)
