@@ -18,7 +18,6 @@ from t2i_xattn.judge.segmenter import Segmenter
 from t2i_xattn.scenes.world import WorldScene, draw_world, sample_world
 from t2i_xattn.scenes.world.owners import PARTS
 from t2i_xattn.training import blocks
-from t2i_xattn.training.blocks import block_and_rows
 from t2i_xattn.training.loop import LossFunction, seed_for, train_stage
 from t2i_xattn.training.recipe import DrawnSchedule, build, read_toml
 from t2i_xattn.training.spoiling import add_noise, blur, soften, tint
@@ -66,39 +65,34 @@ class MappedScenes:
     def __init__(self, recipe: JudgeRecipe) -> None:
         self.seed, self.schedule = recipe.seed, recipe.judge
         self.number = -1
-        self.images: list[Tensor] = []
-        self.maps: list[dict[str, Tensor]] = []
+        self.images = torch.empty(0)
+        self.maps: dict[str, Tensor] = {}
 
     def at(self, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Float ``(batch, 3, side, side)`` from -1 to 1, and of each map ``(batch, side, side)``
         numbers."""
-        number, rows = block_and_rows(self.seed, "judge", self.schedule, step)
+        number, rows = blocks.block_and_rows(self.seed, "judge", self.schedule, step)
         if number != self.number:
             self._draw(number)
-        images = torch.stack([self.images[row] for row in rows]).float() / 127.5 - 1
-        chosen = [self.maps[row] for row in rows]
-        maps = {
-            name: torch.stack([each[name] for each in chosen]).long() for name in kinds_of_maps()
-        }
-        return images, maps
+        maps = {name: each[rows].long() for name, each in self.maps.items()}
+        return self.images[rows].float() / 127.5 - 1, maps
 
     def _draw(self, number: int) -> None:
         rng = np.random.default_rng(seed_for(self.seed, "judge", number))
-        self.number, self.images, self.maps = number, [], []
+        scenes: list[WorldScene] = []
         seen: Counter[str] = Counter()
         for _ in range(blocks.BLOCK):
             scene = _of_rarest_things([sample_world(rng, "any") for _ in range(3)], seen)
             seen.update(thing.kind for thing in scene.things)
-            pixels = np.array(draw_world(scene))
-            self.images.append(torch.from_numpy(pixels).permute(2, 0, 1))
-            true = true_maps(scene)
-            # NONE, the least of the numbers, and all the others fit in a byte.
-            self.maps.append(
-                {
-                    name: torch.from_numpy(getattr(true, name).astype(np.int8))
-                    for name in kinds_of_maps()
-                }
-            )
+            scenes.append(scene)
+        pixels = torch.from_numpy(np.stack([np.asarray(draw_world(each)) for each in scenes]))
+        self.number, self.images = number, pixels.permute(0, 3, 1, 2).contiguous()
+        true = [true_maps(each) for each in scenes]
+        # NONE, the least of the numbers, and all the others fit in a byte.
+        self.maps = {
+            name: torch.from_numpy(np.stack([getattr(each, name).astype(np.int8) for each in true]))
+            for name in kinds_of_maps()
+        }
 
 
 def _of_rarest_things(scenes: list[WorldScene], seen: Counter[str]) -> WorldScene:

@@ -60,7 +60,7 @@ class TextRecipe(Schedule):
 
 @dataclass(frozen=True, kw_only=True)
 class DrawnSchedule(Schedule):
-    """Of a stage that sees drawn scenes ``passes`` times each, with other words and noise."""
+    """Of a stage that sees each drawn scene ``passes`` times, changed in another way each time."""
 
     passes: int
 
