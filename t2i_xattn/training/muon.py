@@ -80,7 +80,7 @@ def hidden_matrices(module: nn.Module) -> list[nn.Parameter]:
     """What Muon is for: trained matrices and convolutions.
 
     Without a UNet's first and last layer and without embeddings, whose rows are updated one by one;
-    without those of the timestep, as they cost half of Muon's time and are a tenth of the values.
+    without those of the timestep, as they are half of its arithmetic and a tenth of the values.
     """
     tables = {id(each.weight) for each in module.modules() if isinstance(each, nn.Embedding)}
     return [
