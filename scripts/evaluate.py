@@ -21,11 +21,16 @@ from t2i_xattn.evaluation.painting import Painting
 from t2i_xattn.evaluation.pictures import Keep, judge_prompts, picture_figures
 from t2i_xattn.evaluation.prompts import Prompt, benchmark_prompts
 from t2i_xattn.evaluation.recall import SHAPES_RECIPE, evaluate_recall
+from t2i_xattn.evaluation.reconstruction import evaluate_autoencoder
 from t2i_xattn.evaluation.segmentation import mean_iou
 from t2i_xattn.evaluation.ways import USUAL, WAYS, chosen_ways
 from t2i_xattn.evaluation.world_judging import judge_scenes, seen_by
 from t2i_xattn.evaluation.world_maps import CITY, evaluate_words
-from t2i_xattn.evaluation.world_pictures import judge_world_prompts, world_figures
+from t2i_xattn.evaluation.world_pictures import (
+    judge_world_prompts,
+    seconds_of_a_picture,
+    world_figures,
+)
 from t2i_xattn.evaluation.world_prompts import WorldPrompt, world_prompts
 from t2i_xattn.judge import Verdict
 from t2i_xattn.judge.segmenter import WEIGHTS, load_segmenter
@@ -276,7 +281,8 @@ def world(
     save: Save = None,
     device: Device = "cpu",
 ) -> None:
-    """A model of the world: its judge, its pictures of 500 prompts, and the maps of a skyline."""
+    """A model of the world: its judge and autoencoder, its pictures of 500 prompts, and the maps
+    of a skyline."""
     settings = {"model": model, "steps": steps, "guidance": guidance, "limit": limit}
 
     def measure() -> dict[str, Any]:
@@ -284,6 +290,10 @@ def world(
             segmenter = load_segmenter(judge or WEIGHTS)
             own, matrix = judge_scenes(seen_by(segmenter), limit or 300)
             pipe, figures = _load(model, device), {}
+            kept = evaluate_autoencoder(pipe.vae, min(limit or 200, 200))
+            seconds = seconds_of_a_picture(
+                pipe, CITY, num_inference_steps=steps, guidance_scale=guidance
+            )
             for group, prompts in world_prompts().items():
                 keep = partial(_save_world, folder, group) if folder is not None else None
                 verdicts = judge_world_prompts(
@@ -296,7 +306,10 @@ def world(
             )
         Console().print(report.world_table(figures, own, mean_iou(matrix)))
         Console().print(report.peaks_table(peaks, CITY))
+        Console().print(report.means_table(kept, seconds, steps))
         return {
+            "autoencoder": vars(kept),
+            "seconds a picture": seconds,
             "judge": report.world_judge_figures(own, matrix),
             "pictures": report.plain_figures(figures),
             "peaks of": CITY,

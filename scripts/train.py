@@ -10,7 +10,7 @@ import typer
 from t2i_xattn.one_sentence import run_command
 from t2i_xattn.training.card import model_card
 from t2i_xattn.training.export import export_pipeline
-from t2i_xattn.training.recipe import load_recipe
+from t2i_xattn.training.recipe import RECIPE_COPY, load_recipe
 from t2i_xattn.training.run import train_pipeline
 
 RECIPE = Path(__file__).parents[1] / "t2i_xattn" / "training" / "recipes" / "shapes.toml"
@@ -24,8 +24,18 @@ def main(
         typer.Option(help="A pipeline's folder to begin from: only its denoiser is trained on."),
     ] = None,
     max_steps: Annotated[int | None, typer.Option(help="Stop after this many steps.")] = None,
+    workers: Annotated[
+        int, typer.Option(min=0, help="Processes that draw ahead: most cores of an accelerator's.")
+    ] = 0,
+    compile: Annotated[
+        bool, typer.Option("--compile", help="Compile the denoiser; for an accelerator.")
+    ] = False,
     export: Annotated[
         Path | None, typer.Option(help="Folder for the finished pipeline, fp16, with its card.")
+    ] = None,
+    earlier: Annotated[
+        list[Path] | None,
+        typer.Option(help="Folders of the runs that this one goes on from, for the card."),
     ] = None,
     figures: Annotated[
         Path | None, typer.Option(help="What `evaluate.py all --json` wrote, for the card.")
@@ -33,11 +43,15 @@ def main(
 ) -> None:
     """Train all stages. Interrupt at any moment; the same command goes on."""
     settings = load_recipe(recipe)
-    pipeline = train_pipeline(settings, run, init=init, max_steps=max_steps)
+    run.mkdir(parents=True, exist_ok=True)
+    (run / RECIPE_COPY).write_text(recipe.read_text("utf-8"), "utf-8")
+    pipeline = train_pipeline(
+        settings, run, init=init, max_steps=max_steps, workers=workers, compiled=compile
+    )
     if pipeline is None:
         typer.echo("stopped before the end; the same command goes on")
     elif export is not None:
-        export_pipeline(pipeline, export, model_card(settings, run, figures))
+        export_pipeline(pipeline, export, model_card(settings, run, figures, earlier or []))
         typer.echo(export)
 
 

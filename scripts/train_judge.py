@@ -19,12 +19,20 @@ RECIPE = Path(__file__).parents[1] / "t2i_xattn" / "training" / "recipes" / "jud
 def main(
     run: Annotated[Path, typer.Option(help="Folder of the run: its checkpoint.")],
     recipe: Annotated[Path, typer.Option(help="The recipe, a TOML file.")] = RECIPE,
+    init: Annotated[
+        Path | None, typer.Option(help="Folder of a network to begin with, as --export wrote it.")
+    ] = None,
     max_steps: Annotated[int | None, typer.Option(help="Stop after this many steps.")] = None,
+    workers: Annotated[
+        int, typer.Option(min=0, help="Processes that draw ahead: most cores of an accelerator's.")
+    ] = 0,
     export: Annotated[Path, typer.Option(help="Folder for the trained network, fp16.")] = WEIGHTS,
     scenes: Annotated[int, typer.Option(help="Scenes that it is then measured on.")] = 300,
 ) -> None:
     """Train, write and measure the network. Interrupt at any moment; the same command goes on."""
-    segmenter = train_judge(load_judge_recipe(recipe), run, max_steps=max_steps)
+    segmenter = train_judge(
+        load_judge_recipe(recipe), run, init=init, max_steps=max_steps, workers=workers
+    )
     if segmenter is None:
         typer.echo("stopped before the end; the same command goes on")
         return

@@ -18,10 +18,11 @@ def test_every_scene_is_seen_as_often_as_asked(monkeypatch: pytest.MonkeyPatch) 
     seen: Counter[tuple[int, int]] = Counter()
     orders = set()
     for step in range(12):
-        number, rows = blocks.block_and_rows(3, "judge", schedule, step)
-        assert list(rows) == list(blocks.block_and_rows(3, "judge", schedule, step)[1])
-        seen.update((number, row) for row in rows)
+        number, turn, rows = blocks.block_and_rows(3, "judge", schedule, step)
+        assert list(rows) == list(blocks.block_and_rows(3, "judge", schedule, step)[2])
+        seen.update((number, turn, row) for row in rows)
         orders.add(tuple(rows))
-    assert seen == {(number, row): 2 for number in range(2) for row in range(12)}
+    assert set(seen) == {(a, b, row) for a in range(2) for b in range(2) for row in range(12)}
+    assert set(seen.values()) == {1}
     assert len(orders) == 12
     assert blocks.blocks(schedule) == 4

@@ -90,7 +90,6 @@ def test_the_card_of_the_world(tmp_path: Path) -> None:
     card = model_card(recipe, tmp_path, tmp_path / "figures.json")
     assert "| pairs | things right | 75.0 % (30–95) | 4 |" in card
     assert "| city | 75.0 % (30–95) | 4 | 40 % |" in card
-    assert "its inner blocks first" in card
     assert "`scripts/evaluate.py world --limit 4`" in card
 
 

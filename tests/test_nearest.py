@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from t2i_xattn.evaluation.nearest import nearest, recall, thumbnails
 from t2i_xattn.evaluation.recall import SHAPES_RECIPE, _training
 from t2i_xattn.scenes import draw_scene, sample_scene
-from t2i_xattn.training.blocks import BLOCK, denoiser_blocks
+from t2i_xattn.training.blocks import BLOCK, blocks
 from t2i_xattn.training.encoded import block_scenes
 from t2i_xattn.training.recipe import load_recipe
 from t2i_xattn.training.sources import ShapeScenes
@@ -47,11 +47,11 @@ def test_the_training_set_is_drawn_again_latest_first() -> None:
     recipe, source = load_recipe(SHAPES_RECIPE), ShapeScenes()
     parts = list(_training(recipe, source, 300))
     assert [len(part) for part in parts] == [256, 44]
-    last = block_scenes(recipe, source, denoiser_blocks(recipe) - 1)
+    last = block_scenes(recipe, source, blocks(recipe.denoiser) - 1)
     assert len(last) == BLOCK
     assert np.array_equal(parts[0][0], thumbnails([source.picture(last[0])])[0])
     seen = recipe.denoiser.steps * recipe.denoiser.batch
-    assert denoiser_blocks(recipe) * BLOCK * recipe.denoiser.passes >= seen
+    assert blocks(recipe.denoiser) * BLOCK * recipe.denoiser.passes >= seen
 
 
 def test_the_recipe_is_in_the_package() -> None:

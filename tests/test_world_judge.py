@@ -223,8 +223,8 @@ def test_pictures_of_any_size_but_square(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_the_recipe_s_network_is_small() -> None:
     recipe = training.load_judge_recipe(RECIPE)
-    network = Segmenter(recipe.judge.channels, recipe.judge.patch)
-    assert sum(each.numel() for each in network.parameters()) <= 1e6
+    network = Segmenter(recipe.judge.channels, recipe.judge.patch, recipe.judge.fine)
+    assert sum(each.numel() for each in network.parameters()) <= 2e6
 
 
 def _tiny(steps: int) -> training.JudgeRecipe:

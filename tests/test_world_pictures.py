@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from typer.testing import CliRunner
 
 from t2i_xattn.evaluation.world_maps import CITY, CITY_WORDS, region
-from t2i_xattn.evaluation.world_pictures import world_figures
+from t2i_xattn.evaluation.world_pictures import seconds_of_a_picture, world_figures
 from t2i_xattn.judge.segmenter import Segmenter, save_segmenter
 from t2i_xattn.judge.world_verdict import WorldVerdict
 from t2i_xattn.scenes.world import class_names
@@ -69,3 +70,15 @@ def test_the_commands_write_their_figures(tmp_path: Path) -> None:
     done = CliRunner().invoke(script.app, ["nearest", "--training", "40", *short])
     assert done.exit_code == 0, done.output
     assert json.loads((tmp_path / "figures.json").read_text("utf-8"))["nearest"]["trained_on"] == 40
+
+
+def test_the_first_picture_is_not_timed() -> None:
+    painted: list[str] = []
+
+    def pipe(prompt: str, *, num_inference_steps: int) -> None:
+        painted.append(prompt)
+        if len(painted) == 1:
+            time.sleep(0.2)
+
+    assert seconds_of_a_picture(pipe, "a tree", 2, num_inference_steps=3) < 0.1
+    assert painted == ["a tree"] * 3

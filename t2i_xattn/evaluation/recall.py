@@ -13,7 +13,7 @@ from t2i_xattn.evaluation.nearest import Recall, Vectors, recall, thumbnails
 from t2i_xattn.evaluation.pictures import paint
 from t2i_xattn.evaluation.prompts import benchmark_prompts
 from t2i_xattn.evaluation.world_prompts import world_prompts
-from t2i_xattn.training.blocks import denoiser_blocks
+from t2i_xattn.training.blocks import blocks
 from t2i_xattn.training.encoded import block_scenes
 from t2i_xattn.training.recipe import Recipe
 from t2i_xattn.training.sources import SceneSource, drawn_scenes, source_named
@@ -55,7 +55,7 @@ def _training(recipe: Recipe, source: SceneSource[Any], count: int) -> Iterator[
     """Thumbnails of the training pictures, the latest first, a few hundred at a time."""
     left = count
     with tqdm(total=count, desc="drawing the training set", disable=None) as bar:
-        for number in reversed(range(denoiser_blocks(recipe))):
+        for number in reversed(range(blocks(recipe.denoiser))):
             scenes = block_scenes(recipe, source, number)
             for start in range(0, len(scenes), 256):
                 part = scenes[start : min(start + 256, start + left)]

@@ -21,6 +21,7 @@ from t2i_xattn.evaluation.inversions import InversionFigure
 from t2i_xattn.evaluation.judging import JudgeAccuracy
 from t2i_xattn.evaluation.maps import MapFigure
 from t2i_xattn.evaluation.nearest import Recall
+from t2i_xattn.evaluation.reconstruction import Reconstruction
 from t2i_xattn.evaluation.segmentation import class_iou, mean_iou
 from t2i_xattn.evaluation.world_maps import WordPeaks
 from t2i_xattn.scenes.world import class_names
@@ -149,6 +150,18 @@ def maps_table(figures: Sequence[MapFigure], scenes: int) -> Table:
             str(each.n),
             end_section=each.map_of == order[-1],
         )
+    return table
+
+
+def means_table(kept: Reconstruction, seconds: float, steps: int) -> Table:
+    """What a model's autoencoder keeps of a picture, and how long it takes to paint one."""
+    table = Table("the model's means", title_justify="left")
+    for name in ("value", "n"):
+        table.add_column(name, justify="right")
+    table.add_row("autoencoder, PSNR", f"{kept.psnr:.1f} dB", str(kept.n))
+    table.add_row("autoencoder, of the worst", f"{kept.least:.1f} dB", "1")
+    table.add_row("autoencoder, colour kept", f"{100 * kept.colourfulness:.1f} %", str(kept.n))
+    table.add_row(f"one picture of {steps} steps", f"{seconds:.2f} s", "3")
     return table
 
 

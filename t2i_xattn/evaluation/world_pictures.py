@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
+from statistics import median
 from typing import Any
 
 from PIL import Image
@@ -43,6 +45,23 @@ def judge_world_prompts(
         keep=keep,
         **settings,
     )
+
+
+def seconds_of_a_picture(pipe: Any, prompt: str, pictures: int = 3, **settings: Any) -> float:
+    """The median time of one picture at a time, after a first one that is not counted.
+
+    Args:
+        pipe: the model, loaded.
+        prompt: what to paint.
+        pictures: how many are timed.
+        settings: of the pipeline's call.
+    """
+    times = []
+    for _ in range(pictures + 1):
+        began = time.perf_counter()
+        pipe(prompt, **settings)
+        times.append(time.perf_counter() - began)
+    return median(times[1:])
 
 
 def world_figures(verdicts: Sequence[WorldVerdict]) -> dict[str, Share]:

@@ -45,11 +45,12 @@ class Segmenter(nn.Module):
     Args:
         channels: by size, each half of the one before; multiples of 8.
         patch: pixels a side that are one position at the largest size.
+        fine: channels of each pixel, in which outlines are told; a multiple of 8.
     """
 
-    def __init__(self, channels: list[int], patch: int = 2) -> None:
+    def __init__(self, channels: list[int], patch: int = 2, fine: int = 32) -> None:
         super().__init__()
-        self.channels, self.patch = list(channels), patch
+        self.channels, self.patch, self.fine = list(channels), patch, fine
         kinds = kinds_of_maps()
         self.values = list(kinds.values())
         # Where a pixel is says much of what it is: the sky is up.
@@ -57,15 +58,21 @@ class Segmenter(nn.Module):
         self.down = nn.ModuleList(map(_Block, entering, channels))
         lower, upper = channels[:0:-1], channels[-2::-1]
         self.up = nn.ModuleList(_Block(a + b, b) for a, b in zip(lower, upper, strict=True))
-        self.tell = nn.Conv2d(channels[0], sum(self.values) * patch**2, 1)
+        self.spread = nn.Conv2d(channels[0], fine * patch**2, 1)
+        self.outline = _Block(fine + 3, fine)
+        self.tell = nn.Conv2d(fine, sum(self.values), 1)
+
+    def form(self) -> dict[str, object]:
+        """What it takes to make one like it."""
+        return {"channels": self.channels, "patch": self.patch, "fine": self.fine}
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        images = functional.pixel_unshuffle(images, self.patch)
-        batch, _, height, width = images.shape
+        patches = functional.pixel_unshuffle(images, self.patch)
+        batch, _, height, width = patches.shape
         rows = torch.linspace(-1, 1, height, device=images.device, dtype=images.dtype)
         columns = torch.linspace(-1, 1, width, device=images.device, dtype=images.dtype)
         where = torch.stack(torch.meshgrid(rows, columns, indexing="ij"))
-        hidden = torch.cat([images, where.expand(batch, -1, -1, -1)], dim=1)
+        hidden = torch.cat([patches, where.expand(batch, -1, -1, -1)], dim=1)
         kept: list[Tensor] = []
         for block in self.down:
             hidden = block(functional.avg_pool2d(hidden, 2) if kept else hidden)
@@ -74,7 +81,9 @@ class Segmenter(nn.Module):
         for block in self.up:
             hidden = functional.interpolate(hidden, scale_factor=2.0)
             hidden = block(torch.cat([hidden, kept.pop()], dim=1))
-        told = functional.pixel_shuffle(self.tell(hidden), self.patch)
+        # Whose a pixel of an outline is, its own colour tells best.
+        pixels = functional.pixel_shuffle(self.spread(hidden), self.patch)
+        told = self.tell(self.outline(torch.cat([pixels, images], dim=1)))
         scores = told.float().split(self.values, dim=1)
         return dict(zip(kinds_of_maps(), scores, strict=True))
 
@@ -104,11 +113,7 @@ def segment(segmenter: Segmenter, image: Image.Image) -> PixelMaps:
 def save_segmenter(segmenter: Segmenter, folder: Path) -> None:
     """Write a network: its weights in fp16, and its form with what its scores stand for."""
     folder.mkdir(parents=True, exist_ok=True)
-    config = {
-        "channels": segmenter.channels,
-        "patch": segmenter.patch,
-        "values": kinds_of_maps(),
-    }
+    config = {**segmenter.form(), "values": kinds_of_maps()}
     state = segmenter.state_dict()
     weights = {name: each.half().contiguous() for name, each in state.items()}
     part = folder / (WEIGHTS_FILE + ".part")
@@ -132,7 +137,7 @@ def load_segmenter(folder: Path = WEIGHTS) -> Segmenter:
                 f"expected a judge of {kinds_of_maps()}, but the one in {folder} tells "
                 f"{config['values']}; {advice}"
             )
-        segmenter = Segmenter(config["channels"], config["patch"])
+        segmenter = Segmenter(config["channels"], config["patch"], config["fine"])
         segmenter.load_state_dict({name: each.float() for name, each in weights.items()})
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise UserError(

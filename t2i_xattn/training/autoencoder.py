@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,17 @@ from diffusers.models.autoencoders.vae import AutoencoderTinyBlock
 from torch import Tensor, nn
 from torch.nn import functional
 
+from t2i_xattn.training import blocks
+from t2i_xattn.training.drawing import Arrays, Drawers, DrawnBlocks
 from t2i_xattn.training.loop import LossFunction, generator_for, seed_for
-from t2i_xattn.training.recipe import Recipe
-from t2i_xattn.training.sources import SceneSource, drawn_scenes, pictures
+from t2i_xattn.training.recipe import DrawnSchedule, Recipe
+from t2i_xattn.training.sources import (
+    SceneSource,
+    drawn_scenes,
+    pictures,
+    pixels,
+    source_named,
+)
 
 
 def new_autoencoder(recipe: Recipe) -> AutoencoderTiny:
@@ -54,18 +63,45 @@ def _crops(images: Tensor, side: int, rng: np.random.Generator) -> Tensor:
     )
 
 
-def _views(stage: str, batch: int, step: int, recipe: Recipe, source: SceneSource[Any]) -> Tensor:
-    """Two random crops of each of ``batch`` pictures; at every fourth step whole pictures.
+def drawn_part(recipe: Recipe, stage: str, rows: int, number: int, part: int) -> Arrays:
+    """Pictures of a part of a block: ``pixels``, uint8 ``(rows, 3, side, side)``."""
+    source = source_named(recipe.scenes)
+    scenes, _ = drawn_scenes(source, [*seed_for(recipe.seed, stage, number), part], rows)
+    return {"pixels": pixels(source, scenes)}
+
+
+class _Views:
+    """Two random crops of each picture of a step; at every fourth step whole pictures.
 
     Borders are so seen as they are in use.
     """
-    scenes, rng = drawn_scenes(source, seed_for(recipe.seed, stage, step), batch)
-    images = pictures(source, scenes)
-    if step % 4:
-        images = torch.cat([_crops(images, recipe.autoencoder.crop, rng) for _ in range(2)])
-    else:
-        images = images[: max(1, batch // 2)]
-    return images.contiguous(memory_format=torch.channels_last)
+
+    def __init__(
+        self, recipe: Recipe, stage: str, accelerator: Accelerator, drawers: Drawers
+    ) -> None:
+        self.recipe, self.stage = recipe, stage
+        self.schedule: DrawnSchedule = getattr(recipe, stage)
+        self.device = accelerator.device
+        parts, rows = blocks.parts()
+        draw = partial(drawn_part, recipe, stage, rows)
+        self.blocks = DrawnBlocks(drawers, draw, parts, blocks.blocks(self.schedule))
+        self.number = -1
+        self.pixels = torch.empty(0)
+
+    def at(self, step: int) -> Tensor:
+        """Float ``(views, 3, side, side)`` from -1 to 1, on the accelerator."""
+        seed = self.recipe.seed
+        number, _, rows = blocks.block_and_rows(seed, self.stage, self.schedule, step)
+        if number != self.number:
+            drawn = self.blocks.at(number)["pixels"]
+            self.number, self.pixels = number, torch.from_numpy(drawn).to(self.device)
+        images = self.pixels[torch.from_numpy(rows).to(self.device)].float() / 127.5 - 1
+        if step % 4:
+            rng = np.random.default_rng(seed_for(seed, f"{self.stage} crops", step))
+            images = torch.cat([_crops(images, self.recipe.autoencoder.crop, rng) for _ in "ab"])
+        else:
+            images = images[: max(1, len(images) // 2)]
+        return images.contiguous(memory_format=torch.channels_last)
 
 
 def _error(decoded: Tensor, images: Tensor) -> Tensor:
@@ -73,9 +109,7 @@ def _error(decoded: Tensor, images: Tensor) -> Tensor:
     return difference.abs().mean() + 2 * difference.square().mean()
 
 
-def autoencoder_loss(
-    recipe: Recipe, source: SceneSource[Any], accelerator: Accelerator
-) -> LossFunction:
+def autoencoder_loss(recipe: Recipe, accelerator: Accelerator, drawers: Drawers) -> LossFunction:
     """Error of the picture, and latents that a denoiser learns easily.
 
     Their mean and deviation are kept near 0 and 1. Noise on them while training makes near latents
@@ -85,14 +119,14 @@ def autoencoder_loss(
     a code for each patch.
     """
     settings = recipe.autoencoder
+    views = _Views(recipe, "autoencoder", accelerator, drawers)
 
     def loss(module: Any, step: int) -> Tensor:
-        images = _views("autoencoder", settings.batch, step, recipe, source)
-        images = images.to(accelerator.device)
+        images = views.at(step)
         model = module.model
         latents = model.encoder(images).float()
-        random = generator_for(recipe.seed, "autoencoder", step)
-        noise = torch.randn(latents.shape, generator=random).to(latents)
+        random = generator_for(recipe.seed, "autoencoder", step, latents.device)
+        noise = torch.randn(latents.shape, generator=random, device=latents.device)
         decoded = model.decoder(latents + settings.latent_noise * noise)
         some = slice(len(images) // 2)
         halved = functional.avg_pool2d(latents[some], 2)
@@ -106,24 +140,21 @@ def autoencoder_loss(
 
 
 def decoder_loss(
-    recipe: Recipe,
-    source: SceneSource[Any],
-    autoencoder: AutoencoderTiny,
-    accelerator: Accelerator,
+    recipe: Recipe, autoencoder: AutoencoderTiny, accelerator: Accelerator, drawers: Drawers
 ) -> LossFunction:
     """Error of the picture alone: the decoder goes on where the latents are as they will stay.
 
     It draws outlines sharper than one that has to please a denoiser's latents too.
     """
     encoder = autoencoder.encoder.to(accelerator.device)
+    views = _Views(recipe, "decoder", accelerator, drawers)
 
     def loss(module: Any, step: int) -> Tensor:
-        images = _views("decoder", recipe.decoder.batch, step, recipe, source)
-        images = images.to(accelerator.device)
+        images = views.at(step)
         with torch.no_grad():
             latents = encoder(images).float()
-        random = generator_for(recipe.seed, "decoder", step)
-        noise = torch.randn(latents.shape, generator=random).to(latents)
+        random = generator_for(recipe.seed, "decoder", step, latents.device)
+        noise = torch.randn(latents.shape, generator=random, device=latents.device)
         return _error(module.decoder(latents + recipe.decoder.latent_noise * noise), images)
 
     return loss

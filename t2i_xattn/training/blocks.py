@@ -6,27 +6,32 @@ import numpy as np
 from numpy.typing import NDArray
 
 from t2i_xattn.training.loop import seed_for
-from t2i_xattn.training.recipe import DrawnSchedule, Recipe
+from t2i_xattn.training.recipe import DrawnSchedule
 
 BLOCK = 2048
 """Scenes of a block, which are shuffled anew each time that it is used."""
 
+PART = 128
+"""Scenes that are drawn at a time, from one generator."""
+
+
+def parts() -> tuple[int, int]:
+    """Parts of a block, and scenes of each."""
+    rows = min(PART, BLOCK)
+    return BLOCK // rows, rows
+
 
 def block_and_rows(
     seed: int, stage: str, schedule: DrawnSchedule, step: int
-) -> tuple[int, NDArray[np.int64]]:
-    """The block of a step, counted from 0, and the rows of its scenes, a batch of them."""
+) -> tuple[int, int, NDArray[np.int64]]:
+    """The block of a step, how often it was used before, and the rows of a batch of its scenes."""
     use, index = divmod(step, BLOCK // schedule.batch)
+    number, turn = divmod(use, schedule.passes)
     rng = np.random.default_rng(seed_for(seed, f"{stage} order", use))
     rows = rng.permutation(BLOCK)[index * schedule.batch : (index + 1) * schedule.batch]
-    return use // schedule.passes, rows
+    return number, turn, rows
 
 
 def blocks(schedule: DrawnSchedule) -> int:
     """How many blocks a stage sees in all its steps."""
     return -(-schedule.steps // (BLOCK // schedule.batch * schedule.passes))
-
-
-def denoiser_blocks(recipe: Recipe) -> int:
-    """How many blocks the denoiser sees in all its stages."""
-    return blocks(recipe.denoiser) + (blocks(recipe.half_size) if recipe.half_size else 0)

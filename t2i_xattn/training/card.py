@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from t2i_xattn.errors import UserError
-from t2i_xattn.training.recipe import STAGES, Recipe, Schedule
+from t2i_xattn.training.loop import LOG_EVERY
+from t2i_xattn.training.recipe import RECIPE_COPY, STAGES, Recipe, Schedule, load_recipe
 from t2i_xattn.training.sources import source_named
 
 HEADER = """\
@@ -39,30 +41,36 @@ attention need not be true of a model of photographs.
 SEEN = {
     "autoencoder": "{crops} crops of {side} × {side}, or {whole} whole pictures, a step",
     "text": "prompts only",
-    "half_size": "pictures at half the size, each {passes} times with other words and noise",
     "denoiser": "pictures, each {passes} times with other words and noise",
     "decoder": "as the autoencoder",
 }
 
 
-def model_card(recipe: Recipe, run: Path, figures: Path | None = None) -> str:
+Curves = dict[str, list[list[float]]]
+
+
+def model_card(
+    recipe: Recipe, run: Path, figures: Path | None = None, earlier: Sequence[Path] = ()
+) -> str:
     """The card as Markdown.
 
     Args:
         recipe: what was trained.
         run: the folder of the run, with the losses of its finished stages.
+        earlier: folders of the runs that this one went on from, each with its recipe too.
         figures: what ``scripts/evaluate.py all --json`` wrote of the trained model, or ``world
             --json`` of one of the world; without it the card says that nothing was measured.
 
     Raises:
-        UserError: the figures cannot be read.
+        UserError: the figures, or an earlier run's recipe, cannot be read.
     """
-    curves = json.loads((run / "curves.json").read_text("utf-8"))
+    sittings = [(load_recipe(each / RECIPE_COPY), _curves(each)) for each in earlier]
+    sittings.append((recipe, _curves(run)))
     source = source_named(recipe.scenes)
     header = HEADER.format(
         title=source.title, about=source.about, example=source.example, held_out=source.held_out()
     )
-    parts = [header, _training(recipe, curves)]
+    parts = [header, _training(recipe, sittings)]
     if figures is None:
         parts.append("## Accuracy\n\nNot measured yet.\n")
     else:
@@ -78,6 +86,11 @@ def model_card(recipe: Recipe, run: Path, figures: Path | None = None) -> str:
     return "\n".join(parts)
 
 
+def _curves(run: Path) -> Curves:
+    curves: Curves = json.loads((run / "curves.json").read_text("utf-8"))
+    return {stage: curve for stage, curve in curves.items() if curve}
+
+
 def _row(*cells: Any) -> str:
     return "| " + " | ".join(str(cell) for cell in cells) + " |"
 
@@ -86,31 +99,35 @@ def _table(names: list[str], rows: list[tuple[Any, ...]]) -> str:
     return "\n".join([_row(*names), _row(*(["---"] * len(names))), *(_row(*row) for row in rows)])
 
 
-def _training(recipe: Recipe, curves: dict[str, list[list[float]]]) -> str:
-    rows = []
-    for name in (each for each in STAGES if each in curves):
-        schedule: Schedule = getattr(recipe, name)
-        curve = curves[name]
-        points = [curve[0], *(curve[len(curve) * part // 4 - 1] for part in (1, 2, 3, 4))]
-        losses = ", ".join(f"{loss:.3f}" for _, loss, _ in points)
-        seen = f"{schedule.steps * schedule.batch:,}"
-        minutes = f"{curve[-1][2] / 60:.0f}"
-        rows.append(
-            (
-                name,
-                f"{schedule.steps:,}",
-                schedule.batch,
-                seen,
-                SEEN[name].format(
-                    passes=getattr(schedule, "passes", 1),
-                    side=recipe.autoencoder.crop,
-                    crops=2 * schedule.batch,
-                    whole=max(1, schedule.batch // 2),
-                ),
-                minutes,
-                losses,
-            )
-        )
+def _stage_row(recipe: Recipe, name: str, curve: list[list[float]]) -> tuple[Any, ...]:
+    schedule: Schedule = getattr(recipe, name)
+    points = [curve[0], *(curve[len(curve) * part // 4 - 1] for part in (1, 2, 3, 4))]
+    # The last steps of a stage are fewer than those between two entries of its curve.
+    done = int(curve[-1][0])
+    broken = done + LOG_EVERY < schedule.steps
+    return (
+        name,
+        f"{done:,} of {schedule.steps:,}" if broken else f"{schedule.steps:,}",
+        schedule.batch,
+        f"{(done if broken else schedule.steps) * schedule.batch:,}",
+        SEEN[name].format(
+            passes=getattr(schedule, "passes", 1),
+            side=recipe.autoencoder.crop,
+            crops=2 * schedule.batch,
+            whole=max(1, schedule.batch // 2),
+        ),
+        f"{curve[-1][2] / 60:.0f}",
+        ", ".join(f"{loss:.3f}" for _, loss, _ in points),
+    )
+
+
+def _training(recipe: Recipe, sittings: list[tuple[Recipe, Curves]]) -> str:
+    rows = [
+        _stage_row(trained, name, curves[name])
+        for trained, curves in sittings
+        for name in STAGES
+        if name in curves
+    ]
     names = ["stage", "steps", "batch", "seen", "of what", "minutes", "loss: begin, ¼, ½, ¾, end"]
     supervised = (
         f"The cross-attention maps of nouns were supervised (TokenCompose, weight "
@@ -123,13 +140,12 @@ def _training(recipe: Recipe, curves: dict[str, list[list[float]]]) -> str:
             " The denoiser's features, not its maps, had to tell a throw-away head what each pixel"
             f"\nshows (weight {recipe.denoiser.segmentation_loss}), which may have shaped the maps."
         )
-    inner = ", its inner blocks first,\n" if recipe.half_size else ""
     return f"""## Training
 
 {supervised} The autoencoder was trained first, then the text encoder
 alone (by questions that a
 throw-away reader answers from the embeddings of a prompt's words: which shape has the red one,
-where is it, which colour stands furthest left), then the denoiser{inner} with the text encoder
+where is it, which colour stands furthest left), then the denoiser with the text encoder
 {"kept as it was" if not recipe.denoiser.text_learning_rate else "trained along"}: velocity
 prediction, zero terminal signal, {recipe.denoiser.drop_prompt:.0%} of the prompts dropped; and
 last the autoencoder's decoder alone. Muon for matrices and convolutions and AdamW for the rest,

@@ -1,74 +1,153 @@
-"""Drawn scenes as latents: drawn and encoded once, in blocks, and used a few times."""
+"""Drawn scenes as latents, with their words: drawn and encoded once, in blocks, and used a few
+times."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from diffusers import AutoencoderTiny
+from numpy.typing import NDArray
 from torch import Tensor
 
 from t2i_xattn.training import blocks
+from t2i_xattn.training.drawing import Arrays, Drawers, DrawnBlocks
 from t2i_xattn.training.loop import seed_for
-from t2i_xattn.training.recipe import DrawnSchedule, Recipe
-from t2i_xattn.training.sources import SceneSource, drawn_scenes, pictures
+from t2i_xattn.training.recipe import Recipe
+from t2i_xattn.training.sources import (
+    SceneSource,
+    descriptions,
+    drawn_scenes,
+    pixels,
+    source_named,
+)
+from t2i_xattn.training.text import source_tokenizer, tokenize
+
+STAGE = "denoiser"
+
+
+def part_scenes(
+    recipe: Recipe, source: SceneSource[Any], rows: int, number: int, part: int
+) -> tuple[list[Any], np.random.Generator]:
+    """The scenes of a part of a block, and the generator that drew them."""
+    return drawn_scenes(source, [*seed_for(recipe.seed, STAGE, number), part], rows)
 
 
 def block_scenes(recipe: Recipe, source: SceneSource[Any], number: int) -> list[Any]:
     """The scenes of a block, in the order of their drawing."""
-    return drawn_scenes(source, seed_for(recipe.seed, "denoiser", number), blocks.BLOCK)[0]
+    count, rows = blocks.parts()
+    drawn = (part_scenes(recipe, source, rows, number, part)[0] for part in range(count))
+    return [scene for part in drawn for scene in part]
+
+
+def _objects(values: list[Any]) -> NDArray[np.object_]:
+    array = np.empty(len(values), dtype=object)
+    array[:] = values
+    return array
+
+
+def told_part(recipe: Recipe, rows: int, number: int, part: int) -> Arrays:
+    """A part of a block: pictures, a wording for each use as token ids, and what else is asked.
+
+    ``pixels`` are uint8 ``(rows, 3, side, side)``, ``ids`` int16 ``(rows, uses, tokens)``; with
+    the losses that need them ``labels`` of the pixels and the ``scenes`` with what was ``said``.
+    """
+    settings, source = recipe.denoiser, source_named(recipe.scenes)
+    scenes, rng = part_scenes(recipe, source, rows, number, part)
+    told = [descriptions(source, scenes, rng, recipe.stray_words) for _ in range(settings.passes)]
+    tokenizer = source_tokenizer(recipe.scenes)
+    ids = [tokenize(tokenizer, [each.prompt for each in said]).numpy() for said in told]
+    drawn: Arrays = {
+        "pixels": pixels(source, scenes),
+        "ids": np.stack(ids, axis=1).astype(np.int16),
+    }
+    if settings.segmentation_loss:
+        # AutoencoderTiny's latents have an eighth of the picture's size.
+        side = drawn["pixels"].shape[-1] // 8
+        drawn["labels"] = np.stack([source.pixel_labels(scene, side) for scene in scenes])
+    if settings.mask_loss:
+        drawn["scenes"] = _objects(scenes)
+        drawn["said"] = np.stack([_objects(said) for said in told], axis=1)
+    return drawn
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedBatch:
+    """The scenes of a step.
+
+    Attributes:
+        latents: float ``(batch, channels, height, width)``.
+        ids: the prompts, ``(batch, tokens)``.
+        labels: of the pixels, where the recipe has a use for them.
+        scenes, said: what was drawn, and how it was described, likewise.
+    """
+
+    latents: Tensor
+    ids: Tensor
+    labels: Tensor | None
+    scenes: list[Any]
+    said: list[Any]
 
 
 class EncodedScenes:
     """The scenes of a step and their latents, a function of the seed and the step alone.
 
-    Drawing and encoding take a third of a training step, so each block of scenes serves
-    ``passes`` times, with other noise and other words each time, before the next is drawn.
+    Drawing takes long, so each block of scenes serves ``passes`` times, with other noise and other
+    words each time, before the next is drawn.
     """
 
     def __init__(
         self,
         recipe: Recipe,
-        stage: str,
-        first_block: int,
-        source: SceneSource[Any],
         autoencoder: AutoencoderTiny,
         accelerator: Accelerator,
+        drawers: Drawers,
     ) -> None:
-        self.source = source
-        self.recipe, self.stage = recipe, stage
-        self.schedule: DrawnSchedule = getattr(recipe, stage)
-        self.first_block = first_block
+        self.recipe, self.schedule = recipe, recipe.denoiser
         self.device = accelerator.device
         self.autoencoder = autoencoder.to(self.device, memory_format=torch.channels_last)
+        parts, rows = blocks.parts()
+        self.blocks = DrawnBlocks(
+            drawers, partial(told_part, recipe, rows), parts, blocks.blocks(self.schedule)
+        )
         self.number = -1
-        self.scenes: list[Any] = []
         self.latents = torch.empty(0)
-        self.labelled = stage == "denoiser" and recipe.denoiser.segmentation_loss > 0
-        self.labels = torch.empty(0)
+        self.drawn: Arrays = {}
+        self.tensors: dict[str, Tensor] = {}
 
-    def at(self, step: int) -> tuple[list[Any], Tensor, Tensor | None]:
-        """A step's scenes, float latents ``(batch, channels, height, width)``, and labels of
-        their pixels ``(batch, labels, height, width)`` where the recipe has a use for them."""
-        number, rows = blocks.block_and_rows(self.recipe.seed, self.stage, self.schedule, step)
-        if self.first_block + number != self.number:
-            self._draw(self.first_block + number)
-        labels = self.labels[rows] if self.labelled else None
-        return [self.scenes[each] for each in rows], self.latents[rows], labels
+    def at(self, step: int) -> EncodedBatch:
+        """What a step sees."""
+        number, turn, rows = blocks.block_and_rows(self.recipe.seed, STAGE, self.schedule, step)
+        if number != self.number:
+            self._draw(number)
+        chosen = torch.from_numpy(rows).to(self.device)
+        labels = self.tensors.get("labels")
+        kept = "scenes" in self.drawn
+        return EncodedBatch(
+            latents=self.latents[chosen],
+            ids=self.tensors["ids"][chosen, turn].long(),
+            labels=None if labels is None else labels[chosen],
+            scenes=list(self.drawn["scenes"][rows]) if kept else [],
+            said=list(self.drawn["said"][rows, turn]) if kept else [],
+        )
 
     def _draw(self, number: int) -> None:
-        scenes = block_scenes(self.recipe, self.source, number)
+        drawn = self.blocks.at(number)
+        pictures = torch.from_numpy(drawn.pop("pixels"))
         encoded = []
         with torch.no_grad():
-            for start in range(0, len(scenes), self.schedule.batch):
-                images = pictures(self.source, scenes[start : start + self.schedule.batch])
-                images = images.to(self.device, memory_format=torch.channels_last)
+            for part in pictures.split(self.schedule.batch):
+                images = part.to(self.device).float() / 127.5 - 1
+                images = images.contiguous(memory_format=torch.channels_last)
                 encoded.append(self.autoencoder.encoder(images).float())
-        self.number, self.scenes = number, scenes
+        self.number, self.drawn = number, drawn
         self.latents = torch.cat(encoded) * self.autoencoder.config.scaling_factor
-        if self.labelled:
-            side = self.latents.shape[-1]
-            labels = np.stack([self.source.pixel_labels(scene, side) for scene in scenes])
-            self.labels = torch.from_numpy(labels).to(self.device)
+        self.tensors = {
+            name: torch.from_numpy(each).to(self.device)
+            for name, each in drawn.items()
+            if each.dtype != object
+        }

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +15,14 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn import functional
 
+from t2i_xattn.errors import UserError
 from t2i_xattn.judge.pixel_maps import NONE, kinds_of_maps, true_maps
-from t2i_xattn.judge.segmenter import Segmenter
+from t2i_xattn.judge.segmenter import Segmenter, load_segmenter
 from t2i_xattn.scenes.world import WorldScene, draw_world, sample_world
 from t2i_xattn.scenes.world.owners import PARTS
 from t2i_xattn.training import blocks
-from t2i_xattn.training.loop import LossFunction, seed_for, train_stage
+from t2i_xattn.training.drawing import Arrays, Drawers, DrawnBlocks
+from t2i_xattn.training.loop import LossFunction, new_accelerator, seed_for, train_stage
 from t2i_xattn.training.recipe import DrawnSchedule, build, read_toml
 from t2i_xattn.training.spoiling import add_noise, blur, soften, tint
 
@@ -29,6 +33,7 @@ class JudgeStage(DrawnSchedule):
     thing_weight: float
     clean: float
     channels: list[int]
+    fine: int
     softness: float
     blur: float
     tint: float
@@ -55,44 +60,59 @@ def load_judge_recipe(path: Path) -> JudgeRecipe:
     return build(JudgeRecipe, raw | {"judge": stage}, "top level", example)
 
 
+def mapped_part(seed: int, rows: int, number: int, part: int) -> Arrays:
+    """A part of a block: ``pixels``, uint8 ``(rows, 3, side, side)``, and the true maps by name.
+
+    Scenes with what is held out from the training of models are seen too: the judge has to know
+    what it judges.
+    """
+    rng = np.random.default_rng([*seed_for(seed, "judge", number), part])
+    scenes: list[WorldScene] = []
+    seen: Counter[str] = Counter()
+    for _ in range(rows):
+        scene = _of_rarest_things([sample_world(rng, "any") for _ in range(3)], seen)
+        seen.update(thing.kind for thing in scene.things)
+        scenes.append(scene)
+    true = [true_maps(each) for each in scenes]
+    pictures = np.stack([np.asarray(draw_world(each)) for each in scenes])
+    return {
+        "pixels": np.ascontiguousarray(pictures.transpose(0, 3, 1, 2)),
+        # NONE, the least of the numbers, and all the others fit in a byte.
+        **{
+            name: np.stack([getattr(each, name).astype(np.int8) for each in true])
+            for name in kinds_of_maps()
+        },
+    }
+
+
 class MappedScenes:
     """The pictures and the true maps of a step, a function of the seed and the step alone.
 
-    Scenes with what is held out from the training of models are seen too: the judge has to know
-    what it judges. They are drawn in blocks, as drawing takes a fourth of a step.
+    They are drawn in blocks, as drawing takes a fourth of a step.
     """
 
-    def __init__(self, recipe: JudgeRecipe) -> None:
+    def __init__(self, recipe: JudgeRecipe, accelerator: Accelerator, drawers: Drawers) -> None:
         self.seed, self.schedule = recipe.seed, recipe.judge
+        self.device = accelerator.device
+        parts, rows = blocks.parts()
+        draw = partial(mapped_part, self.seed, rows)
+        self.blocks = DrawnBlocks(drawers, draw, parts, blocks.blocks(self.schedule))
         self.number = -1
-        self.images = torch.empty(0)
-        self.maps: dict[str, Tensor] = {}
+        self.drawn: dict[str, Tensor] = {}
 
     def at(self, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Float ``(batch, 3, side, side)`` from -1 to 1, and of each map ``(batch, side, side)``
         numbers."""
-        number, rows = blocks.block_and_rows(self.seed, "judge", self.schedule, step)
+        number, _, rows = blocks.block_and_rows(self.seed, "judge", self.schedule, step)
         if number != self.number:
-            self._draw(number)
-        maps = {name: each[rows].long() for name, each in self.maps.items()}
-        return self.images[rows].float() / 127.5 - 1, maps
-
-    def _draw(self, number: int) -> None:
-        rng = np.random.default_rng(seed_for(self.seed, "judge", number))
-        scenes: list[WorldScene] = []
-        seen: Counter[str] = Counter()
-        for _ in range(blocks.BLOCK):
-            scene = _of_rarest_things([sample_world(rng, "any") for _ in range(3)], seen)
-            seen.update(thing.kind for thing in scene.things)
-            scenes.append(scene)
-        pixels = torch.from_numpy(np.stack([np.asarray(draw_world(each)) for each in scenes]))
-        self.number, self.images = number, pixels.permute(0, 3, 1, 2).contiguous()
-        true = [true_maps(each) for each in scenes]
-        # NONE, the least of the numbers, and all the others fit in a byte.
-        self.maps = {
-            name: torch.from_numpy(np.stack([getattr(each, name).astype(np.int8) for each in true]))
-            for name in kinds_of_maps()
-        }
+            drawn = self.blocks.at(number)
+            self.number = number
+            self.drawn = {
+                name: torch.from_numpy(each).to(self.device) for name, each in drawn.items()
+            }
+        chosen = torch.from_numpy(rows).to(self.device)
+        maps = {name: self.drawn[name][chosen].long() for name in kinds_of_maps()}
+        return self.drawn["pixels"][chosen].float() / 127.5 - 1, maps
 
 
 def _of_rarest_things(scenes: list[WorldScene], seen: Counter[str]) -> WorldScene:
@@ -100,20 +120,22 @@ def _of_rarest_things(scenes: list[WorldScene], seen: Counter[str]) -> WorldScen
     return max(scenes, key=lambda scene: sum(1 / (1 + seen[each.kind]) for each in scene.things))
 
 
-def judge_loss(recipe: JudgeRecipe, accelerator: Accelerator) -> LossFunction:
+def judge_loss(recipe: JudgeRecipe, accelerator: Accelerator, drawers: Drawers) -> LossFunction:
     """Cross-entropy of each map, over the pixels where it tells something.
 
     Things are small: without a greater weight of their pixels the network learns skies first and
     what stands in them last.
     """
     settings = recipe.judge
-    mapped = MappedScenes(recipe)
+    mapped = MappedScenes(recipe, accelerator, drawers)
 
     def loss(module: Any, step: int) -> Tensor:
         images, maps = mapped.at(step)
         rng = np.random.default_rng(seed_for(recipe.seed, "spoiling", step))
-        scores = module.segmenter(spoiled(images, settings, rng).to(accelerator.device))
-        maps = {name: each.to(accelerator.device) for name, each in maps.items()}
+        # A blur in the precision of autocast would be noise.
+        with torch.autocast(images.device.type, enabled=False):
+            seen = spoiled(images, settings, rng)
+        scores = module.segmenter(seen.contiguous(memory_format=torch.channels_last))
         things = maps["classes"] >= len(PARTS)
         terms = []
         for name, truth in maps.items():
@@ -138,26 +160,74 @@ def spoiled(images: Tensor, settings: JudgeStage, rng: np.random.Generator) -> T
 
 
 def train_judge(
-    recipe: JudgeRecipe, folder: Path, *, max_steps: int | None = None
+    recipe: JudgeRecipe,
+    folder: Path,
+    *,
+    init: Path | None = None,
+    max_steps: int | None = None,
+    workers: int = 0,
 ) -> Segmenter | None:
     """Train the judge, going on where the last call with this folder stopped.
 
+    Args:
+        recipe: the settings.
+        folder: for the checkpoint.
+        init: folder of a network to begin with, of the recipe's form.
+        max_steps: train at most this many steps in this call.
+        workers: processes that draw ahead; with 0 this one draws. What is drawn is the same.
+
     Returns:
         The network of the averaged weights, or ``None`` where ``max_steps`` came before the end.
+
+    Raises:
+        UserError: ``init`` holds no network of the recipe's form.
     """
-    accelerator = Accelerator(mixed_precision=recipe.mixed_precision)
+    accelerator = new_accelerator(recipe.mixed_precision)
     torch.manual_seed(recipe.seed)
     module = nn.Module()
-    module.segmenter = Segmenter(recipe.judge.channels, recipe.judge.patch)
-    result = train_stage(
-        "judge",
-        module,
-        judge_loss(recipe, accelerator),
-        recipe.judge,
-        folder,
-        rates={"segmenter": recipe.judge.learning_rate},
-        matrix_rates={"segmenter": recipe.judge.matrix_learning_rate},
-        accelerator=accelerator,
-        max_steps=max_steps,
-    )
-    return result.averaged.segmenter.eval() if result.finished else None
+    settings = recipe.judge
+    module.segmenter = Segmenter(settings.channels, settings.patch, settings.fine)
+    if init is not None:
+        begun = load_segmenter(init)
+        form, wanted = begun.form(), module.segmenter.form()
+        if form != wanted:
+            raise UserError(
+                f"expected a network of the recipe's form {wanted} in {init}, but came {form}; "
+                "begin with one that this recipe made"
+            )
+        module.segmenter.load_state_dict(begun.state_dict())
+        favour_things(module.segmenter, settings.thing_weight)
+    module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    with Drawers(workers) as drawers:
+        result = train_stage(
+            "judge",
+            module,
+            judge_loss(recipe, accelerator, drawers),
+            recipe.judge,
+            folder,
+            rates={"segmenter": recipe.judge.learning_rate},
+            matrix_rates={"segmenter": recipe.judge.matrix_learning_rate},
+            accelerator=accelerator,
+            max_steps=max_steps,
+        )
+    if not result.finished:
+        return None
+    segmenter: Segmenter = result.averaged.segmenter.eval()
+    favour_things(segmenter, 1 / settings.thing_weight)
+    return segmenter
+
+
+@torch.no_grad()
+def favour_things(segmenter: Segmenter, weight: float) -> None:
+    """Let a network hold things for ``weight`` times as likely as it did.
+
+    A loss that weighs the pixels of things more teaches it to see too many of them: of two
+    classes the better one at a weighted error is that of which ``weight · p`` is greater. After
+    training it is given back what the loss took: IoU of the classes 0.944 before, 0.964 after
+    (150 scenes, a weight of 8).
+    """
+    things = slice(len(PARTS), kinds_of_maps()["classes"])
+    bias = segmenter.tell.bias
+    assert bias is not None
+    assert next(iter(kinds_of_maps())) == "classes"
+    bias[things] += math.log(weight)

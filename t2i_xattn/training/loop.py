@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
@@ -35,10 +35,18 @@ Curve = list[tuple[int, float, float]]
 LOG_EVERY = 50
 
 
-def generator_for(seed: int, stage: str, step: int) -> torch.Generator:
-    """Randomness that belongs to one step of one stage, on the CPU."""
+def new_accelerator(mixed_precision: str) -> Accelerator:
+    """The device and the precision of autocast; other products of matrices are TF32 on a GPU."""
+    torch.set_float32_matmul_precision("high")
+    return Accelerator(mixed_precision=mixed_precision)
+
+
+def generator_for(
+    seed: int, stage: str, step: int, device: torch.device | str = "cpu"
+) -> torch.Generator:
+    """Randomness that belongs to one step of one stage, for tensors of a device."""
     mixed = (seed * 1_000_003 + step) * 31 + sum(stage.encode())
-    return torch.Generator().manual_seed(mixed)
+    return torch.Generator(device).manual_seed(mixed)
 
 
 def seed_for(seed: int, stage: str, step: int) -> list[int]:
@@ -123,12 +131,26 @@ class _Checkpoint:
                 found = {key: tensors[f"{name}.{index}.{key}"] for key in keys}
                 # In the layout of the parameter, so that sums run in the same order as before.
                 optimizer.state[each] = {
-                    key: value
+                    key: value.to(each.device)
                     if key == "step"
                     else torch.empty_like(each, requires_grad=False).copy_(value)
                     for key, value in found.items()
                 }
         return int(meta["step"]), [tuple(each) for each in json.loads(meta["curve"])]
+
+
+def _save_averaged(path: Path, module: nn.Module, curve: Curve) -> None:
+    state = {name: each.contiguous() for name, each in module.state_dict().items()}
+    part = path.with_suffix(".part")
+    save_file(state, part, {"curve": json.dumps(curve)})
+    part.replace(path)
+
+
+def _load_averaged(path: Path, module: nn.Module) -> Curve:
+    with safe_open(path, "pt") as file:
+        curve: Curve = [tuple(each) for each in json.loads(file.metadata()["curve"])]
+    module.load_state_dict(load_file(path))
+    return curve
 
 
 @dataclass(frozen=True)
@@ -163,6 +185,9 @@ def train_stage(
 ) -> StageResult:
     """Train a stage to its end, going on from ``folder/NAME.safetensors`` where it exists.
 
+    A finished stage leaves ``folder/NAME.averaged.safetensors``, which is all that later stages
+    need: the other file may then be deleted.
+
     Args:
         name: the stage, for the progress bar and the file.
         module: what is trained, its children the parameter groups.
@@ -183,6 +208,9 @@ def train_stage(
     optimizers = new_optimizers(module, rates, matrix_rates or {})
     average = AveragedModel(module, multi_avg_fn=get_ema_multi_avg_fn(schedule.ema))
     checkpoint = _Checkpoint(folder / f"{name}.safetensors", module, average, optimizers)
+    kept = folder / f"{name}.averaged.safetensors"
+    if kept.exists() and not checkpoint.path.exists():
+        return StageResult(average.module, _load_averaged(kept, average.module), 0, True)
     step, curve = checkpoint.load()
     start = step
     end = schedule.steps if max_steps is None else min(step + max_steps, schedule.steps)
@@ -193,7 +221,7 @@ def train_stage(
         interrupted = True
 
     previous = {one: signal.signal(one, interrupt) for one in (signal.SIGINT, signal.SIGTERM)}
-    recent: list[float] = []
+    recent: list[Tensor] = []
     saved = time.monotonic()
     # Seconds since the last entry are lost by an interrupt, as are its losses: at most 50 steps'.
     began = time.monotonic() - (curve[-1][2] if curve else 0.0)
@@ -212,10 +240,11 @@ def train_stage(
                     each.zero_grad(set_to_none=True)
                 average.update_parameters(module)
                 step += 1
-                recent.append(value.item())
+                # Asking for its value would let an accelerator wait.
+                recent.append(value.detach())
                 bar.update()
                 if step % LOG_EVERY == 0:
-                    mean = sum(recent) / len(recent)
+                    mean = float(torch.stack(recent).mean())
                     curve.append((step, mean, round(time.monotonic() - began, 1)))
                     bar.set_postfix(loss=f"{mean:.4f}")
                     recent = []
@@ -224,6 +253,8 @@ def train_stage(
                     saved = time.monotonic()
         if step > start:
             checkpoint.save(step, curve)
+        if step == schedule.steps:
+            _save_averaged(kept, average.module, curve)
     finally:
         for one, handler in previous.items():
             signal.signal(one, handler)

@@ -24,17 +24,17 @@ def orthogonalized(matrix: Tensor) -> Tensor:
     ``X Xᵀ`` times the first, so all but two products are between small square matrices.
 
     Args:
-        matrix: ``(rows, columns)``, fp32.
+        matrix: ``(rows, columns)``, or several of one shape: ``(matrices, rows, columns)``; fp32.
     """
-    wide = matrix.shape[0] <= matrix.shape[1]
-    first = matrix if wide else matrix.T
-    first = first / (first.norm() + 1e-7)
-    gram = first @ first.T
+    wide = matrix.shape[-2] <= matrix.shape[-1]
+    first = matrix if wide else matrix.mT
+    first = first / (first.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    gram = first @ first.mT
     a, b, c = _COEFFICIENTS
 
     def factor() -> Tensor:
         polynomial = b * gram + c * (gram @ gram)
-        polynomial.diagonal().add_(a)
+        polynomial.diagonal(dim1=-2, dim2=-1).add_(a)
         return polynomial
 
     last = product = factor()
@@ -44,7 +44,7 @@ def orthogonalized(matrix: Tensor) -> Tensor:
         last = factor()
         product = last @ product
     result = product @ first
-    return result if wide else result.T
+    return result if wide else result.mT
 
 
 class Muon(torch.optim.Optimizer):
@@ -63,17 +63,30 @@ class Muon(torch.optim.Optimizer):
         """One step; there is no closure."""
         assert closure is None
         for group in self.param_groups:
+            # Matrices of one shape go together: on an accelerator one by one would be slow.
+            alike: dict[tuple[int, int], list[nn.Parameter]] = {}
             for each in group["params"]:
-                if each.grad is None:
-                    continue
-                state = self.state[each]
-                if not state:
-                    state["momentum"] = torch.zeros_like(each)
-                momentum = state["momentum"].mul_(group["momentum"]).add_(each.grad)
-                ahead = each.grad.add(momentum, alpha=group["momentum"]).flatten(1).float()
-                size = 0.2 * max(ahead.shape) ** 0.5
-                each.mul_(1 - group["lr"] * group["weight_decay"])
-                each.add_(orthogonalized(ahead).view_as(each), alpha=-group["lr"] * size)
+                if each.grad is not None:
+                    alike.setdefault((len(each), each[0].numel()), []).append(each)
+            for shape, parameters in alike.items():
+                self._step(parameters, shape, group)
+
+    def _step(
+        self, parameters: list[nn.Parameter], shape: tuple[int, int], group: dict[str, Any]
+    ) -> None:
+        for each in parameters:
+            if not self.state[each]:
+                self.state[each]["momentum"] = torch.zeros_like(each)
+        momenta = [self.state[each]["momentum"] for each in parameters]
+        gradients = [each.grad for each in parameters if each.grad is not None]
+        torch._foreach_mul_(momenta, group["momentum"])
+        torch._foreach_add_(momenta, gradients)
+        ahead = torch._foreach_add(gradients, momenta, alpha=group["momentum"])
+        moved = orthogonalized(torch.stack([each.flatten(1).float() for each in ahead]))
+        moves = [one.view_as(each) for one, each in zip(moved, parameters, strict=True)]
+        values: list[Tensor] = [*parameters]
+        torch._foreach_mul_(values, 1 - group["lr"] * group["weight_decay"])
+        torch._foreach_add_(values, moves, alpha=-group["lr"] * 0.2 * max(shape) ** 0.5)
 
 
 def hidden_matrices(module: nn.Module) -> list[nn.Parameter]:

@@ -36,7 +36,14 @@ class Schedule:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AutoencoderRecipe(Schedule):
+class DrawnSchedule(Schedule):
+    """Of a stage that sees each drawn scene ``passes`` times, changed in another way each time."""
+
+    passes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoencoderRecipe(DrawnSchedule):
     crop: int
     latent_channels: int
     channels: int
@@ -47,7 +54,7 @@ class AutoencoderRecipe(Schedule):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DecoderRecipe(Schedule):
+class DecoderRecipe(DrawnSchedule):
     latent_noise: float
 
 
@@ -56,13 +63,6 @@ class TextRecipe(Schedule):
     width: int
     layers: int
     heads: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class DrawnSchedule(Schedule):
-    """Of a stage that sees each drawn scene ``passes`` times, changed in another way each time."""
-
-    passes: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,8 +82,7 @@ class DenoiserRecipe(DrawnSchedule):
 class Recipe:
     """All stages; the field names are those of the TOML file.
 
-    ``remarks`` go into the card; ``scenes`` names what is drawn, ``"shapes"`` or ``"world"``. The
-    half-size stage is left out where a recipe does not have it.
+    ``remarks`` go into the card; ``scenes`` names what is drawn, ``"shapes"`` or ``"world"``.
     """
 
     seed: int
@@ -94,18 +93,18 @@ class Recipe:
     decoder: DecoderRecipe
     text: TextRecipe
     denoiser: DenoiserRecipe
-    half_size: DrawnSchedule | None = None
     scenes: str = "shapes"
 
+
+RECIPE_COPY = "recipe.toml"
+"""Name of the recipe's copy in the folder of a run."""
 
 STAGES = {
     "autoencoder": AutoencoderRecipe,
     "text": TextRecipe,
-    "half_size": DrawnSchedule,
     "denoiser": DenoiserRecipe,
     "decoder": DecoderRecipe,
 }
-OPTIONAL_STAGES = ("half_size",)
 
 
 def build(kind: type, values: dict[str, Any], place: str, example: str = "shapes.toml") -> Any:
@@ -146,9 +145,5 @@ def load_recipe(path: Path) -> Recipe:
         UserError: the file is not there, is not TOML, or has missing or unknown settings.
     """
     raw = read_toml(path)
-    stages = {
-        name: build(kind, raw.pop(name, {}), f"[{name}]")
-        for name, kind in STAGES.items()
-        if name in raw or name not in OPTIONAL_STAGES
-    }
+    stages = {name: build(kind, raw.pop(name, {}), f"[{name}]") for name, kind in STAGES.items()}
     return build(Recipe, raw | stages, "top level")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +21,16 @@ from t2i_xattn.training.autoencoder import (
     finish_autoencoder,
     new_autoencoder,
 )
-from t2i_xattn.training.blocks import blocks
 from t2i_xattn.training.denoiser import (
-    NoisedScenes,
     denoiser_loss,
     new_denoiser,
     new_scheduler,
     noised_scenes,
-    unfused_on_cpu,
+    ready_to_train,
 )
-from t2i_xattn.training.half_size import HalfSizeEnds, grow, half_size_loss, outer_parameters
-from t2i_xattn.training.loop import Curve, LossFunction, train_stage
-from t2i_xattn.training.recipe import DrawnSchedule, Recipe, Schedule
+from t2i_xattn.training.drawing import Drawers
+from t2i_xattn.training.loop import Curve, LossFunction, new_accelerator, train_stage
+from t2i_xattn.training.recipe import Recipe, Schedule
 from t2i_xattn.training.segmentation_loss import SegmentationHead
 from t2i_xattn.training.sources import SceneSource, source_named
 from t2i_xattn.training.text import Reader, new_text_encoder, text_loss
@@ -48,8 +44,11 @@ class _Unfinished(Exception):
 class _Stages:
     """Trains the stages of one run one after the other, within its steps."""
 
-    def __init__(self, folder: Path, accelerator: Accelerator, max_steps: int | None) -> None:
+    def __init__(
+        self, folder: Path, accelerator: Accelerator, drawers: Drawers, max_steps: int | None
+    ) -> None:
         self.folder, self.accelerator, self.left = folder, accelerator, max_steps
+        self.drawers = drawers
         self.curves: dict[str, Curve] = {}
 
     def train(
@@ -86,7 +85,13 @@ class _Stages:
 
 
 def train_pipeline(
-    recipe: Recipe, folder: Path, *, init: Path | None = None, max_steps: int | None = None
+    recipe: Recipe,
+    folder: Path,
+    *,
+    init: Path | None = None,
+    max_steps: int | None = None,
+    workers: int = 0,
+    compiled: bool = False,
 ) -> StableDiffusionPipeline | None:
     """Train what is not trained yet and return the pipeline of the averaged weights.
 
@@ -97,48 +102,43 @@ def train_pipeline(
         init: a pipeline's folder to begin from: its autoencoder and text encoder are kept as they
             are, and the denoiser begins with its weights.
         max_steps: train at most this many steps, over all stages, in this call.
+        workers: processes that draw ahead; with 0 this one draws. What is drawn is the same.
+        compiled: whether the denoiser runs compiled, which pays on an accelerator.
 
     Returns:
         The pipeline, or ``None`` where ``max_steps`` came before the end.
 
     Raises:
         UserError: ``init`` is not a pipeline of this recipe's shape, or there are no scenes of
-            the recipe's name.
+            the recipe's name; or maps are supervised and the denoiser is to run compiled.
     """
-    source = source_named(recipe.scenes)
-    accelerator = Accelerator(mixed_precision=recipe.mixed_precision)
-    stages = _Stages(folder, accelerator, max_steps)
-    tokenizer = build_tokenizer(source.vocabulary())
-    try:
-        torch.manual_seed(recipe.seed + 2)
-        denoiser = new_denoiser(recipe)
-        if init is None:
-            autoencoder = _trained_autoencoder(recipe, source, stages)
-            text_encoder = _trained_text_encoder(recipe, source, stages, tokenizer)
-        else:
-            autoencoder, text_encoder = _begin_from(init, denoiser)
-        text_encoder.requires_grad_(False)
-        unfused_on_cpu(denoiser)
-        ask = partial(
-            noised_scenes,
-            recipe,
-            source=source,
-            autoencoder=autoencoder,
-            tokenizer=tokenizer,
-            accelerator=accelerator,
+    if compiled and recipe.denoiser.mask_loss:
+        raise UserError(
+            "expected a recipe without mask_loss, as a compiled denoiser does not show its maps; "
+            "leave --compile out"
         )
-        first_block = 0
-        if recipe.half_size and init is None:
-            questions = ask("half_size", first_block)
-            denoiser = _grown(recipe.half_size, questions, stages, text_encoder, denoiser)
-            first_block = blocks(recipe.half_size)
-        text_encoder.requires_grad_(recipe.denoiser.text_learning_rate > 0)
-        loss = denoiser_loss(recipe, ask("denoiser", first_block), source, tokenizer)
-        averaged = _trained_denoiser(recipe, loss, source, stages, text_encoder, denoiser)
-        if init is None:
-            autoencoder.decoder = _trained_decoder(recipe, source, stages, autoencoder)
-    except _Unfinished:
-        return None
+    source = source_named(recipe.scenes)
+    accelerator = new_accelerator(recipe.mixed_precision)
+    tokenizer = build_tokenizer(source.vocabulary())
+    with Drawers(workers) as drawers:
+        stages = _Stages(folder, accelerator, drawers, max_steps)
+        try:
+            torch.manual_seed(recipe.seed + 2)
+            denoiser = new_denoiser(recipe)
+            if init is None:
+                autoencoder = _trained_autoencoder(recipe, source, stages)
+                text_encoder = _trained_text_encoder(recipe, source, stages, tokenizer)
+            else:
+                autoencoder, text_encoder = _begin_from(init, denoiser)
+            text_encoder.requires_grad_(recipe.denoiser.text_learning_rate > 0)
+            ready_to_train(denoiser, accelerator, compiled=compiled)
+            questions = noised_scenes(recipe, autoencoder, tokenizer, accelerator, drawers)
+            loss = denoiser_loss(recipe, questions, source, tokenizer)
+            averaged = _trained_denoiser(recipe, loss, source, stages, text_encoder, denoiser)
+            if init is None:
+                autoencoder.decoder = _trained_decoder(recipe, stages, autoencoder)
+        except _Unfinished:
+            return None
     return StableDiffusionPipeline(
         vae=autoencoder,
         text_encoder=averaged.text_encoder.eval(),
@@ -158,7 +158,7 @@ def _trained_autoencoder(
     model = new_autoencoder(recipe).to(memory_format=torch.channels_last)
     averaged = stages.train(
         "autoencoder",
-        autoencoder_loss(recipe, source, stages.accelerator),
+        autoencoder_loss(recipe, stages.accelerator, stages.drawers),
         recipe.autoencoder,
         {"model": recipe.autoencoder.learning_rate},
         {"model": recipe.autoencoder.matrix_learning_rate},
@@ -167,13 +167,11 @@ def _trained_autoencoder(
     return finish_autoencoder(averaged.model, recipe, source, stages.accelerator)
 
 
-def _trained_decoder(
-    recipe: Recipe, source: SceneSource[Any], stages: _Stages, autoencoder: AutoencoderTiny
-) -> nn.Module:
+def _trained_decoder(recipe: Recipe, stages: _Stages, autoencoder: AutoencoderTiny) -> nn.Module:
     """Last, as nothing waits for it."""
     averaged = stages.train(
         "decoder",
-        decoder_loss(recipe, source, autoencoder, stages.accelerator),
+        decoder_loss(recipe, autoencoder, stages.accelerator, stages.drawers),
         recipe.decoder,
         {"decoder": recipe.decoder.learning_rate},
         {"decoder": recipe.decoder.matrix_learning_rate},
@@ -189,7 +187,7 @@ def _trained_text_encoder(
     torch.manual_seed(recipe.seed + 1)
     averaged = stages.train(
         "text",
-        text_loss(recipe, source, tokenizer, stages.accelerator),
+        text_loss(recipe, source, tokenizer, stages.accelerator, stages.drawers),
         recipe.text,
         dict.fromkeys(("text_encoder", "reader"), recipe.text.learning_rate),
         {"text_encoder": recipe.text.matrix_learning_rate},
@@ -197,31 +195,6 @@ def _trained_text_encoder(
         reader=Reader(recipe.text, source.quiz()),
     )
     return averaged.text_encoder
-
-
-def _grown(
-    schedule: DrawnSchedule,
-    questions: Callable[[int], NoisedScenes],
-    stages: _Stages,
-    text_encoder: nn.Module,
-    denoiser: UNet2DConditionModel,
-) -> UNet2DConditionModel:
-    """The denoiser after its inner blocks have learned at half the size."""
-    outer = outer_parameters(denoiser)
-    for each in outer:
-        each.requires_grad_(False)
-    averaged = stages.train(
-        "half_size",
-        half_size_loss(questions),
-        schedule,
-        dict.fromkeys(("text_encoder", "unet", "ends"), schedule.learning_rate),
-        {"unet": schedule.matrix_learning_rate},
-        text_encoder=text_encoder,
-        unet=denoiser,
-        ends=HalfSizeEnds(denoiser),
-    )
-    grow(averaged.unet, averaged.ends)
-    return averaged.unet.requires_grad_(True)
 
 
 def _trained_denoiser(

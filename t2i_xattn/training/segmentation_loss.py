@@ -8,8 +8,6 @@ features, not attention maps, but it may well shape these too: a model card says
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -42,26 +40,34 @@ class SegmentationHead(nn.Module):
         return scores.float().split(self.values, dim=1)
 
 
-@contextmanager
-def late_features(unet: UNet2DConditionModel) -> Iterator[list[Tensor]]:
-    """Collects what the last block but one hands on, at the latents' size, with gradients."""
-    collected: list[Tensor] = []
+def _keep_output(block: nn.Module, _args: Any, output: Tensor) -> None:
+    # An attribute of the module and not a list: so a compiled forward stays one graph.
+    block.last_output = output
 
-    def hook(_module: nn.Module, _args: Any, output: Tensor) -> None:
-        collected.append(output)
 
-    handle = unet.up_blocks[-2].register_forward_hook(hook)
-    try:
-        yield collected
-    finally:
-        handle.remove()
+class LateFeatures:
+    """What the last block but one of a denoiser hands on, at the latents' size, with gradients.
+
+    Args:
+        unet: watched from now on. Where it is compiled, it has not been called yet.
+    """
+
+    def __init__(self, unet: UNet2DConditionModel) -> None:
+        self.block = unet.up_blocks[-2]
+        self.handle = self.block.register_forward_hook(_keep_output)
+
+    def taken(self) -> Tensor:
+        """The features of the last call ``(batch, width, height, width)``, which are let go."""
+        features: Tensor = self.block.last_output
+        self.block.last_output = None
+        return features
 
 
 def segmentation_loss(head: SegmentationHead, features: Tensor, labels: Tensor) -> Tensor:
     """Cross-entropy, mean over the pixels that have a label, summed over labels.
 
     Args:
-        features: what :func:`late_features` collected.
+        features: of :class:`LateFeatures`.
         labels: uint8 ``(batch, labels, height, width)``.
     """
     terms = []

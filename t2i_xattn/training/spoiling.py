@@ -11,14 +11,19 @@ REACH = 3
 """Pixels to each side that a blur looks at."""
 
 
+STRENGTHS = 8
+"""By how many different shares the pictures of a batch are made smaller, at most."""
+
+
 def soften(images: Tensor, strongest: float, rng: np.random.Generator) -> Tensor:
     """Every other picture made smaller, by up to ``strongest``, and large again."""
     softened = images.clone()
-    for index in range(0, len(images), 2):
-        one = images[index : index + 1]
-        side = max(1, round(one.shape[-1] / float(rng.uniform(1, strongest))))
-        small = functional.interpolate(one, size=side, mode="area")
-        softened[index] = functional.interpolate(small, size=one.shape[-2:], mode="bicubic")[0]
+    for first in range(0, min(2 * STRENGTHS, len(images)), 2):
+        some = images[first :: 2 * STRENGTHS]
+        side = max(1, round(some.shape[-1] / float(rng.uniform(1, strongest))))
+        small = functional.interpolate(some, size=side, mode="area")
+        large = functional.interpolate(small, size=some.shape[-2:], mode="bicubic")
+        softened[first :: 2 * STRENGTHS] = large
     return softened
 
 
@@ -46,5 +51,6 @@ def tint(images: Tensor, strongest: float, rng: np.random.Generator) -> Tensor:
 def add_noise(images: Tensor, strongest: float, rng: np.random.Generator) -> Tensor:
     """Gaussian noise on each picture, with a deviation of up to ``strongest`` of the range."""
     deviations = torch.from_numpy(rng.uniform(0, 2 * strongest, (len(images), 1, 1, 1))).to(images)
-    random = torch.Generator().manual_seed(int(rng.integers(2**31)))
-    return images + deviations * torch.randn(images.shape, generator=random).to(images)
+    random = torch.Generator(images.device).manual_seed(int(rng.integers(2**31)))
+    noise = torch.randn(images.shape, generator=random, device=images.device)
+    return images + deviations * noise

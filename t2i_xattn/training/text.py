@@ -8,6 +8,7 @@ furthest left? What is asked comes from the source of the scenes. No attention m
 
 from __future__ import annotations
 
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -17,10 +18,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from t2i_xattn.training.drawing import Arrays, Drawers, DrawnBlocks
 from t2i_xattn.training.loop import LossFunction, seed_for
 from t2i_xattn.training.recipe import Recipe, TextRecipe
-from t2i_xattn.training.sources import SceneSource
+from t2i_xattn.training.sources import SceneSource, source_named
 from t2i_xattn.training.sources.quiz import UNSAID, Quiz
+from t2i_xattn.training.tokenizer import build_tokenizer
 
 
 def new_text_encoder(recipe: Recipe, tokenizer: CLIPTokenizer) -> CLIPTextModel:
@@ -76,25 +79,43 @@ class Reader(nn.Module):
         }
 
 
+@cache
+def source_tokenizer(scenes: str) -> CLIPTokenizer:
+    """The tokenizer of the source that a recipe's ``scenes`` names."""
+    return build_tokenizer(source_named(scenes).vocabulary())
+
+
+def asked_part(recipe: Recipe, step: int, part: int) -> Arrays:
+    """The prompts of a step, ``ids``, and the right answers to what is asked of them."""
+    assert part == 0
+    source = source_named(recipe.scenes)
+    rng = np.random.default_rng(seed_for(recipe.seed, "text", step))
+    scenes, said = source.telling(rng, recipe.text.batch, recipe.stray_words)
+    ids = tokenize(source_tokenizer(recipe.scenes), [each.prompt for each in said])
+    answers = {name: each.numpy() for name, each in source.labels(scenes, said).items()}
+    return {"ids": ids.numpy(), **answers}
+
+
 def text_loss(
     recipe: Recipe,
     source: SceneSource[Any],
     tokenizer: CLIPTokenizer,
     accelerator: Accelerator,
+    drawers: Drawers,
 ) -> LossFunction:
     """Cross-entropy of all answers, read from the words alone; most scenes state a relation."""
-    settings, quiz = recipe.text, source.quiz()
+    quiz = source.quiz()
+    steps = DrawnBlocks(drawers, partial(asked_part, recipe), 1, recipe.text.steps)
 
     def loss(module: Any, step: int) -> Tensor:
-        rng = np.random.default_rng(seed_for(recipe.seed, "text", step))
-        scenes, said = source.telling(rng, settings.batch, recipe.stray_words)
-        ids = tokenize(tokenizer, [each.prompt for each in said]).to(accelerator.device)
+        drawn = steps.at(step)
+        truth = {name: torch.from_numpy(each) for name, each in drawn.items()}
+        ids = truth.pop("ids").to(accelerator.device)
         special = (ids == tokenizer.bos_token_id) | (ids == tokenizer.eos_token_id)
         # The encoder is causal, so the padding behind the last word changes no word.
         last = int((~special).any(dim=0).nonzero().max())
         ids, special = ids[:, : last + 1], special[:, : last + 1]
         scores = module.reader(module.text_encoder(ids).last_hidden_state, special)
-        truth = source.labels(scenes, said)
         terms = [
             each.weight * _mean_cross_entropy(scores[name], truth[name].to(accelerator.device))
             for name, each in quiz.answers.items()

@@ -73,8 +73,11 @@ def owner_shares(scene: WorldScene, size: int = SIDE) -> np.ndarray:
     fine = np.asarray(owners)
     shares = np.zeros((FIRST_THING + len(scene.things), size, size), dtype=np.float32)
     for owner in np.flatnonzero(np.bincount(fine.ravel())):
-        blocks = (fine == owner).reshape(size, SUPERSAMPLING, size, SUPERSAMPLING)
-        shares[owner] = blocks.mean(axis=(1, 3), dtype=np.float32)
+        # Sums by slices: a mean over two axes takes several times as long.
+        here = (fine == owner).view(np.uint8)
+        rows = sum(here[first::SUPERSAMPLING] for first in range(SUPERSAMPLING))
+        count = sum(rows[:, first::SUPERSAMPLING] for first in range(SUPERSAMPLING))
+        shares[owner] = count / np.float32(SUPERSAMPLING**2)
     return shares
 
 

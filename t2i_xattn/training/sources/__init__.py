@@ -12,6 +12,7 @@ from t2i_xattn.training.sources.source import (
     descriptions,
     drawn_scenes,
     pictures,
+    pixels,
 )
 from t2i_xattn.training.sources.world import WorldScenes
 
@@ -23,6 +24,7 @@ __all__ = [
     "descriptions",
     "drawn_scenes",
     "pictures",
+    "pixels",
     "source_named",
 ]
 

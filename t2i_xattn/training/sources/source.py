@@ -7,6 +7,7 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -80,10 +81,15 @@ def drawn_scenes(
     return [source.draw(rng, split) for _ in range(count)], rng
 
 
+def pixels(source: SceneSource[S], scenes: Sequence[S], size: int = SIDE) -> NDArray[np.uint8]:
+    """The pictures of scenes ``(scenes, 3, size, size)``."""
+    drawn = np.stack([np.asarray(source.picture(scene, size)) for scene in scenes])
+    return np.ascontiguousarray(drawn.transpose(0, 3, 1, 2))
+
+
 def pictures(source: SceneSource[S], scenes: Sequence[S], size: int = SIDE) -> Tensor:
     """Float ``(scenes, 3, size, size)`` from -1 to 1."""
-    drawn = np.stack([np.asarray(source.picture(scene, size)) for scene in scenes])
-    return torch.from_numpy(drawn).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return torch.from_numpy(pixels(source, scenes, size)).float() / 127.5 - 1
 
 
 def descriptions(

@@ -24,8 +24,12 @@ from t2i_xattn.training.sources.shapes import ShapeScenes
 from t2i_xattn.training.sources.source import NOTHING
 from t2i_xattn.training.sources.world_quiz import world_labels, world_quiz
 
-SHAPES_SHARE = 0.25
+SHAPES_SHARE = 0.2
 """Of all scenes, those of the first language."""
+
+SEVERAL_SHARE = 0.4
+"""Of the world's scenes, those that are drawn until there are several things in them: which of
+them is what colour, and where, is learned last."""
 
 PAIRS_SHARE = 0.75
 """Of the world's scenes that the text encoder is asked about, those of two groups of things."""
@@ -57,7 +61,11 @@ class WorldScenes:
     def draw(self, rng: np.random.Generator, split: Split = "train") -> AnyScene:
         if rng.random() < SHAPES_SHARE:
             return self.shapes.draw(rng, split)
-        return sample_world(rng, split)
+        several = rng.random() < SEVERAL_SHARE
+        scene = sample_world(rng, split)
+        while several and len(scene.things) < 2:
+            scene = sample_world(rng, split)
+        return scene
 
     def picture(self, scene: AnyScene, size: int = SIDE) -> Image.Image:
         if isinstance(scene, Scene):
