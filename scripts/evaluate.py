@@ -47,7 +47,10 @@ app = typer.Typer(
 
 Model = Annotated[
     str | None,
-    typer.Option(help="A model folder or a hub name.", show_default="the one in the box"),
+    typer.Option(
+        help="A model in the box, a folder or a hub name.",
+        show_default="the one in the box that paints what is measured",
+    ),
 ]
 Limit = Annotated[
     int | None,
@@ -67,13 +70,13 @@ Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps.")]
 Save = Annotated[Path | None, typer.Option(help="Folder for the pictures.")]
 
 
-def _load(model: str | None, device: str) -> Any:
+def _load(model: str | None, device: str, box: str = "shapes") -> Any:
     import diffusers
     import transformers
 
     for library in (diffusers, transformers):
         library.logging.disable_progress_bar()
-    pipe = load_pipeline(model).to(device)
+    pipe = load_pipeline(model or box).to(device)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
@@ -289,7 +292,7 @@ def world(
         with output_folder(save) if save is not None else nullcontext() as folder:
             segmenter = load_segmenter(judge or WEIGHTS)
             own, matrix = judge_scenes(seen_by(segmenter), limit or 300)
-            pipe, figures = _load(model, device), {}
+            pipe, figures = _load(model, device, "world"), {}
             kept = evaluate_autoencoder(pipe.vae, min(limit or 200, 200))
             seconds = seconds_of_a_picture(
                 pipe, CITY, num_inference_steps=steps, guidance_scale=guidance
@@ -341,9 +344,10 @@ def nearest(
     settings = {"model": model, "limit": limit, "training": training}
 
     def measure() -> dict[str, Any]:
+        trained_by = load_recipe(recipe or SHAPES_RECIPE)
         found = evaluate_recall(
-            _load(model, device),
-            load_recipe(recipe or SHAPES_RECIPE),
+            _load(model, device, trained_by.scenes),
+            trained_by,
             limit,
             training,
             steps=steps,

@@ -26,9 +26,12 @@ def main(
     out: Annotated[Path, typer.Option(help="Folder to write gallery.png into.")] = Path("out"),
     model: Annotated[
         str | None,
-        typer.Option(help="A model folder or a hub name.", show_default="the one in the box"),
+        typer.Option(
+            help="A model in the box, a folder or a hub name.",
+            show_default="the one in the box that paints such scenes",
+        ),
     ] = None,
-    scenes: Annotated[str, typer.Option(help="Whose prompts: shapes, world.")] = "shapes",
+    scenes: Annotated[str, typer.Option(help="Whose prompts: shapes, world.")] = "world",
     count: Annotated[int, typer.Option(min=1, help="Prompts of each group.")] = 7,
     steps: Annotated[int, typer.Option(min=1, help="Steps of the sampler.")] = 25,
     guidance: Annotated[float, typer.Option(help="Classifier-free guidance.")] = 5.0,
@@ -39,7 +42,7 @@ def main(
         raise UserError(f"expected prompts of {' or '.join(GROUPS)}, but came {scenes!r}")
     groups = world_prompts() if scenes == "world" else benchmark_prompts()
     with output_folder(out) as folder:
-        pipe = load_pipeline(model).to(device)
+        pipe = load_pipeline(model or scenes).to(device)
         prompts = [each for group in GROUPS[scenes] for each in groups[group][:count]]
         pictures = paint(pipe, prompts, steps=steps, guidance=guidance)
         captions = [each.prompt for each in prompts]

@@ -38,7 +38,7 @@ app = typer.Typer(
 Prompt = Annotated[str, typer.Argument(help="What to paint.", show_default=False)]
 Model = Annotated[
     str | None,
-    typer.Option(help="A model folder or a hub name.", show_default="the one in the box"),
+    typer.Option(help="world or shapes, a folder, or a hub name.", show_default="world"),
 ]
 Seed = Annotated[int, typer.Option(help="Of the first picture; the next take the next.")]
 Steps = Annotated[int, typer.Option(help="Steps of the sampler.")]

@@ -1,4 +1,4 @@
-"""Getting a pipeline: the model in the box, a folder, or a name on the hub."""
+"""Getting a pipeline: a model in the box, a folder, or a name on the hub."""
 
 from __future__ import annotations
 
@@ -10,32 +10,44 @@ from t2i_xattn.errors import UserError
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline, StableDiffusionPipeline
 
-DEFAULT_FOLDER = Path(__file__).parent / "models" / "shapes"
-"""Where the model in the box lies: an ordinary Stable Diffusion folder."""
+MODELS = {name: Path(__file__).parent / "models" / name for name in ("world", "shapes")}
+"""The models in the box, by name, and where they lie: ordinary Stable Diffusion folders."""
+
+DEFAULT = "world"
 
 
-def load_default(**kwargs: Any) -> StableDiffusionPipeline:
-    """The model in the box, as a stock pipeline on the CPU, in fp32 unless ``dtype`` is given.
+def load_default(name: str = DEFAULT, **kwargs: Any) -> StableDiffusionPipeline:
+    """A model in the box, as a stock pipeline on the CPU, in fp32 unless ``dtype`` is given.
 
-    It paints coloured shapes on plain grounds, 128 × 128 pixels; its model card lies beside its
-    weights. No network is used.
+    Both paint 128 × 128 pixels, and a model card lies beside the weights of each. No network is
+    used.
 
     Args:
+        name: ``"world"`` paints illustrated scenes, with places, lights, styles and things, and
+            plain shapes too; ``"shapes"``, coloured shapes on plain grounds, is half its size.
         kwargs: passed on to ``StableDiffusionPipeline.from_pretrained``, such as ``dtype``.
+
+    Raises:
+        UserError: there is no model of that name.
 
     Example:
         >>> pipe = load_default().to("cuda")
     """
+    if name not in MODELS:
+        raise UserError(f"expected a model in the box, {' or '.join(MODELS)}, but came {name!r}")
+
     from diffusers import StableDiffusionPipeline
 
     pipe: StableDiffusionPipeline = StableDiffusionPipeline.from_pretrained(
-        DEFAULT_FOLDER, local_files_only=True, **kwargs
+        MODELS[name], local_files_only=True, **kwargs
     )
     return pipe
 
 
 def load_pipeline(model: str | Path | None = None, **kwargs: Any) -> DiffusionPipeline:
-    """A pipeline by folder or hub name; the model in the box where none is named.
+    """A pipeline by folder, by hub name or by its name in the box, whose default is no name.
+
+    A folder ``world`` or ``shapes`` goes before the model in the box.
 
     Only safetensors are read and no code of the model is run.
 
@@ -46,6 +58,8 @@ def load_pipeline(model: str | Path | None = None, **kwargs: Any) -> DiffusionPi
     if model is None:
         return load_default(**kwargs)
     folder = Path(model)
+    if str(model) in MODELS and not folder.exists():
+        return load_default(str(model), **kwargs)
     if folder.exists() and not (folder / "model_index.json").is_file():
         raise UserError(
             f"expected a diffusers model at {model}, but it holds no model_index.json; "

@@ -1,7 +1,8 @@
-"""The model in the box: it loads, it paints colours as told, and recording leaves it alone."""
+"""The models in the box: they load, paint as told, and recording leaves them alone."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,9 +10,13 @@ import pytest
 import torch
 
 import t2i_xattn
-from t2i_xattn.default_model import DEFAULT_FOLDER
+from t2i_xattn.default_model import MODELS, load_pipeline
+from t2i_xattn.errors import UserError
 from t2i_xattn.evaluation.prompts import benchmark_prompts
+from t2i_xattn.evaluation.world_pictures import judge_world_prompts, world_figures
+from t2i_xattn.evaluation.world_prompts import world_prompts
 from t2i_xattn.judge import judge_picture, verdict
+from t2i_xattn.judge.segmenter import load_segmenter
 
 PROMPT = "a red circle left of a blue square"
 
@@ -28,9 +33,24 @@ def paint(pipe: Any, prompt: Any = PROMPT, **options: Any) -> Any:
     return pipe(prompt, generator=generator, num_inference_steps=10, **options).images
 
 
-def test_it_carries_a_card_and_only_safetensors_and_json() -> None:
-    kinds = {path.suffix for path in DEFAULT_FOLDER.rglob("*") if path.is_file()}
-    assert kinds == {".md", ".json", ".safetensors"}
+@pytest.mark.parametrize("name", MODELS)
+def test_it_carries_a_card_and_only_safetensors_and_json(name: str) -> None:
+    files = [path for path in MODELS[name].rglob("*") if path.is_file()]
+    assert {path.suffix for path in files} == {".md", ".json", ".safetensors"}
+    assert sum(path.stat().st_size for path in files) < 60e6
+
+
+def test_a_model_in_the_box_is_had_by_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    named, default = (len(load_pipeline(name).tokenizer) for name in ("shapes", None))
+    assert named < default  # the world has more words
+    (tmp_path / "shapes").mkdir()
+    with pytest.raises(UserError, match=r"holds no model_index\.json"):
+        load_pipeline("shapes")  # a folder of that name is what is meant
+    with pytest.raises(UserError, match="world or shapes, but came 'moon'"):
+        t2i_xattn.load_default("moon")
 
 
 def test_recording_leaves_the_same_bytes(box: Any) -> None:
@@ -51,10 +71,11 @@ def test_a_size_that_is_not_square_gives_maps_of_that_size(box: Any) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("group", "least"), [("singles", 0.85), ("pairs", 0.6)])
-def test_objects_are_painted_as_asked(box: Any, group: str, least: float) -> None:
+def test_objects_are_painted_as_asked(group: str, least: float) -> None:
     """The floor that the project set itself; the card has the exact shares."""
+    shapes = t2i_xattn.load_default("shapes")
     prompts = benchmark_prompts()[group][:40]
-    pictures = box(
+    pictures = shapes(
         [each.prompt for each in prompts],
         num_inference_steps=20,
         guidance_scale=5.0,
@@ -65,4 +86,17 @@ def test_objects_are_painted_as_asked(box: Any, group: str, least: float) -> Non
         for prompt, picture in zip(prompts, pictures, strict=True)
     ]
     right = np.mean([each.all_objects and each.relation is not False for each in verdicts])
+    assert right >= least, right
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("group", "figure", "least"),
+    [("light_and_place", "light and place right", 0.8), ("singles", "things right", 0.6)],
+)
+def test_the_world_is_painted_as_asked(box: Any, group: str, figure: str, least: float) -> None:
+    """A floor well under what the card says, as it is measured on a few pictures."""
+    prompts = world_prompts()[group][:24]
+    verdicts = judge_world_prompts(box, prompts, load_segmenter(), steps=20, batch=12)
+    right = world_figures(verdicts)[figure].value
     assert right >= least, right

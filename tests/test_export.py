@@ -14,6 +14,7 @@ from conftest import make_pipeline
 from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file
 
+from t2i_xattn.default_model import MODELS
 from t2i_xattn.errors import UserError
 from t2i_xattn.training.card import model_card
 from t2i_xattn.training.export import export_pipeline
@@ -49,7 +50,7 @@ def test_an_export_that_fails_leaves_the_earlier_model(
 
 def test_the_card_gives_what_was_measured_and_says_what_was_supervised(tmp_path: Path) -> None:
     recipe = load_recipe(RECIPE)
-    curves = {stage: CURVE for stage in STAGES if getattr(recipe, stage)}
+    curves = {stage: [*CURVE, [getattr(recipe, stage).steps, 0.1, 300.0]] for stage in STAGES}
     (tmp_path / "curves.json").write_text(json.dumps(curves), "utf-8")
     share = {"share": 0.75, "right": 3, "n": 4, "wilson_95": [0.3, 0.954]}
     one = {"way": "mean", "kind": "noun", "timestep": None, "map_of": "the word", "n": 9}
@@ -65,6 +66,7 @@ def test_the_card_gives_what_was_measured_and_says_what_was_supervised(tmp_path:
     assert "| mean | noun | all | the word | 0.500 | 0.600 | 70.0 % | 9 |" in card
     seen = recipe.denoiser.steps * recipe.denoiser.batch
     assert f"| {seen:,} |" in card
+    assert f"{recipe.denoiser.steps:,} of" not in card
     assert "the maps are the model's own" in card
     told = dataclasses.replace(
         recipe, denoiser=dataclasses.replace(recipe.denoiser, mask_loss=0.05)
@@ -93,6 +95,27 @@ def test_the_card_of_the_world(tmp_path: Path) -> None:
     assert "`scripts/evaluate.py world --limit 4`" in card
 
 
+def test_the_card_lists_the_runs_that_came_before(tmp_path: Path) -> None:
+    recipe = load_recipe(RECIPE)
+    supervised = RECIPE.read_text("utf-8").replace("mask_loss = 0.0", "mask_loss = 0.07")
+    (tmp_path / "first").mkdir()
+    (tmp_path / "first" / "recipe.toml").write_text(supervised, "utf-8")
+    curves = {"text": CURVE, "denoiser": CURVE, "decoder": []}
+    (tmp_path / "first" / "curves.json").write_text(json.dumps(curves), "utf-8")
+    (tmp_path / "curves.json").write_text(json.dumps({"denoiser": CURVE[:2]}), "utf-8")
+    card = model_card(recipe, tmp_path, earlier=[tmp_path / "first"])
+    rows = [line.split(" | ")[:4] for line in card.splitlines() if line.startswith("| denoiser")]
+    batch, steps = recipe.denoiser.batch, recipe.denoiser.steps
+    assert rows == [
+        ["| denoiser", f"{done} of {steps:,}", str(batch), f"{done * batch:,}"]
+        for done in (200, 100)
+    ]
+    assert "| text |" in card
+    assert "| decoder |" not in card  # it has no curve: it was too short for one
+    assert "weight 0.07" in card  # what was supervised before stays so
+    assert "decoder alone" not in card
+
+
 STOCK = """
 import sys
 from diffusers import StableDiffusionPipeline
@@ -103,11 +126,8 @@ assert "t2i_xattn" not in sys.modules
 """
 
 
-def test_stock_diffusers_loads_the_model_in_the_box_without_this_package() -> None:
-    from t2i_xattn.default_model import DEFAULT_FOLDER
-
-    arguments = [sys.executable, "-c", STOCK, str(DEFAULT_FOLDER)]
+@pytest.mark.parametrize("name", MODELS)
+def test_stock_diffusers_loads_the_models_in_the_box_without_this_package(name: str) -> None:
+    arguments = [sys.executable, "-c", STOCK, str(MODELS[name])]
     done = subprocess.run(arguments, check=False, capture_output=True, text=True, cwd="/")
     assert done.returncode == 0, done.stderr
-    size = sum(path.stat().st_size for path in DEFAULT_FOLDER.rglob("*") if path.is_file())
-    assert size < 40e6

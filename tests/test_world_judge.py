@@ -29,6 +29,7 @@ from t2i_xattn.scenes.world import (
     sample_world,
     world_language,
 )
+from t2i_xattn.scenes.world.owners import PARTS
 from t2i_xattn.training import blocks
 from t2i_xattn.training import judge as training
 from t2i_xattn.training.spoiling import add_noise, blur, soften, tint
@@ -285,3 +286,39 @@ def test_spoiling_is_a_function_of_the_seed_and_as_strong_as_asked() -> None:
         assert first.shape == images.shape
         assert 0.002 < (first - images).abs().mean() < 0.12, spoil
         assert torch.allclose(spoil(images, none, np.random.default_rng(1)), images, atol=1e-4)
+
+
+def test_things_are_held_for_more_likely_and_nothing_else_changes() -> None:
+    torch.manual_seed(0)
+    network = Segmenter([8, 8])
+    images = torch.randn(1, 3, 32, 32)
+    with torch.no_grad():
+        before = network(images)
+        training.favour_things(network, 8)
+        after = network(images)
+    gained = (after["classes"] - before["classes"]).mean(dim=(0, 2, 3))
+    assert torch.allclose(gained[: len(PARTS)], torch.zeros(len(PARTS)), atol=1e-5)
+    assert torch.allclose(gained[len(PARTS) :].exp(), torch.tensor(8.0), rtol=1e-4)
+    assert all(torch.equal(before[name], after[name]) for name in ("colours", "styles", "lights"))
+
+
+def test_a_judge_s_training_goes_on_from_a_network(tmp_path: Path) -> None:
+    recipe = _tiny(0)
+    torch.manual_seed(1)
+    begun = Segmenter(recipe.judge.channels, recipe.judge.patch, recipe.judge.fine)
+    save_segmenter(begun, tmp_path / "begun")
+    same = training.train_judge(recipe, tmp_path / "none", init=tmp_path / "begun")
+    assert same is not None
+    wanted = load_segmenter(tmp_path / "begun").state_dict()
+    assert all(torch.allclose(each, wanted[name]) for name, each in same.state_dict().items())
+    save_segmenter(Segmenter([8, 8, 16]), tmp_path / "other")
+    with pytest.raises(UserError, match="expected a network of the recipe's form"):
+        training.train_judge(_tiny(1), tmp_path / "run", init=tmp_path / "other")
+
+
+@pytest.mark.slow
+def test_the_judge_in_the_box_tells_what_was_drawn() -> None:
+    shares, matrix = judge_scenes(seen_by(load_segmenter()), 30)
+    assert shares["things"].value > 0.85
+    assert shares["light"].value == shares["place"].value == 1
+    assert mean_iou(matrix) > 0.9

@@ -129,17 +129,21 @@ def _training(recipe: Recipe, sittings: list[tuple[Recipe, Curves]]) -> str:
         if name in curves
     ]
     names = ["stage", "steps", "batch", "seen", "of what", "minutes", "loss: begin, ¼, ½, ¾, end"]
+    mask_loss = max(trained.denoiser.mask_loss for trained, _ in sittings)
     supervised = (
         f"The cross-attention maps of nouns were supervised (TokenCompose, weight "
-        f"{recipe.denoiser.mask_loss}): they show what they were told to show."
-        if recipe.denoiser.mask_loss
+        f"{mask_loss}): they show what they were told to show."
+        if mask_loss
         else "No attention map was supervised: the maps are the model's own."
     )
-    if recipe.denoiser.segmentation_loss:
+    segmentation_loss = max(trained.denoiser.segmentation_loss for trained, _ in sittings)
+    if segmentation_loss:
         supervised += (
             " The denoiser's features, not its maps, had to tell a throw-away head what each pixel"
-            f"\nshows (weight {recipe.denoiser.segmentation_loss}), which may have shaped the maps."
+            f"\nshows (weight {segmentation_loss}), which may have shaped the maps."
         )
+    stages = [name for _, curves in sittings for name in curves]
+    last = "; and\nlast the autoencoder's decoder alone" if "decoder" in stages else ""
     return f"""## Training
 
 {supervised} The autoencoder was trained first, then the text encoder
@@ -147,10 +151,10 @@ alone (by questions that a
 throw-away reader answers from the embeddings of a prompt's words: which shape has the red one,
 where is it, which colour stands furthest left), then the denoiser with the text encoder
 {"kept as it was" if not recipe.denoiser.text_learning_rate else "trained along"}: velocity
-prediction, zero terminal signal, {recipe.denoiser.drop_prompt:.0%} of the prompts dropped; and
-last the autoencoder's decoder alone. Muon for matrices and convolutions and AdamW for the rest,
-moving average of the weights, {recipe.mixed_precision} autocast, weights stored in fp16. The recipe
-is `t2i_xattn/training/recipes/{recipe.scenes}.toml`, seed {recipe.seed}.
+prediction, zero terminal signal, {recipe.denoiser.drop_prompt:.0%} of the prompts dropped{last}.
+Muon for matrices and convolutions and AdamW for the rest, moving average of the weights,
+{recipe.mixed_precision} autocast, weights stored in fp16. The recipe is
+`t2i_xattn/training/recipes/{recipe.scenes}.toml`, seed {recipe.seed}.
 
 {recipe.remarks.strip()}
 
