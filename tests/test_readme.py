@@ -24,7 +24,7 @@ def test_the_examples_run(
     names: dict[str, object] = {}
     for example in examples:
         exec(compile(example, "README.md", "exec"), names)
-    assert len(names["arrays"]) == 4  # type: ignore[arg-type]
+    assert len(names["arrays"]) == 6  # type: ignore[arg-type]
     assert names["before"] > names["after"] > 0  # type: ignore[operator]
     written = sorted(path.name for path in tmp_path.iterdir() if path.is_file())
     assert written == ["red_circle.png", "run.safetensors"]
