@@ -124,6 +124,29 @@ def test_a_run_that_was_stopped_ends_at_the_same_weights(tiny: Recipe, tmp_path:
         assert all(torch.equal(expected[key], found[key]) for key in expected), part
 
 
+def test_what_finished_stages_leave_is_all_that_later_ones_need(
+    tiny: Recipe, tmp_path: Path
+) -> None:
+    straight = train_pipeline(tiny, tmp_path / "run")
+    assert train_pipeline(tiny, tmp_path / "parted", max_steps=9) is None  # in the denoiser
+    kept = {"denoiser.safetensors", "autoencoder.averaged.safetensors", "text.averaged.safetensors"}
+    for path in (tmp_path / "parted").glob("*.safetensors"):
+        if path.name not in kept:
+            path.unlink()
+    assert {path.name for path in (tmp_path / "parted").glob("*.safetensors")} == kept
+    parted = train_pipeline(tiny, tmp_path / "parted")
+    assert straight is not None
+    assert parted is not None
+    for part in ("vae", "text_encoder", "unet"):
+        expected = getattr(straight, part).state_dict()
+        found = getattr(parted, part).state_dict()
+        assert all(torch.equal(expected[key], found[key]) for key in expected), part
+    curves = [
+        json.loads((tmp_path / each / "curves.json").read_text()) for each in ("run", "parted")
+    ]
+    assert curves[0].keys() == curves[1].keys()
+
+
 def test_training_goes_on_from_a_pipeline(tiny: Recipe, tmp_path: Path) -> None:
     first = train_pipeline(tiny, tmp_path / "first")
     assert first is not None
