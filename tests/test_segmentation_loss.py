@@ -76,5 +76,6 @@ def test_features_are_the_denoiser_s(compiled: bool) -> None:
     labels = torch.zeros((1, 1, 16, 16), dtype=torch.uint8)
     segmentation_loss(head, features, labels).backward()
     assert unet.conv_in.weight.grad is not None
-    # What paints is not asked.
-    assert unet.conv_out.weight.grad is None or not unet.conv_out.weight.grad.any()
+    # What paints is not asked; a compiled backward pass may say so by zeros.
+    painted = unet.conv_out.weight.grad
+    assert painted is None or (compiled and not painted.any())

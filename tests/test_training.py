@@ -13,6 +13,7 @@ import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file
 from torch import nn
+from weights import assert_same_weights
 
 from t2i_xattn.errors import UserError
 from t2i_xattn.scenes import describe, language, sample_scene
@@ -118,10 +119,7 @@ def test_a_run_that_was_stopped_ends_at_the_same_weights(tiny: Recipe, tmp_path:
     for steps in (3, 1, 2, 5, 4):
         assert train_pipeline(tiny, tmp_path / "stopped", max_steps=steps) is None
     resumed = train_pipeline(tiny, tmp_path / "stopped")
-    for part in ("vae", "text_encoder", "unet"):
-        expected = getattr(straight, part).state_dict()
-        found = getattr(resumed, part).state_dict()
-        assert all(torch.equal(expected[key], found[key]) for key in expected), part
+    assert_same_weights(straight, resumed)
 
 
 def test_what_finished_stages_leave_is_all_that_later_ones_need(
@@ -135,12 +133,7 @@ def test_what_finished_stages_leave_is_all_that_later_ones_need(
             path.unlink()
     assert {path.name for path in (tmp_path / "parted").glob("*.safetensors")} == kept
     parted = train_pipeline(tiny, tmp_path / "parted")
-    assert straight is not None
-    assert parted is not None
-    for part in ("vae", "text_encoder", "unet"):
-        expected = getattr(straight, part).state_dict()
-        found = getattr(parted, part).state_dict()
-        assert all(torch.equal(expected[key], found[key]) for key in expected), part
+    assert_same_weights(straight, parted)
     curves = [
         json.loads((tmp_path / each / "curves.json").read_text()) for each in ("run", "parted")
     ]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from weights import assert_same_weights
 
 from t2i_xattn.training import blocks, loop
 from t2i_xattn.training.autoencoder import new_autoencoder
@@ -65,12 +66,7 @@ def test_a_run_that_was_stopped_ends_at_the_same_weights(
     for steps in (2, 3, 3, 3):
         assert train_pipeline(recipe, tmp_path / "stopped", max_steps=steps) is None
     resumed = train_pipeline(recipe, tmp_path / "stopped")
-    assert straight is not None
-    assert resumed is not None
-    for part in ("vae", "text_encoder", "unet"):
-        expected = getattr(straight, part).state_dict()
-        found = getattr(resumed, part).state_dict()
-        assert all(torch.equal(expected[key], found[key]) for key in expected), part
+    assert_same_weights(straight, resumed)
 
 
 def test_the_card_is_the_world_s(tmp_path: Path) -> None:

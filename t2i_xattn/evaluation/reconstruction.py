@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from t2i_xattn.evaluation.inversions import psnr
+from t2i_xattn.latents import encoded
 from t2i_xattn.scenes.world import sample_world
 from t2i_xattn.training.sources import SceneSource, WorldScenes, pictures
 
@@ -48,20 +50,16 @@ def evaluate_autoencoder(vae: Any, scenes: int = 200, batch: int = 20) -> Recons
         batch: at once.
     """
     source: SceneSource[Any] = WorldScenes()
-    device = next(vae.parameters()).device
     ratios: list[float] = []
     colours: list[tuple[float, float]] = []
     for start in range(0, scenes, batch):
         drawn = [
             sample_world(SEED + index, "any") for index in range(start, min(start + batch, scenes))
         ]
-        images = pictures(source, drawn).to(device)
-        latents = vae.encode(images)
-        encoded = latents.latents if hasattr(latents, "latents") else latents.latent_dist.mean
-        decoded = vae.decode(encoded).sample.clamp(-1, 1)
+        images = pictures(source, drawn)
+        decoded = vae.decode(encoded(vae, images)).sample.float().cpu().clamp(-1, 1)
         decoded = ((decoded + 1) * 127.5).round() / 127.5 - 1
-        errors = ((decoded - images) / 2).square().mean(dim=(1, 2, 3))
-        ratios += (-10 * errors.log10()).tolist()
+        ratios += psnr(decoded.numpy() / 2, images.numpy() / 2).tolist()
         colours.append((_colourfulness(decoded), _colourfulness(images)))
     own, true = np.mean(colours, axis=0)
     return Reconstruction(float(np.mean(ratios)), min(ratios), float(own / true), len(ratios))

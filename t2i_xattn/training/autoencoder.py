@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from t2i_xattn.training import blocks
-from t2i_xattn.training.drawing import Arrays, Drawers, DrawnBlocks
+from t2i_xattn.training.drawing import Arrays, Drawers
 from t2i_xattn.training.loop import LossFunction, generator_for, seed_for
-from t2i_xattn.training.recipe import DrawnSchedule, Recipe
+from t2i_xattn.training.recipe import Recipe
 from t2i_xattn.training.sources import (
     SceneSource,
     drawn_scenes,
@@ -79,25 +79,21 @@ class _Views:
     def __init__(
         self, recipe: Recipe, stage: str, accelerator: Accelerator, drawers: Drawers
     ) -> None:
-        self.recipe, self.stage = recipe, stage
-        self.schedule: DrawnSchedule = getattr(recipe, stage)
-        self.device = accelerator.device
-        parts, rows = blocks.parts()
-        draw = partial(drawn_part, recipe, stage, rows)
-        self.blocks = DrawnBlocks(drawers, draw, parts, blocks.blocks(self.schedule))
-        self.number = -1
-        self.pixels = torch.empty(0)
+        self.recipe, self.stage, self.device = recipe, stage, accelerator.device
+        draw, schedule = partial(drawn_part, recipe, stage), getattr(recipe, stage)
+        self.blocks = blocks.SteppedBlocks(
+            recipe.seed, stage, schedule, drawers, draw, self._pixels
+        )
+
+    def _pixels(self, drawn: Arrays) -> Tensor:
+        return torch.from_numpy(drawn["pixels"]).to(self.device)
 
     def at(self, step: int) -> Tensor:
         """Float ``(views, 3, side, side)`` from -1 to 1, on the accelerator."""
-        seed = self.recipe.seed
-        number, _, rows = blocks.block_and_rows(seed, self.stage, self.schedule, step)
-        if number != self.number:
-            drawn = self.blocks.at(number)["pixels"]
-            self.number, self.pixels = number, torch.from_numpy(drawn).to(self.device)
-        images = self.pixels[torch.from_numpy(rows).to(self.device)].float() / 127.5 - 1
+        block, _, rows = self.blocks.at(step)
+        images = block[torch.from_numpy(rows).to(self.device)].float() / 127.5 - 1
         if step % 4:
-            rng = np.random.default_rng(seed_for(seed, f"{self.stage} crops", step))
+            rng = np.random.default_rng(seed_for(self.recipe.seed, f"{self.stage} crops", step))
             images = torch.cat([_crops(images, self.recipe.autoencoder.crop, rng) for _ in "ab"])
         else:
             images = images[: max(1, len(images) // 2)]

@@ -142,8 +142,8 @@ def _training(recipe: Recipe, sittings: list[tuple[Recipe, Curves]]) -> str:
             " The denoiser's features, not its maps, had to tell a throw-away head what each pixel"
             f"\nshows (weight {segmentation_loss}), which may have shaped the maps."
         )
-    stages = [name for _, curves in sittings for name in curves]
-    last = "; and\nlast the autoencoder's decoder alone" if "decoder" in stages else ""
+    decoded = any("decoder" in curves for _, curves in sittings)
+    last = "; and\nlast the autoencoder's decoder alone" if decoded else ""
     return f"""## Training
 
 {supervised} The autoencoder was trained first, then the text encoder

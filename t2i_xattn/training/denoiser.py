@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -121,7 +121,6 @@ def noised_scenes(
     """
     settings, device = recipe.denoiser, accelerator.device
     scheduler = new_scheduler()
-    scheduler.alphas_cumprod = scheduler.alphas_cumprod.to(device)
     encoded = EncodedScenes(recipe, autoencoder, accelerator, drawers)
     nothing = tokenize(tokenizer, [""]).to(device)
 
@@ -166,9 +165,10 @@ def denoiser_loss(
             watched.append(LateFeatures(module.unet))
         with torch.set_grad_enabled(settings.text_learning_rate > 0):
             embeddings = module.text_encoder(asked.ids).last_hidden_state
-        with ExitStack() as watching:
-            if settings.mask_loss:
-                probs = watching.enter_context(site_probs(module.unet))
+        watching: AbstractContextManager[list[Any]] = (
+            site_probs(module.unet) if settings.mask_loss else nullcontext([])
+        )
+        with watching as probs:
             told = module.unet(asked.noisy, asked.timesteps, embeddings).sample
         total = functional.mse_loss(told.float(), asked.velocity)
         if settings.mask_loss:

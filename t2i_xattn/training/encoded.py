@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from t2i_xattn.training import blocks
-from t2i_xattn.training.drawing import Arrays, Drawers, DrawnBlocks
+from t2i_xattn.training.drawing import Arrays, Drawers
 from t2i_xattn.training.loop import seed_for
 from t2i_xattn.training.recipe import Recipe
 from t2i_xattn.training.sources import (
@@ -93,6 +93,15 @@ class EncodedBatch:
     said: list[Any]
 
 
+@dataclass(frozen=True, eq=False)
+class _EncodedBlock:
+    """A block as steps take rows of it: latents, and what was drawn, as tensors and as it is."""
+
+    latents: Tensor
+    tensors: dict[str, Tensor]
+    drawn: Arrays
+
+
 class EncodedScenes:
     """The scenes of a step and their latents, a function of the seed and the step alone.
 
@@ -107,47 +116,39 @@ class EncodedScenes:
         accelerator: Accelerator,
         drawers: Drawers,
     ) -> None:
-        self.recipe, self.schedule = recipe, recipe.denoiser
-        self.device = accelerator.device
+        self.batch, self.device = recipe.denoiser.batch, accelerator.device
         self.autoencoder = autoencoder.to(self.device, memory_format=torch.channels_last)
-        parts, rows = blocks.parts()
-        self.blocks = DrawnBlocks(
-            drawers, partial(told_part, recipe, rows), parts, blocks.blocks(self.schedule)
+        draw = partial(told_part, recipe)
+        self.blocks = blocks.SteppedBlocks(
+            recipe.seed, STAGE, recipe.denoiser, drawers, draw, self._encoded
         )
-        self.number = -1
-        self.latents = torch.empty(0)
-        self.drawn: Arrays = {}
-        self.tensors: dict[str, Tensor] = {}
 
     def at(self, step: int) -> EncodedBatch:
         """What a step sees."""
-        number, turn, rows = blocks.block_and_rows(self.recipe.seed, STAGE, self.schedule, step)
-        if number != self.number:
-            self._draw(number)
+        block, turn, rows = self.blocks.at(step)
         chosen = torch.from_numpy(rows).to(self.device)
-        labels = self.tensors.get("labels")
-        kept = "scenes" in self.drawn
+        labels = block.tensors.get("labels")
+        kept = "scenes" in block.drawn
         return EncodedBatch(
-            latents=self.latents[chosen],
-            ids=self.tensors["ids"][chosen, turn].long(),
+            latents=block.latents[chosen],
+            ids=block.tensors["ids"][chosen, turn].long(),
             labels=None if labels is None else labels[chosen],
-            scenes=list(self.drawn["scenes"][rows]) if kept else [],
-            said=list(self.drawn["said"][rows, turn]) if kept else [],
+            scenes=list(block.drawn["scenes"][rows]) if kept else [],
+            said=list(block.drawn["said"][rows, turn]) if kept else [],
         )
 
-    def _draw(self, number: int) -> None:
-        drawn = self.blocks.at(number)
+    def _encoded(self, drawn: Arrays) -> _EncodedBlock:
         pictures = torch.from_numpy(drawn.pop("pixels"))
         encoded = []
         with torch.no_grad():
-            for part in pictures.split(self.schedule.batch):
+            for part in pictures.split(self.batch):
                 images = part.to(self.device).float() / 127.5 - 1
                 images = images.contiguous(memory_format=torch.channels_last)
                 encoded.append(self.autoencoder.encoder(images).float())
-        self.number, self.drawn = number, drawn
-        self.latents = torch.cat(encoded) * self.autoencoder.config.scaling_factor
-        self.tensors = {
+        latents = torch.cat(encoded) * self.autoencoder.config.scaling_factor
+        tensors = {
             name: torch.from_numpy(each).to(self.device)
             for name, each in drawn.items()
             if each.dtype != object
         }
+        return _EncodedBlock(latents, tensors, drawn)

@@ -18,12 +18,13 @@ from torch.nn import functional
 from t2i_xattn.errors import UserError
 from t2i_xattn.judge.pixel_maps import NONE, kinds_of_maps, true_maps
 from t2i_xattn.judge.segmenter import Segmenter, load_segmenter
-from t2i_xattn.scenes.world import WorldScene, draw_world, sample_world
+from t2i_xattn.scenes.world import WorldScene, sample_world
 from t2i_xattn.scenes.world.owners import PARTS
 from t2i_xattn.training import blocks
-from t2i_xattn.training.drawing import Arrays, Drawers, DrawnBlocks
+from t2i_xattn.training.drawing import Arrays, Drawers
 from t2i_xattn.training.loop import LossFunction, new_accelerator, seed_for, train_stage
 from t2i_xattn.training.recipe import DrawnSchedule, build, read_toml
+from t2i_xattn.training.sources import WorldScenes, pixels
 from t2i_xattn.training.spoiling import add_noise, blur, soften, tint
 
 
@@ -74,9 +75,8 @@ def mapped_part(seed: int, rows: int, number: int, part: int) -> Arrays:
         seen.update(thing.kind for thing in scene.things)
         scenes.append(scene)
     true = [true_maps(each) for each in scenes]
-    pictures = np.stack([np.asarray(draw_world(each)) for each in scenes])
     return {
-        "pixels": np.ascontiguousarray(pictures.transpose(0, 3, 1, 2)),
+        "pixels": pixels(WorldScenes(), scenes),
         # NONE, the least of the numbers, and all the others fit in a byte.
         **{
             name: np.stack([getattr(each, name).astype(np.int8) for each in true])
@@ -92,27 +92,22 @@ class MappedScenes:
     """
 
     def __init__(self, recipe: JudgeRecipe, accelerator: Accelerator, drawers: Drawers) -> None:
-        self.seed, self.schedule = recipe.seed, recipe.judge
         self.device = accelerator.device
-        parts, rows = blocks.parts()
-        draw = partial(mapped_part, self.seed, rows)
-        self.blocks = DrawnBlocks(drawers, draw, parts, blocks.blocks(self.schedule))
-        self.number = -1
-        self.drawn: dict[str, Tensor] = {}
+        draw = partial(mapped_part, recipe.seed)
+        self.blocks = blocks.SteppedBlocks(
+            recipe.seed, "judge", recipe.judge, drawers, draw, self._tensors
+        )
+
+    def _tensors(self, drawn: Arrays) -> dict[str, Tensor]:
+        return {name: torch.from_numpy(each).to(self.device) for name, each in drawn.items()}
 
     def at(self, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Float ``(batch, 3, side, side)`` from -1 to 1, and of each map ``(batch, side, side)``
         numbers."""
-        number, _, rows = blocks.block_and_rows(self.seed, "judge", self.schedule, step)
-        if number != self.number:
-            drawn = self.blocks.at(number)
-            self.number = number
-            self.drawn = {
-                name: torch.from_numpy(each).to(self.device) for name, each in drawn.items()
-            }
+        block, _, rows = self.blocks.at(step)
         chosen = torch.from_numpy(rows).to(self.device)
-        maps = {name: self.drawn[name][chosen].long() for name in kinds_of_maps()}
-        return self.drawn["pixels"][chosen].float() / 127.5 - 1, maps
+        maps = {name: block[name][chosen].long() for name in kinds_of_maps()}
+        return block["pixels"][chosen].float() / 127.5 - 1, maps
 
 
 def _of_rarest_things(scenes: list[WorldScene], seen: Counter[str]) -> WorldScene:

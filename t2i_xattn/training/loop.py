@@ -83,6 +83,13 @@ def new_optimizers(
     return optimizers
 
 
+def _write(path: Path, tensors: dict[str, Tensor], about: dict[str, str]) -> None:
+    """A file, whole or not at all."""
+    part = path.with_suffix(".part")
+    save_file(tensors, part, about)
+    part.replace(path)
+
+
 class _Checkpoint:
     """The whole state of a stage as flat tensors, written whole or not at all."""
 
@@ -112,9 +119,7 @@ class _Checkpoint:
         tensors |= {f"average.{k}": v for k, v in self.average.state_dict().items()}
         tensors |= self._moments()
         contiguous = {k: v.detach().contiguous().clone() for k, v in tensors.items()}
-        part = self.path.with_suffix(".part")
-        save_file(contiguous, part, {"step": str(step), "curve": json.dumps(curve)})
-        part.replace(self.path)
+        _write(self.path, contiguous, {"step": str(step), "curve": json.dumps(curve)})
 
     def load(self) -> tuple[int, Curve]:
         if not self.path.exists():
@@ -141,9 +146,7 @@ class _Checkpoint:
 
 def _save_averaged(path: Path, module: nn.Module, curve: Curve) -> None:
     state = {name: each.contiguous() for name, each in module.state_dict().items()}
-    part = path.with_suffix(".part")
-    save_file(state, part, {"curve": json.dumps(curve)})
-    part.replace(path)
+    _write(path, state, {"curve": json.dumps(curve)})
 
 
 def _load_averaged(path: Path, module: nn.Module) -> Curve:

@@ -33,8 +33,7 @@ from t2i_xattn.training.loop import Curve, LossFunction, new_accelerator, train_
 from t2i_xattn.training.recipe import Recipe, Schedule
 from t2i_xattn.training.segmentation_loss import SegmentationHead
 from t2i_xattn.training.sources import SceneSource, source_named
-from t2i_xattn.training.text import Reader, new_text_encoder, text_loss
-from t2i_xattn.training.tokenizer import build_tokenizer
+from t2i_xattn.training.text import Reader, new_text_encoder, source_tokenizer, text_loss
 
 
 class _Unfinished(Exception):
@@ -119,7 +118,7 @@ def train_pipeline(
         )
     source = source_named(recipe.scenes)
     accelerator = new_accelerator(recipe.mixed_precision)
-    tokenizer = build_tokenizer(source.vocabulary())
+    tokenizer = source_tokenizer(recipe.scenes)
     with Drawers(workers) as drawers:
         stages = _Stages(folder, accelerator, drawers, max_steps)
         try:

@@ -54,7 +54,7 @@ class LateFeatures:
 
     def __init__(self, unet: UNet2DConditionModel) -> None:
         self.block = unet.up_blocks[-2]
-        self.handle = self.block.register_forward_hook(_keep_output)
+        self.block.register_forward_hook(_keep_output)
 
     def taken(self) -> Tensor:
         """The features of the last call ``(batch, width, height, width)``, which are let go."""
