@@ -23,6 +23,9 @@ def main(
         Path | None,
         typer.Option(help="A pipeline's folder to begin from: only its denoiser is trained on."),
     ] = None,
+    read_on: Annotated[
+        bool, typer.Option("--read-on", help="With --init: the text encoder is trained on too.")
+    ] = False,
     max_steps: Annotated[int | None, typer.Option(help="Stop after this many steps.")] = None,
     workers: Annotated[
         int, typer.Option(min=0, help="Processes that draw ahead: most cores of an accelerator's.")
@@ -46,7 +49,13 @@ def main(
     run.mkdir(parents=True, exist_ok=True)
     (run / RECIPE_COPY).write_text(recipe.read_text("utf-8"), "utf-8")
     pipeline = train_pipeline(
-        settings, run, init=init, max_steps=max_steps, workers=workers, compiled=compile
+        settings,
+        run,
+        init=init,
+        read_on=read_on,
+        max_steps=max_steps,
+        workers=workers,
+        compiled=compile,
     )
     if pipeline is None:
         typer.echo("stopped before the end; the same command goes on")

@@ -94,6 +94,26 @@ def test_the_world_holds_a_share_of_plain_shapes_and_nothing_held_out() -> None:
             assert not world_language().is_held_out(each.combinations())
 
 
+def test_anything_is_read_of_in_any_style_but_what_is_held_out() -> None:
+    scenes, said = WorldScenes().telling(np.random.default_rng(4), 600, 0.0)
+    worlds = [each for each in scenes if not isinstance(each, Scene)]
+    assert not any(world_language().is_held_out(each.combinations()) for each in worlds)
+    assert any(each.style == "futuristic" and each.place == "meadow" for each in worlds)
+    assert any(
+        thing.style == "old" and thing.kind == "cat" for each in worlds for thing in each.things
+    )
+    # What is painted has no style but those that are drawn.
+    drawn, _ = drawn_scenes(WorldScenes(), [2], 200)
+    kinds = world_language().things
+    for each in drawn:
+        if not isinstance(each, Scene):
+            assert each.style is None or each.style in world_language().places[each.place].styles
+            assert all(
+                one.style is None or one.style in kinds[one.kind].styles for one in each.things
+            )
+    assert len(said) == 600
+
+
 def test_the_world_s_answers_are_those_of_its_scenes() -> None:
     source, words = WorldScenes(), world_language()
     kinds = list(dict.fromkeys([*words.things, *language().shapes]))

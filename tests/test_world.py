@@ -152,6 +152,29 @@ def test_scenes_are_many() -> None:
     assert len(set(scenes)) == 1500
 
 
+def test_houses_visit_villages() -> None:
+    things = world_language().things
+    seen = set()
+    for seed in range(60):
+        scene = sample_world(seed, visits=True)
+        visitors = [each.kind for each in scene.things if scene.place in things[each.kind].visits]
+        assert visitors
+        seen |= {(kind, scene.place) for kind in visitors}
+        usual = sample_world(seed)
+        assert all(usual.place in things[each.kind].places for each in usual.things)
+    assert seen == {(kind, place) for kind in ("house", "tower") for place in ("village", "city")}
+
+
+def test_a_style_can_be_told_of_what_is_not_drawn_in_it() -> None:
+    scene = _scene("meadow", "night", _thing("moon", style="old"), style="futuristic")
+    said = {describe_world(scene, seed).prompt for seed in range(40)}
+    words = world_language().styles
+    for prompt in said:
+        told = prompt.replace(",", " ").split()
+        assert set(told) & set(words["old"])
+        assert set(told) & set(words["futuristic"])
+
+
 @pytest.mark.parametrize(("split", "expected"), [("train", False), ("held_out", True)])
 def test_held_out_combinations_stay_out_of_training(split: Split, expected: bool) -> None:
     # Read from the file, not asked of `is_held_out`, which the sampler itself uses.

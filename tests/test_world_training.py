@@ -38,7 +38,7 @@ def _tiny(steps: int, batch: int) -> Recipe:
         text=dataclasses.replace(recipe.text, **short, width=32, layers=1, heads=2),
         denoiser=dataclasses.replace(
             recipe.denoiser, **short, channels=[32, 32, 32], heads=[2, 2, 2], mask_loss=0.1,
-            segmentation_loss=0.1,
+            segmentation_loss=0.1, hide_words=0.5,
         ),
     )  # fmt: skip
 
@@ -76,6 +76,10 @@ def test_the_card_is_the_world_s(tmp_path: Path) -> None:
     assert "recipes/world.toml" in card
     assert "night with desert" in card
     assert "Illustrated scenes" in card
+    assert "hidden" not in card
+    hidden = dataclasses.replace(load_recipe(RECIPE).denoiser, hide_words=0.3)
+    card = model_card(dataclasses.replace(load_recipe(RECIPE), denoiser=hidden), tmp_path)
+    assert "Of 30% of the prompts some\nwords were hidden from the denoiser" in card
 
 
 @pytest.mark.slow

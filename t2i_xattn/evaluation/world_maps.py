@@ -27,9 +27,10 @@ CITY_WORDS: Mapping[str, tuple[str, ...]] = {
     "futuristic": ("skyline",),
     "city": ("skyline",),
     "skyline": ("skyline",),
+    "city skyline": ("skyline",),
     "sunset": ("sky", "sun"),
 }
-"""The classes of pixels that each word of `CITY` names: its style is that of the buildings."""
+"""The classes of pixels that words and a phrase of `CITY` name: its style is the buildings'."""
 
 
 @dataclass(frozen=True)

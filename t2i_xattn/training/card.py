@@ -142,6 +142,13 @@ def _training(recipe: Recipe, sittings: list[tuple[Recipe, Curves]]) -> str:
             " The denoiser's features, not its maps, had to tell a throw-away head what each pixel"
             f"\nshows (weight {segmentation_loss}), which may have shaped the maps."
         )
+    hide_words = max(trained.denoiser.hide_words for trained, _ in sittings)
+    if hide_words:
+        supervised += (
+            f" Of {hide_words:.0%} of the prompts some\nwords were hidden from the denoiser, so "
+            "that each word's own key counts."
+        )
+    read_along = any(trained.denoiser.text_learning_rate for trained, _ in sittings)
     decoded = any("decoder" in curves for _, curves in sittings)
     last = "; and\nlast the autoencoder's decoder alone" if decoded else ""
     return f"""## Training
@@ -150,7 +157,7 @@ def _training(recipe: Recipe, sittings: list[tuple[Recipe, Curves]]) -> str:
 alone (by questions that a
 throw-away reader answers from the embeddings of a prompt's words: which shape has the red one,
 where is it, which colour stands furthest left), then the denoiser with the text encoder
-{"kept as it was" if not recipe.denoiser.text_learning_rate else "trained along"}: velocity
+{"trained along" if read_along else "kept as it was"}: velocity
 prediction, zero terminal signal, {recipe.denoiser.drop_prompt:.0%} of the prompts dropped{last}.
 Muon for matrices and convolutions and AdamW for the rest, moving average of the weights,
 {recipe.mixed_precision} autocast, weights stored in fp16. The recipe is

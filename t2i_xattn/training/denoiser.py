@@ -20,6 +20,7 @@ from t2i_xattn.scenes import Description
 from t2i_xattn.scenes.layout import SIDE
 from t2i_xattn.training.drawing import Drawers
 from t2i_xattn.training.encoded import EncodedScenes
+from t2i_xattn.training.hidden_words import shown_keys
 from t2i_xattn.training.loop import LossFunction, generator_for, seed_for
 from t2i_xattn.training.mask_loss import mask_loss, noun_targets, site_probs
 from t2i_xattn.training.recipe import Recipe
@@ -59,8 +60,7 @@ def ready_to_train(
     """
     if accelerator.device.type == "cpu":
         unet.set_attn_processor(AttnProcessor())
-    else:
-        unet.to(accelerator.device, memory_format=torch.channels_last)
+    unet.to(accelerator.device, memory_format=torch.channels_last)
     if compiled:
         unet.compile()
 
@@ -88,6 +88,8 @@ class NoisedScenes:
         scenes, said: what was drawn, and the descriptions, some of them empty; where the recipe
             has a use for them.
         ids: the prompts, `(batch, tokens)`.
+        shown: which of their tokens are not hidden, bool `(batch, tokens)`; where the recipe hides
+            any.
         noisy: latents with noise, `(batch, channels, height, width)`.
         timesteps: how much of it, `(batch,)`.
         velocity: what is to be told, shaped like `noisy`.
@@ -97,6 +99,7 @@ class NoisedScenes:
     scenes: list[Any]
     said: list[Description]
     ids: Tensor
+    shown: Tensor | None
     noisy: Tensor
     timesteps: Tensor
     velocity: Tensor
@@ -133,6 +136,9 @@ def noised_scenes(
             for each, empty in zip(seen.said, dropped, strict=False)
         ]
         ids = torch.where(torch.from_numpy(dropped).to(device)[:, None], nothing, seen.ids)
+        shown = None
+        if settings.hide_words:
+            shown = shown_keys(ids, int(tokenizer.eos_token_id), settings.hide_words, rng)
         random = generator_for(recipe.seed, "denoiser", step, device)
         noise = torch.randn(seen.latents.shape, generator=random, device=device)
         uniform = torch.rand(settings.batch, generator=random, device=device)
@@ -140,7 +146,7 @@ def noised_scenes(
         timesteps = (steps * uniform.pow(settings.timestep_power)).long().clamp(max=steps - 1)
         noisy = scheduler.add_noise(seen.latents, noise, timesteps)
         velocity = scheduler.get_velocity(seen.latents, noise, timesteps)
-        return NoisedScenes(seen.scenes, said, ids, noisy, timesteps, velocity, seen.labels)
+        return NoisedScenes(seen.scenes, said, ids, shown, noisy, timesteps, velocity, seen.labels)
 
     return at
 
@@ -169,7 +175,9 @@ def denoiser_loss(
             site_probs(module.unet) if settings.mask_loss else nullcontext([])
         )
         with watching as probs:
-            told = module.unet(asked.noisy, asked.timesteps, embeddings).sample
+            told = module.unet(
+                asked.noisy, asked.timesteps, embeddings, encoder_attention_mask=asked.shown
+            ).sample
         total = functional.mse_loss(told.float(), asked.velocity)
         if settings.mask_loss:
             size = (told.shape[-2], told.shape[-1])

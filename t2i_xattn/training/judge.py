@@ -22,6 +22,7 @@ from t2i_xattn.scenes.world import WorldScene, sample_world
 from t2i_xattn.scenes.world.owners import PARTS
 from t2i_xattn.training import blocks
 from t2i_xattn.training.drawing import Arrays, Drawers
+from t2i_xattn.training.jaccard_loss import jaccard_loss
 from t2i_xattn.training.loop import LossFunction, new_accelerator, seed_for, train_stage
 from t2i_xattn.training.recipe import DrawnSchedule, build, read_toml
 from t2i_xattn.training.sources import WorldScenes, pixels
@@ -32,6 +33,7 @@ from t2i_xattn.training.spoiling import add_noise, blur, soften, tint
 class JudgeStage(DrawnSchedule):
     patch: int
     thing_weight: float
+    jaccard: float = 0.0
     clean: float
     channels: list[int]
     fine: int
@@ -119,7 +121,7 @@ def judge_loss(recipe: JudgeRecipe, accelerator: Accelerator, drawers: Drawers) 
     """Cross-entropy of each map, over the pixels where it tells something.
 
     Things are small: without a greater weight of their pixels the network learns skies first and
-    what stands in them last.
+    what stands in them last. With ``jaccard`` in the recipe, what the measure counts is added.
     """
     settings = recipe.judge
     mapped = MappedScenes(recipe, accelerator, drawers)
@@ -140,6 +142,8 @@ def judge_loss(recipe: JudgeRecipe, accelerator: Accelerator, drawers: Drawers) 
             weights = (1 + (settings.thing_weight - 1) * things) * (truth != NONE)
             # Of a batch of bare places no pixel has a colour.
             terms.append((weights * each).sum() / weights.sum().clamp(min=1))
+        if settings.jaccard:
+            terms.append(settings.jaccard * jaccard_loss(scores["classes"], maps["classes"]))
         return torch.stack(terms).sum()
 
     return loss

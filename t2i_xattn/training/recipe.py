@@ -76,6 +76,7 @@ class DenoiserRecipe(DrawnSchedule):
     mask_loss: float
     layers: int = 1
     segmentation_loss: float = 0.0
+    hide_words: float = 0.0
 
 
 @dataclass(frozen=True)

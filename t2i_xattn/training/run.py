@@ -88,6 +88,7 @@ def train_pipeline(
     folder: Path,
     *,
     init: Path | None = None,
+    read_on: bool = False,
     max_steps: int | None = None,
     workers: int = 0,
     compiled: bool = False,
@@ -100,6 +101,7 @@ def train_pipeline(
             call with the same folder goes on where the last one stopped.
         init: a pipeline's folder to begin from: its autoencoder and text encoder are kept as they
             are, and the denoiser begins with its weights.
+        read_on: with ``init``, whether its text encoder goes through the stage of reading again.
         max_steps: train at most this many steps, over all stages, in this call.
         workers: processes that draw ahead; with 0 this one draws. What is drawn is the same.
         compiled: whether the denoiser runs compiled, which pays on an accelerator.
@@ -109,8 +111,14 @@ def train_pipeline(
 
     Raises:
         UserError: ``init`` is not a pipeline of this recipe's shape, or there are no scenes of
-            the recipe's name; or maps are supervised and the denoiser is to run compiled.
+            the recipe's name; or maps are supervised and the denoiser is to run compiled; or
+            ``read_on`` without ``init``.
     """
+    if read_on and init is None:
+        raise UserError(
+            "expected a pipeline to begin from, whose text encoder reads on; give --init, or leave "
+            "--read-on out"
+        )
     if compiled and recipe.denoiser.mask_loss:
         raise UserError(
             "expected a recipe without mask_loss, as a compiled denoiser does not show its maps; "
@@ -129,6 +137,10 @@ def train_pipeline(
                 text_encoder = _trained_text_encoder(recipe, source, stages, tokenizer)
             else:
                 autoencoder, text_encoder = _begin_from(init, denoiser)
+                if read_on:
+                    text_encoder = _trained_text_encoder(
+                        recipe, source, stages, tokenizer, text_encoder
+                    )
             text_encoder.requires_grad_(recipe.denoiser.text_learning_rate > 0)
             ready_to_train(denoiser, accelerator, compiled=compiled)
             questions = noised_scenes(recipe, autoencoder, tokenizer, accelerator, drawers)
@@ -181,8 +193,13 @@ def _trained_decoder(recipe: Recipe, stages: _Stages, autoencoder: AutoencoderTi
 
 
 def _trained_text_encoder(
-    recipe: Recipe, source: SceneSource[Any], stages: _Stages, tokenizer: CLIPTokenizer
+    recipe: Recipe,
+    source: SceneSource[Any],
+    stages: _Stages,
+    tokenizer: CLIPTokenizer,
+    begun: Any = None,
 ) -> Any:
+    """From ``begun``, or from nothing. The reader begins from nothing in either case."""
     torch.manual_seed(recipe.seed + 1)
     averaged = stages.train(
         "text",
@@ -190,7 +207,7 @@ def _trained_text_encoder(
         recipe.text,
         dict.fromkeys(("text_encoder", "reader"), recipe.text.learning_rate),
         {"text_encoder": recipe.text.matrix_learning_rate},
-        text_encoder=new_text_encoder(recipe, tokenizer),
+        text_encoder=begun or new_text_encoder(recipe, tokenizer),
         reader=Reader(recipe.text, source.quiz()),
     )
     return averaged.text_encoder

@@ -64,7 +64,7 @@ class ThingKind:
 
     ``height`` is that of the medium size, in pixels of a 128 pixel picture, ``width`` a share
     of the height. What has no plural comes alone. The first of ``places`` is where it is when
-    no place is said.
+    no place is said; ``visits`` are places where it is not looked for, but may stand.
     """
 
     names: tuple[tuple[str, str | None], ...]
@@ -74,17 +74,22 @@ class ThingKind:
     colours: tuple[str, ...]
     styles: dict[str, tuple[str, ...]]
     places: tuple[str, ...]
+    visits: tuple[str, ...]
     lights: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class WorldLanguage:
-    """Every word that the world knows, and everything it can show."""
+    """Every word that the world knows, and everything it can show.
+
+    ``styles`` are all words of each style, of which places and things have some.
+    """
 
     colours: dict[str, RGB]
     colour_names: dict[str, tuple[str, ...]]
     sizes: dict[str, tuple[tuple[str, ...], float]]
     counts: dict[int, tuple[str, ...]]
+    styles: dict[str, tuple[str, ...]]
     lights: dict[str, Light]
     places: dict[str, Place]
     things: dict[str, ThingKind]
@@ -131,6 +136,10 @@ def world_language() -> WorldLanguage:
         family: {style: tuple(names) for style, names in each.items()}
         for family, each in raw["styles"].items()
     }
+    all_styles = {
+        style: tuple(dict.fromkeys(name for family in styles.values() for name in family[style]))
+        for style in styles["building"]
+    }
     lights = {
         name: Light(
             nouns=tuple(each["nouns"]),
@@ -169,6 +178,7 @@ def world_language() -> WorldLanguage:
             colours=palettes[each["colours"]],
             styles=styles.get(each.get("styles"), {}),
             places=tuple(each["places"]),
+            visits=tuple(each.get("visits", ())),
             lights=tuple(each.get("lights", lights)),
         )
         for name, each in raw["things"].items()
@@ -181,6 +191,7 @@ def world_language() -> WorldLanguage:
             for name, each in raw["sizes"].items()
         },
         counts={int(count): tuple(names) for count, names in raw["counts"].items()},
+        styles=all_styles,
         lights=lights,
         places=places,
         things=things,

@@ -15,19 +15,21 @@ from t2i_xattn.scenes.world.layout import WorldScene
 class _Draw:
     """Random choices for one scene."""
 
-    def __init__(self, rng: np.random.Generator) -> None:
-        self.rng, self.words = rng, world_language()
+    def __init__(self, rng: np.random.Generator, visits: bool) -> None:
+        self.rng, self.words, self.visits = rng, world_language(), visits
 
     def pick(self, options: list[str] | tuple[str, ...], weights: list[float] | None = None) -> str:
         return str(options[int(self.rng.choice(len(options), p=weights))])
 
-    def group(self, place: str, light: str, count: int) -> Group:
-        """One group that can be in this place and light."""
+    def group(self, place: str, light: str, count: int, *, visits: bool = False) -> Group:
+        """One group that can be in this place and light, or that visits the place."""
         words = self.words
         kinds = [
             name
             for name, each in words.things.items()
-            if place in each.places and light in each.lights and (count == 1 or each.names[0][1])
+            if place in (each.visits if visits else each.places)
+            and light in each.lights
+            and (count == 1 or each.names[0][1])
         ]
         kind = words.things[name := self.pick(kinds)]
         colour = self.pick(kind.colours) if kind.colours and self.rng.random() < 0.75 else None
@@ -42,7 +44,16 @@ class _Draw:
             int(rng.choice(6, p=[0.2, 0.4, 0.2, 0.1, 0.05, 0.05]))
         ]
         names = list(words.places)
-        if not counts:
+        if self.visits:
+            counts = counts or [1]
+            place = self.pick(
+                [
+                    name
+                    for name in names
+                    if any(name in each.visits for each in words.things.values())
+                ]
+            )
+        elif not counts:
             # With nothing in it, the place is the subject: those with a shape of their own lead.
             shaped = np.array([3.0 if words.places[name].styles else 1.0 for name in names])
             shaped[names.index("reef")] = 0.3
@@ -53,7 +64,10 @@ class _Draw:
         style = None
         if words.places[place].styles and rng.random() < 0.66:
             style = self.pick(list(words.places[place].styles))
-        groups = [self.group(place, light, count) for count in counts]
+        groups = [
+            self.group(place, light, count, visits=self.visits and index == 0)
+            for index, count in enumerate(counts)
+        ]
         if counts == [1, 1] and groups[0].colour and rng.random() < 0.15:
             # Two of a kind, told apart by their colours alone.
             other = self.pick(words.things[groups[0].kind].colours)
@@ -73,13 +87,16 @@ def _told_apart(groups: list[Group]) -> bool:
     return True
 
 
-def sample_world(seed: int | np.random.Generator, split: Split = "train") -> WorldScene:
+def sample_world(
+    seed: int | np.random.Generator, split: Split = "train", *, visits: bool = False
+) -> WorldScene:
     """Draw a scene of the world from a seed.
 
     Args:
         seed: an integer, or a generator to draw from.
         split: ``"train"`` leaves out the held-out combinations of the language,
             ``"held_out"`` has at least one of them, ``"any"`` does not look.
+        visits: whether things stand in a place that they visit, such as a house in a village.
 
     Raises:
         ValueError: another split.
@@ -88,7 +105,7 @@ def sample_world(seed: int | np.random.Generator, split: Split = "train") -> Wor
         raise ValueError(f"A split is 'train', 'held_out' or 'any', got {split!r}.")
     words = world_language()
     rng = np.random.default_rng(seed)
-    draw = _Draw(rng)
+    draw = _Draw(rng, visits)
     while True:
         place, light, style, groups = draw.content()
         if not _told_apart(groups):

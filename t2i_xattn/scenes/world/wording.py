@@ -39,6 +39,12 @@ class _WorldWriter(Chooser):
             Piece(word) if word in fillers else Piece(word, kind, objects) for word in text.split()
         ]
 
+    def styled(
+        self, styles: dict[str, tuple[str, ...]], style: str, objects: tuple[int, ...] = ()
+    ) -> Pieces:
+        """A word of a style. What is not drawn in it can still be told: "an old moon"."""
+        return self.said(self.pick(styles.get(style, self.world.styles[style])), "style", objects)
+
     def with_article(self, article: str, phrase: Pieces) -> Pieces:
         """Articles are left out of tags, and ``a`` fits the word behind it."""
         if not article or not self.full:
@@ -60,7 +66,7 @@ class _WorldWriter(Chooser):
         if sizes and self.chance(0.7):
             phrase += self.said(self.pick(sizes), "size", group)
         if first.style:
-            phrase += self.said(self.pick(kind.styles[first.style]), "style", group)
+            phrase += self.styled(kind.styles, first.style, group)
         if self.chance(self.stray):
             phrase.insert(0, Piece(self.stray_word()))
         if first.colour:
@@ -107,7 +113,7 @@ class _WorldWriter(Chooser):
         if lit:
             phrase += self.said(self.pick(self.light.adjectives), "light")
         if self.scene.style:
-            phrase += self.said(self.pick(where.styles[self.scene.style]), "style")
+            phrase += self.styled(where.styles, self.scene.style)
         return self.with_article(article, phrase + self.said(noun, "place"))
 
     def placed(self, place: Pieces) -> Pieces:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from PIL import Image
@@ -31,8 +32,16 @@ SEVERAL_SHARE = 0.4
 """Of the world's scenes, those that are drawn until there are several things in them: which of
 them is what colour, and where, is learned last."""
 
+VISITS_SHARE = 0.15
+"""Of the world's scenes, those in which a house or a tower stands in a village or before a city.
+Places are made of such things, and what a style does to the one is to be learned for the other."""
+
 PAIRS_SHARE = 0.75
 """Of the world's scenes that the text encoder is asked about, those of two groups of things."""
+
+STYLED_SHARE = 0.6
+"""Of the world's scenes that the text encoder is asked about, those in which anything may be in any
+style. What is read need not be drawn: so a style comes apart from what is drawn in it."""
 
 AnyScene = Scene | WorldScene
 
@@ -61,6 +70,8 @@ class WorldScenes:
     def draw(self, rng: np.random.Generator, split: Split = "train") -> AnyScene:
         if rng.random() < SHAPES_SHARE:
             return self.shapes.draw(rng, split)
+        if rng.random() < VISITS_SHARE:
+            return sample_world(rng, split, visits=True)
         several = rng.random() < SEVERAL_SHARE
         scene = sample_world(rng, split)
         while several and len(scene.things) < 2:
@@ -121,9 +132,26 @@ class WorldScenes:
             scene = sample_world(rng)
             while (len(scene.groups()) == 2) != pair:
                 scene = sample_world(rng)
-            scenes.append(scene)
+            scenes.append(_in_any_style(scene, rng) if rng.random() < STYLED_SHARE else scene)
         said = [self.describe(scene, rng, stray) for scene in scenes[plain:]]
         return scenes, told + said
 
     def labels(self, scenes: Sequence[AnyScene], said: Sequence[Description]) -> Labels:
         return world_labels(scenes, said)
+
+
+def _in_any_style(scene: WorldScene, rng: np.random.Generator) -> WorldScene:
+    """A scene that need not be drawn: the place and each group of things are in any style.
+
+    What is held out stays so.
+    """
+    words = world_language()
+    styles = [None, *words.styles]
+    things = list(scene.things)
+    for group in scene.groups():
+        style = styles[int(rng.integers(len(styles)))]
+        for index in group:
+            things[index] = replace(things[index], style=style)
+    style = styles[int(rng.integers(len(styles)))]
+    told = replace(scene, style=style, things=tuple(things))
+    return told if not words.is_held_out(told.combinations()) else replace(told, style=None)
