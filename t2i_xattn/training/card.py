@@ -145,8 +145,8 @@ def _training(recipe: Recipe, sittings: list[tuple[Recipe, Curves]]) -> str:
     hide_words = max(trained.denoiser.hide_words for trained, _ in sittings)
     if hide_words:
         supervised += (
-            f" Of {hide_words:.0%} of the prompts some\nwords were hidden from the denoiser, so "
-            "that each word's own key counts."
+            f" Of {hide_words:.0%} of the prompts some\nwords were hidden from the denoiser "
+            "while it learned."
         )
     read_along = any(trained.denoiser.text_learning_rate for trained, _ in sittings)
     decoded = any("decoder" in curves for _, curves in sittings)
