@@ -35,6 +35,7 @@ def shown_keys(ids: Tensor, end: int, share: float, rng: np.random.Generator) ->
     chance = np.where(rng.random(batch) < share, rng.uniform(LEAST, MOST, batch), 0)
     words = rng.random((batch, tokens)) >= chance[:, None]
     ends = (chance == 0) | (rng.random(batch) >= END)
-    shown = np.where(ids.cpu().numpy() == end, ends[:, None], words)
-    shown[:, 0] = True
-    return torch.from_numpy(shown).to(ids.device)
+    words[:, 0] = True
+    # Compared where the ids are: to fetch them would make an accelerator wait at every step.
+    end_shown, word_shown = (torch.from_numpy(each).to(ids.device) for each in (ends, words))
+    return torch.where(ids == end, end_shown[:, None], word_shown)

@@ -136,10 +136,10 @@ def world_language() -> WorldLanguage:
         family: {style: tuple(names) for style, names in each.items()}
         for family, each in raw["styles"].items()
     }
-    all_styles = {
-        style: tuple(dict.fromkeys(name for family in styles.values() for name in family[style]))
-        for style in styles["building"]
-    }
+    all_styles: dict[str, tuple[str, ...]] = {}
+    for family in styles.values():
+        for style, names in family.items():
+            all_styles[style] = tuple(dict.fromkeys((*all_styles.get(style, ()), *names)))
     lights = {
         name: Light(
             nouns=tuple(each["nouns"]),
