@@ -317,8 +317,11 @@ def world(
             "pictures": report.plain_figures(figures),
             "peaks of": CITY,
             "peaks": {
-                word: {**each.inside.as_json(), "by chance": each.by_chance}
-                for word, each in peaks.items()
+                way: {
+                    word: {**each.inside.as_json(), "by chance": each.by_chance}
+                    for word, each in of.items()
+                }
+                for way, of in peaks.items()
             },
         }
 

@@ -86,12 +86,12 @@ def test_the_card_of_the_world(tmp_path: Path) -> None:
         "judge": {"mean IoU": 0.97, "all": share},
         "pictures": {"pairs": {"things right": share}},
         "peaks of": "A city",
-        "peaks": {"city": share | {"by chance": 0.4}},
+        "peaks": {"mean": {"city": share | {"by chance": 0.4}}},
     }
     (tmp_path / "figures.json").write_text(json.dumps(figures), "utf-8")
     card = model_card(recipe, tmp_path, tmp_path / "figures.json")
     assert "| pairs | things right | 75.0 % (30–95) | 4 |" in card
-    assert "| city | 75.0 % (30–95) | 4 | 40 % |" in card
+    assert "| mean | city | 75.0 % (30–95) | 4 | 40 % |" in card
     assert "`scripts/evaluate.py world --limit 4`" in card
 
 

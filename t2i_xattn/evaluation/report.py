@@ -93,14 +93,17 @@ def world_judge_figures(judge: Mapping[str, Share], matrix: NDArray[np.int64]) -
     }
 
 
-def peaks_table(peaks: Mapping[str, WordPeaks], prompt: str) -> Table:
+def peaks_table(peaks: Mapping[str, Mapping[str, WordPeaks]], prompt: str) -> Table:
     """Whether the maps of a prompt's words have their peaks in what the words name."""
-    table = Table("word", title=f'"{prompt}": peaks of the maps', title_justify="left")
+    title = f'"{prompt}": peaks of the maps'
+    table = Table("way", "word", title=title, title_justify="left")
     for name in ("inside what it names", "by chance", "pictures"):
         table.add_column(name, justify="right")
-    for word, each in peaks.items():
-        inside = str(each.inside)
-        table.add_row(word, inside, f"{100 * each.by_chance:.0f} %", str(each.inside.n))
+    for way, of in peaks.items():
+        for word, each in of.items():
+            chance = f"{100 * each.by_chance:.0f} %"
+            table.add_row(way, word, str(each.inside), chance, str(each.inside.n))
+        table.add_section()
     return table
 
 

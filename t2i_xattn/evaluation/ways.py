@@ -29,11 +29,12 @@ class Way:
     finest: bool = False
     auto: bool = False
 
-    def heatmap(self, trace: Trace, columns: Sequence[int], image: int) -> HeatMap:
-        """The map of columns of the text in one picture."""
+    def heatmap(self, trace: Trace, named: str | Sequence[int], image: int = 0) -> HeatMap:
+        """The map of a phrase, or of columns of the text, in one picture."""
         level = min(site.level for site in trace.sites)
         return trace.heatmap(
-            columns=columns,
+            named if isinstance(named, str) else None,
+            columns=None if isinstance(named, str) else named,
             image=image,
             sites=(lambda site: site.level == level) if self.finest else None,
             aggregate=self.aggregate,

@@ -6,7 +6,7 @@ pixel shows is what the judge's network tells.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from t2i_xattn.evaluation.figures import Share
+from t2i_xattn.evaluation.ways import USUAL, chosen_ways
 from t2i_xattn.judge.segmenter import Segmenter, segment
 from t2i_xattn.recording import record
 from t2i_xattn.regions import pointing_hit
@@ -61,8 +62,9 @@ def evaluate_words(
     seeds: int = 20,
     steps: int = 25,
     guidance: float = 5.0,
-) -> dict[str, WordPeaks]:
-    """For each word, in how many pictures its map's peak lies in what it names.
+    ways: Sequence[str] = USUAL,
+) -> dict[str, dict[str, WordPeaks]]:
+    """By way and word, in how many pictures the word's map has its peak in what it names.
 
     Args:
         pipe: a Stable Diffusion pipeline.
@@ -70,8 +72,10 @@ def evaluate_words(
         prompt, words: the prompt, and the classes of pixels that its words name.
         seeds: pictures, of the seeds 0, 1, 2, …
         steps, guidance: of the sampler.
+        ways: how maps are made, of `WAYS` but those that need a recording of `heads="auto"`.
     """
-    hits: dict[str, list[bool]] = {word: [] for word in words}
+    chosen = chosen_ways(ways)
+    hits: dict[str, dict[str, list[bool]]] = {way: {word: [] for word in words} for way in chosen}
     areas: dict[str, list[float]] = {word: [] for word in words}
     for seed in tqdm(range(seeds), desc="maps of words", unit="picture", disable=None):
         with record(pipe) as trace:
@@ -84,7 +88,14 @@ def evaluate_words(
         classes = segment(segmenter, picture).classes
         for word, named in words.items():
             mask = region(classes, named)
-            heat = trace.heatmap(word).array
-            hits[word].append(bool(mask.any()) and bool(pointing_hit(heat, mask)))
             areas[word].append(float(mask.mean()))
-    return {word: WordPeaks(Share.of(hits[word]), float(np.mean(areas[word]))) for word in words}
+            for name, way in chosen.items():
+                heat = way.heatmap(trace, word).array
+                hits[name][word].append(bool(mask.any()) and bool(pointing_hit(heat, mask)))
+    return {
+        way: {
+            word: WordPeaks(Share.of(each), float(np.mean(areas[word])))
+            for word, each in of.items()
+        }
+        for way, of in hits.items()
+    }

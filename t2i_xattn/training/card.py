@@ -223,14 +223,16 @@ words against the pixels that the words name. `scripts/evaluate.py maps` prints 
 
 def _peaks(measured: dict[str, Any]) -> str:
     rows = [
-        (word, _percent(each), each["n"], f"{100 * each['by chance']:.0f} %")
-        for word, each in measured["peaks"].items()
+        (way, word, _percent(each), each["n"], f"{100 * each['by chance']:.0f} %")
+        for way, of in measured["peaks"].items()
+        for word, each in of.items()
     ]
     return f"""## How far its heat maps can be believed
 
 Pictures of "{measured["peaks of"]}",
 and whether the map of a word has its peak where the judge's network sees what the word names: the
-skyline, for "sunset" the sky. `scripts/evaluate.py world` prints it again.
+skyline, for "sunset" the sky. Maps are pooled over all sites, as they are by default, and over
+the finest sites alone. `scripts/evaluate.py world` prints it again.
 
-{_table(["word", "peak inside", "n", "a random place"], rows)}
+{_table(["way", "word", "peak inside", "n", "a random place"], rows)}
 """
