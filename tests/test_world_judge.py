@@ -183,7 +183,7 @@ def test_a_judge_that_is_not_trained_is_one_clear_error(tmp_path: Path) -> None:
         load_segmenter(tmp_path)
     save_segmenter(Segmenter([8, 8]), tmp_path)
     config = (tmp_path / "config.json").read_text("utf-8")
-    (tmp_path / "config.json").write_text(config.replace('"lights": 5', '"lights": 4'), "utf-8")
+    (tmp_path / "config.json").write_text(config.replace("storm", "hail"), "utf-8")
     with pytest.raises(UserError, match="expected a judge of"):
         load_segmenter(tmp_path)
 

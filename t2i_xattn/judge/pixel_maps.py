@@ -20,15 +20,20 @@ STYLES = (None, "old", "futuristic")
 Numbers = NDArray[np.int16]
 
 
-def kinds_of_maps() -> dict[str, int]:
-    """How many values each map has, by name: those of :class:`PixelMaps`."""
+def names_of_maps() -> dict[str, list[str]]:
+    """What each value of a map stands for, by the map's name: those of :class:`PixelMaps`."""
     words = world_language()
     return {
-        "classes": len(class_names()),
-        "colours": len(words.colours),
-        "styles": len(STYLES),
-        "lights": len(words.lights),
+        "classes": list(class_names()),
+        "colours": list(words.colours),
+        "styles": [style or "plain" for style in STYLES],
+        "lights": list(words.lights),
     }
+
+
+def kinds_of_maps() -> dict[str, int]:
+    """How many values each map has, by name."""
+    return {name: len(values) for name, values in names_of_maps().items()}
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from t2i_xattn.errors import UserError
-from t2i_xattn.judge.pixel_maps import PixelMaps, kinds_of_maps
+from t2i_xattn.judge.pixel_maps import PixelMaps, names_of_maps
 from t2i_xattn.scenes.layout import SIDE
 
 WEIGHTS = Path(__file__).parents[1] / "models" / "world_judge"
@@ -39,20 +39,26 @@ class _Block(nn.Module):
 class Segmenter(nn.Module):
     """Pictures `(batch, 3, height, width)` from -1 to 1 to scores of each map, by name.
 
-    Each is `(batch, values, height, width)`; see `kinds_of_maps`. Height and width are multiples
+    Each is `(batch, values, height, width)`; see `names_of_maps`. Height and width are multiples
     of 16.
 
     Args:
         channels: by size, each half of the one before; multiples of 8.
         patch: pixels a side that are one position at the largest size.
         fine: channels of each pixel, in which outlines are told; a multiple of 8.
+        names: what the values of each map stand for; this version's if None.
     """
 
-    def __init__(self, channels: list[int], patch: int = 2, fine: int = 32) -> None:
+    def __init__(
+        self,
+        channels: list[int],
+        patch: int = 2,
+        fine: int = 32,
+        names: dict[str, list[str]] | None = None,
+    ) -> None:
         super().__init__()
         self.channels, self.patch, self.fine = list(channels), patch, fine
-        kinds = kinds_of_maps()
-        self.values = list(kinds.values())
+        self.names = names_of_maps() if names is None else names
         # Where a pixel is says much of what it is: the sky is up.
         entering = [3 * patch**2 + 2, *channels[:-1]]
         self.down = nn.ModuleList(map(_Block, entering, channels))
@@ -60,7 +66,7 @@ class Segmenter(nn.Module):
         self.up = nn.ModuleList(_Block(a + b, b) for a, b in zip(lower, upper, strict=True))
         self.spread = nn.Conv2d(channels[0], fine * patch**2, 1)
         self.outline = _Block(fine + 3, fine)
-        self.tell = nn.Conv2d(fine, sum(self.values), 1)
+        self.tell = nn.Conv2d(fine, sum(map(len, self.names.values())), 1)
 
     def form(self) -> dict[str, object]:
         """What it takes to make one like it."""
@@ -84,8 +90,8 @@ class Segmenter(nn.Module):
         # Whose a pixel of an outline is, its own colour tells best.
         pixels = functional.pixel_shuffle(self.spread(hidden), self.patch)
         told = self.tell(self.outline(torch.cat([pixels, images], dim=1)))
-        scores = told.float().split(self.values, dim=1)
-        return dict(zip(kinds_of_maps(), scores, strict=True))
+        scores = told.float().split(list(map(len, self.names.values())), dim=1)
+        return dict(zip(self.names, scores, strict=True))
 
 
 @torch.no_grad()
@@ -113,7 +119,7 @@ def segment(segmenter: Segmenter, image: Image.Image) -> PixelMaps:
 def save_segmenter(segmenter: Segmenter, folder: Path) -> None:
     """Write a network: its weights in fp16, and its form with what its scores stand for."""
     folder.mkdir(parents=True, exist_ok=True)
-    config = {**segmenter.form(), "values": kinds_of_maps()}
+    config = {**segmenter.form(), "names": segmenter.names}
     state = segmenter.state_dict()
     weights = {name: each.half().contiguous() for name, each in state.items()}
     part = folder / (WEIGHTS_FILE + ".part")
@@ -122,25 +128,34 @@ def save_segmenter(segmenter: Segmenter, folder: Path) -> None:
     part.replace(folder / WEIGHTS_FILE)
 
 
-def load_segmenter(folder: Path = WEIGHTS) -> Segmenter:
+def load_segmenter(folder: Path = WEIGHTS, *, any_world: bool = False) -> Segmenter:
     """Read a network, for fp32.
 
+    Args:
+        folder: where it lies.
+        any_world: whether it may tell of other things than this version of the world has.
+
     Raises:
-        UserError: there is none, or it tells of other things than this version of the world has.
+        UserError: there is none, or it tells of other things.
     """
     advice = "train it with `python scripts/train_judge.py --run runs/judge --export FOLDER`"
     try:
         config = json.loads((folder / CONFIG_FILE).read_text("utf-8"))
         weights = load_file(folder / WEIGHTS_FILE)
-        if config["values"] != kinds_of_maps():
+        names = config["names"]
+        if names != names_of_maps() and not any_world:
             raise UserError(
-                f"expected a judge of {kinds_of_maps()}, but the one in {folder} tells "
-                f"{config['values']}; {advice}"
+                f"expected a judge of {_counted(names_of_maps())}, but the one in {folder} tells "
+                f"{_counted(names)}, or others; {advice}"
             )
-        segmenter = Segmenter(config["channels"], config["patch"], config["fine"])
+        segmenter = Segmenter(config["channels"], config["patch"], config["fine"], names)
         segmenter.load_state_dict({name: each.float() for name, each in weights.items()})
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise UserError(
             f"expected the trained judge of the world in {folder}, but came {error!r}; {advice}"
         ) from error
     return segmenter.eval()
+
+
+def _counted(names: dict[str, list[str]]) -> str:
+    return ", ".join(f"{len(values)} {name}" for name, values in names.items())

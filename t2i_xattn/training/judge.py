@@ -22,6 +22,7 @@ from t2i_xattn.scenes.world import WorldScene, sample_world
 from t2i_xattn.scenes.world.owners import PARTS
 from t2i_xattn.training import blocks
 from t2i_xattn.training.drawing import Arrays, Drawers
+from t2i_xattn.training.grown import go_on_judging
 from t2i_xattn.training.jaccard_loss import jaccard_loss
 from t2i_xattn.training.loop import LossFunction, new_accelerator, seed_for, train_stage
 from t2i_xattn.training.recipe import DrawnSchedule, build, read_toml
@@ -171,7 +172,8 @@ def train_judge(
     Args:
         recipe: the settings.
         folder: for the checkpoint.
-        init: folder of a network to begin with, of the recipe's form.
+        init: folder of a network to begin with, of the recipe's form. It may come from a smaller
+            world: what it tells is taken over by name.
         max_steps: train at most this many steps in this call.
         workers: processes that draw ahead; with 0 this one draws. What is drawn is the same.
 
@@ -187,14 +189,14 @@ def train_judge(
     settings = recipe.judge
     module.segmenter = Segmenter(settings.channels, settings.patch, settings.fine)
     if init is not None:
-        begun = load_segmenter(init)
+        begun = load_segmenter(init, any_world=True)
         form, wanted = begun.form(), module.segmenter.form()
         if form != wanted:
             raise UserError(
                 f"expected a network of the recipe's form {wanted} in {init}, but came {form}; "
                 "begin with one that this recipe made"
             )
-        module.segmenter.load_state_dict(begun.state_dict())
+        go_on_judging(module.segmenter, begun)
         favour_things(module.segmenter, settings.thing_weight)
     module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     with Drawers(workers) as drawers:

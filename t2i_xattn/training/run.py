@@ -29,6 +29,7 @@ from t2i_xattn.training.denoiser import (
     ready_to_train,
 )
 from t2i_xattn.training.drawing import Drawers
+from t2i_xattn.training.grown import go_on_reading
 from t2i_xattn.training.loop import Curve, LossFunction, new_accelerator, train_stage
 from t2i_xattn.training.recipe import Recipe, Schedule
 from t2i_xattn.training.segmentation_loss import SegmentationHead
@@ -101,7 +102,8 @@ def train_pipeline(
             call with the same folder goes on where the last one stopped.
         init: a pipeline's folder to begin from: its autoencoder and text encoder are kept as they
             are, and the denoiser begins with its weights.
-        read_on: with ``init``, whether its text encoder goes through the stage of reading again.
+        read_on: with ``init``, whether its text encoder goes through the stage of reading again;
+            the words that the scenes have gained since are new to it.
         max_steps: train at most this many steps, over all stages, in this call.
         workers: processes that draw ahead; with 0 this one draws. What is drawn is the same.
         compiled: whether the denoiser runs compiled, which pays on an accelerator.
@@ -112,7 +114,7 @@ def train_pipeline(
     Raises:
         UserError: ``init`` is not a pipeline of this recipe's shape, or there are no scenes of
             the recipe's name; or maps are supervised and the denoiser is to run compiled; or
-            ``read_on`` without ``init``.
+            ``read_on`` without ``init``; or the scenes have other words without ``read_on``.
     """
     if read_on and init is None:
         raise UserError(
@@ -136,7 +138,17 @@ def train_pipeline(
                 autoencoder = _trained_autoencoder(recipe, source, stages)
                 text_encoder = _trained_text_encoder(recipe, source, stages, tokenizer)
             else:
-                autoencoder, text_encoder = _begin_from(init, denoiser)
+                begun = _begin_from(init, denoiser)
+                autoencoder, text_encoder = begun.vae.eval(), begun.text_encoder
+                if begun.tokenizer.get_vocab() != tokenizer.get_vocab():
+                    if not read_on:
+                        raise UserError(
+                            f"expected a text encoder that knows the words of {recipe.scenes!r} in "
+                            f"{init}, but it knows others; let it learn them with --read-on"
+                        )
+                    torch.manual_seed(recipe.seed)
+                    fresh = new_text_encoder(recipe, tokenizer)
+                    text_encoder = go_on_reading(fresh, tokenizer, text_encoder, begun.tokenizer)
                 if read_on:
                     text_encoder = _trained_text_encoder(
                         recipe, source, stages, tokenizer, text_encoder
@@ -244,8 +256,8 @@ def _trained_denoiser(
     return averaged
 
 
-def _begin_from(folder: Path, denoiser: UNet2DConditionModel) -> tuple[AutoencoderTiny, Any]:
-    """A pipeline's autoencoder and text encoder; its denoiser's weights go into ``denoiser``."""
+def _begin_from(folder: Path, denoiser: UNet2DConditionModel) -> StableDiffusionPipeline:
+    """A pipeline; its denoiser's weights go into ``denoiser``."""
     try:
         pipe = load_pipeline(str(folder))
         denoiser.load_state_dict(pipe.unet.state_dict())
@@ -254,4 +266,4 @@ def _begin_from(folder: Path, denoiser: UNet2DConditionModel) -> tuple[Autoencod
             f"expected a denoiser of the recipe's shape in {folder}, but its weights do not fit; "
             "train it with the recipe that it was made with"
         ) from error
-    return pipe.vae.eval(), pipe.text_encoder
+    return pipe

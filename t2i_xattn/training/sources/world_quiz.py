@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from t2i_xattn.judge.pixel_maps import STYLES
 from t2i_xattn.scenes import Description, Scene, language
 from t2i_xattn.scenes.layout import SIDE
 from t2i_xattn.scenes.world import WorldScene, world_language
 from t2i_xattn.training.sources.quiz import PLACES, SIDES, UNSAID, Answer, Labels, Quiz
 
-STYLES = (None, "old", "futuristic")
 OWN = "its own"
 """The colour of a thing whose colour is not said."""
 
