@@ -23,6 +23,7 @@ from t2i_xattn.training.encoded import EncodedScenes
 from t2i_xattn.training.hidden_words import shown_keys
 from t2i_xattn.training.loop import LossFunction, generator_for, seed_for
 from t2i_xattn.training.mask_loss import mask_loss, noun_targets, site_probs
+from t2i_xattn.training.reading_dropout import reading_dropout
 from t2i_xattn.training.recipe import Recipe
 from t2i_xattn.training.segmentation_loss import LateFeatures, segmentation_loss
 from t2i_xattn.training.sources import SceneSource
@@ -169,7 +170,8 @@ def denoiser_loss(
         asked = questions(step)
         if asked.labels is not None and not watched:
             watched.append(LateFeatures(module.unet))
-        with torch.set_grad_enabled(settings.text_learning_rate > 0):
+        gaps = reading_dropout(module.text_encoder, settings.reading_dropout, recipe.seed + step)
+        with torch.set_grad_enabled(settings.text_learning_rate > 0), gaps:
             embeddings = module.text_encoder(asked.ids).last_hidden_state
         watching: AbstractContextManager[list[Any]] = (
             site_probs(module.unet) if settings.mask_loss else nullcontext([])

@@ -77,6 +77,7 @@ class DenoiserRecipe(DrawnSchedule):
     layers: int = 1
     segmentation_loss: float = 0.0
     hide_words: float = 0.0
+    reading_dropout: float = 0.0
 
 
 @dataclass(frozen=True)
