@@ -126,7 +126,9 @@ def test_the_world_s_answers_are_those_of_its_scenes() -> None:
         row = {name: label[index] for name, label in labels.items()}
         assert list(words.places)[row["place"][0]] == scene.place
         assert list(words.lights)[row["light"][0]] == scene.light
-        assert STYLES[row["place style"][0]] == scene.style
+        # The village is kept from a style: asked for its style, it would be learned to have none.
+        told = UNSAID if scene.place == "village" else STYLES.index(scene.style)
+        assert row["place style"][0] == told
         there = {kinds[i] for i in row["present"][: len(kinds)].nonzero().flatten().tolist()}
         assert there == {each.kind for each in scene.things}
         for group in scene.groups():

@@ -90,6 +90,7 @@ def world_labels(scenes: Sequence[Scene | WorldScene], said: Sequence[Descriptio
     quiz = world_quiz()
     kinds, colours, places = _kinds(), _colours(), _places()
     sizes, lights = list(world_language().sizes), list(world_language().lights)
+    kept = {place for style, place in world_language().held_out if style in STYLES}
     labels = {
         name: torch.full((len(scenes), quiz.groups[answer.group]), UNSAID)
         for name, answer in quiz.answers.items()
@@ -117,7 +118,9 @@ def world_labels(scenes: Sequence[Scene | WorldScene], said: Sequence[Descriptio
         else:
             labels["place"][index] = places.index(scene.place)
             labels["light"][index] = lights.index(scene.light)
-            labels["place style"][index] = STYLES.index(scene.style)
+            # Of a place that is kept from some style it would be learned that it never has it.
+            if scene.place not in kept:
+                labels["place style"][index] = STYLES.index(scene.style)
         # Of three objects the third may lie further out.
         if description.relation is None or len(told) != 2:
             continue
