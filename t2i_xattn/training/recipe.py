@@ -63,7 +63,6 @@ class TextRecipe(Schedule):
     width: int
     layers: int
     heads: int
-    reading_dropout: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)

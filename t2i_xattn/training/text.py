@@ -20,7 +20,6 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from t2i_xattn.training.drawing import Arrays, Drawers, DrawnBlocks
 from t2i_xattn.training.loop import LossFunction, seed_for
-from t2i_xattn.training.reading_dropout import reading_dropout
 from t2i_xattn.training.recipe import Recipe, TextRecipe
 from t2i_xattn.training.sources import SceneSource, source_named
 from t2i_xattn.training.sources.quiz import UNSAID, Quiz
@@ -116,9 +115,7 @@ def text_loss(
         # The encoder is causal, so the padding behind the last word changes no word.
         last = int((~special).any(dim=0).nonzero().max())
         ids, special = ids[:, : last + 1], special[:, : last + 1]
-        with reading_dropout(module.text_encoder, recipe.text.reading_dropout, recipe.seed + step):
-            embeddings = module.text_encoder(ids).last_hidden_state
-        scores = module.reader(embeddings, special)
+        scores = module.reader(module.text_encoder(ids).last_hidden_state, special)
         terms = [
             each.weight * _mean_cross_entropy(scores[name], truth[name].to(accelerator.device))
             for name, each in quiz.answers.items()
