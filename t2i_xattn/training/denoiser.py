@@ -170,7 +170,8 @@ def denoiser_loss(
         asked = questions(step)
         if asked.labels is not None and not watched:
             watched.append(LateFeatures(module.unet))
-        gaps = reading_dropout(module.text_encoder, settings.reading_dropout, recipe.seed + step)
+        seed = generator_for(recipe.seed, "reading", step).initial_seed()
+        gaps = reading_dropout(module.text_encoder, settings.reading_dropout, seed)
         with torch.set_grad_enabled(settings.text_learning_rate > 0), gaps:
             embeddings = module.text_encoder(asked.ids).last_hidden_state
         watching: AbstractContextManager[list[Any]] = (

@@ -140,18 +140,12 @@ def train_pipeline(
             else:
                 begun = _begin_from(init, denoiser)
                 autoencoder, text_encoder = begun.vae.eval(), begun.text_encoder
-                if begun.tokenizer.get_vocab() != tokenizer.get_vocab():
-                    if not read_on:
-                        raise UserError(
-                            f"expected a text encoder that knows the words of {recipe.scenes!r} in "
-                            f"{init}, but it knows others; let it learn them with --read-on"
-                        )
-                    torch.manual_seed(recipe.seed)
-                    fresh = new_text_encoder(recipe, tokenizer)
-                    text_encoder = go_on_reading(fresh, tokenizer, text_encoder, begun.tokenizer)
                 if read_on:
-                    text_encoder = _trained_text_encoder(
-                        recipe, source, stages, tokenizer, text_encoder
+                    text_encoder = _trained_text_encoder(recipe, source, stages, tokenizer, begun)
+                elif begun.tokenizer.get_vocab() != tokenizer.get_vocab():
+                    raise UserError(
+                        f"expected a text encoder that knows the words of {recipe.scenes!r} in "
+                        f"{init}, but it knows others; let it learn them with --read-on"
                     )
             text_encoder.requires_grad_(recipe.denoiser.text_learning_rate > 0)
             ready_to_train(denoiser, accelerator, compiled=compiled)
@@ -209,17 +203,20 @@ def _trained_text_encoder(
     source: SceneSource[Any],
     stages: _Stages,
     tokenizer: CLIPTokenizer,
-    begun: Any = None,
+    begun: StableDiffusionPipeline | None = None,
 ) -> Any:
-    """From ``begun``, or from nothing. The reader begins from nothing in either case."""
+    """From that of ``begun``, or from nothing, as the reader begins in either case."""
     torch.manual_seed(recipe.seed + 1)
+    text_encoder = new_text_encoder(recipe, tokenizer)
+    if begun is not None:
+        go_on_reading(text_encoder, tokenizer, begun.text_encoder, begun.tokenizer)
     averaged = stages.train(
         "text",
         text_loss(recipe, source, tokenizer, stages.accelerator, stages.drawers),
         recipe.text,
         dict.fromkeys(("text_encoder", "reader"), recipe.text.learning_rate),
         {"text_encoder": recipe.text.matrix_learning_rate},
-        text_encoder=begun or new_text_encoder(recipe, tokenizer),
+        text_encoder=text_encoder,
         reader=Reader(recipe.text, source.quiz()),
     )
     return averaged.text_encoder
