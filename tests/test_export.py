@@ -72,6 +72,11 @@ def test_the_card_gives_what_was_measured_and_says_what_was_supervised(tmp_path:
         recipe, denoiser=dataclasses.replace(recipe.denoiser, mask_loss=0.05)
     )
     assert "told to show" in model_card(told, tmp_path)
+    assert "read with gaps" not in card
+    gaps = dataclasses.replace(
+        recipe, denoiser=dataclasses.replace(recipe.denoiser, reading_dropout=0.3)
+    )
+    assert "read with gaps meanwhile\n(30% of what" in model_card(gaps, tmp_path)
     (tmp_path / "figures.json").write_text("{}", "utf-8")
     with pytest.raises(UserError, match="expected the figures"):
         model_card(recipe, tmp_path, tmp_path / "figures.json")

@@ -9,7 +9,14 @@ import pytest
 
 from t2i_xattn.errors import UserError
 from t2i_xattn.scenes import Description, Scene, language, sample_scene
-from t2i_xattn.scenes.world import describe_world, sample_world, word_masks, world_language
+from t2i_xattn.scenes.layout import Split
+from t2i_xattn.scenes.world import (
+    WorldScene,
+    describe_world,
+    sample_world,
+    word_masks,
+    world_language,
+)
 from t2i_xattn.training.loop import seed_for
 from t2i_xattn.training.mask_loss import noun_targets
 from t2i_xattn.training.sources import (
@@ -92,6 +99,21 @@ def test_the_world_holds_a_share_of_plain_shapes_and_nothing_held_out() -> None:
             assert not language().is_held_out(each.kinds())
         else:
             assert not world_language().is_held_out(each.combinations())
+
+
+def test_no_picture_teaches_against_a_style_that_is_held_out_of_a_place() -> None:
+    def against(split: Split) -> list[WorldScene]:
+        drawn, _ = drawn_scenes(WorldScenes(), [3], 1500, split)
+        held_out = world_language().held_out
+        return [
+            each
+            for each in drawn
+            if isinstance(each, WorldScene)
+            and any((one.style, each.place) in held_out for one in each.things)
+        ]
+
+    assert against("any")
+    assert not against("train")
 
 
 def test_anything_is_read_of_in_any_style_but_what_is_held_out() -> None:

@@ -148,6 +148,12 @@ def _training(recipe: Recipe, sittings: list[tuple[Recipe, Curves]]) -> str:
             f" Of {hide_words:.0%} of the prompts some\nwords were hidden from the denoiser "
             "while it learned."
         )
+    gaps = max(trained.denoiser.reading_dropout for trained, _ in sittings)
+    if gaps:
+        supervised += (
+            f" The text encoder read with gaps meanwhile\n({gaps:.0%} of what its tokens read of "
+            "each other was dropped)."
+        )
     read_along = any(trained.denoiser.text_learning_rate for trained, _ in sittings)
     decoded = any("decoder" in curves for _, curves in sittings)
     last = "; and\nlast the autoencoder's decoder alone" if decoded else ""

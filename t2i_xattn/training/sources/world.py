@@ -70,13 +70,14 @@ class WorldScenes:
     def draw(self, rng: np.random.Generator, split: Split = "train") -> AnyScene:
         if rng.random() < SHAPES_SHARE:
             return self.shapes.draw(rng, split)
-        if rng.random() < VISITS_SHARE:
-            return sample_world(rng, split, visits=True)
-        several = rng.random() < SEVERAL_SHARE
-        scene = sample_world(rng, split)
-        while several and len(scene.things) < 2:
-            scene = sample_world(rng, split)
-        return scene
+        visits = rng.random() < VISITS_SHARE
+        several = not visits and rng.random() < SEVERAL_SHARE
+        while True:
+            scene = sample_world(rng, split, visits=visits)
+            if several and len(scene.things) < 2:
+                continue
+            if split != "train" or not _against_held_out(scene):
+                return scene
 
     def picture(self, scene: AnyScene, size: int = SIDE) -> Image.Image:
         if isinstance(scene, Scene):
@@ -138,6 +139,16 @@ class WorldScenes:
 
     def labels(self, scenes: Sequence[AnyScene], said: Sequence[Description]) -> Labels:
         return world_labels(scenes, said)
+
+
+def _against_held_out(scene: WorldScene) -> bool:
+    """Whether a thing has a style that is kept from its place.
+
+    A plain village with a futuristic house would teach that villages stay plain where the prompt
+    says futuristic, and no picture would teach the contrary.
+    """
+    held_out = world_language().held_out
+    return any((each.style, scene.place) in held_out for each in scene.things)
 
 
 def _in_any_style(scene: WorldScene, rng: np.random.Generator) -> WorldScene:
