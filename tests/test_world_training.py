@@ -35,7 +35,9 @@ def _tiny(steps: int, batch: int) -> Recipe:
             decoder_blocks=[1, 1, 1, 0],
         ),
         decoder=dataclasses.replace(recipe.decoder, **short),
-        text=dataclasses.replace(recipe.text, **short, width=32, layers=1, heads=2),
+        text=dataclasses.replace(
+            recipe.text, **short, width=32, layers=1, heads=2, even_styles=1
+        ),
         denoiser=dataclasses.replace(
             recipe.denoiser, **short, channels=[32, 32, 32], heads=[2, 2, 2], mask_loss=0.1,
             segmentation_loss=0.1, hide_words=0.5,

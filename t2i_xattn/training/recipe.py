@@ -63,6 +63,7 @@ class TextRecipe(Schedule):
     width: int
     layers: int
     heads: int
+    even_styles: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,6 +29,7 @@ from t2i_xattn.training.denoiser import (
     ready_to_train,
 )
 from t2i_xattn.training.drawing import Drawers
+from t2i_xattn.training.even_styles import even_styles
 from t2i_xattn.training.grown import go_on_reading
 from t2i_xattn.training.loop import Curve, LossFunction, new_accelerator, train_stage
 from t2i_xattn.training.recipe import Recipe, Schedule
@@ -219,6 +220,8 @@ def _trained_text_encoder(
         text_encoder=text_encoder,
         reader=Reader(recipe.text, source.quiz()),
     )
+    if recipe.text.even_styles and (nouns := source.styled_nouns()):
+        even_styles(averaged.text_encoder, tokenizer, nouns, recipe.text.even_styles)
     return averaged.text_encoder
 
 

@@ -19,6 +19,7 @@ from t2i_xattn.scenes import (
 )
 from t2i_xattn.scenes.layout import SIDE, Split
 from t2i_xattn.scenes.wording import NamingWord
+from t2i_xattn.training.even_styles import StyledNouns
 from t2i_xattn.training.sources.quiz import PLACES, SIDES, UNSAID, Answer, Labels, Quiz
 from t2i_xattn.training.sources.source import NOTHING
 
@@ -130,3 +131,6 @@ class ShapeScenes:
         ground = torch.tensor([[grounds.index(scene.ground)] for scene in scenes])
         present = (count > 0).long()
         return {"present": present, **labels, "ground": ground, "outermost": outermost}
+
+    def styled_nouns(self) -> StyledNouns | None:
+        return None

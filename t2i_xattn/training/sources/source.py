@@ -14,6 +14,7 @@ from torch import Tensor
 from t2i_xattn.scenes import Description
 from t2i_xattn.scenes.layout import SIDE, Split
 from t2i_xattn.scenes.wording import NamingWord
+from t2i_xattn.training.even_styles import StyledNouns
 from t2i_xattn.training.sources.quiz import Labels, Quiz
 
 S = TypeVar("S")
@@ -71,6 +72,9 @@ class SceneSource(Protocol[S]):
 
     def labels(self, scenes: Sequence[S], said: Sequence[Description]) -> Labels:
         """The right answers to the quiz."""
+
+    def styled_nouns(self) -> StyledNouns | None:
+        """Nouns that take styles, some of them not all; where there are such."""
 
 
 def drawn_scenes(

@@ -20,9 +20,11 @@ from t2i_xattn.scenes.world import (
     word_masks,
     world_language,
 )
+from t2i_xattn.training.even_styles import StyledNouns
 from t2i_xattn.training.sources.quiz import Labels, Quiz
 from t2i_xattn.training.sources.shapes import ShapeScenes
 from t2i_xattn.training.sources.source import NOTHING
+from t2i_xattn.training.sources.styled_places import styled_places
 from t2i_xattn.training.sources.world_quiz import world_labels, world_quiz
 
 SHAPES_SHARE = 0.2
@@ -139,6 +141,9 @@ class WorldScenes:
 
     def labels(self, scenes: Sequence[AnyScene], said: Sequence[Description]) -> Labels:
         return world_labels(scenes, said)
+
+    def styled_nouns(self) -> StyledNouns | None:
+        return styled_places()
 
 
 def _against_held_out(scene: WorldScene) -> bool:
