@@ -55,6 +55,10 @@ Words = Annotated[
         help="Words or phrases to look into, with commas between.", show_default="every word"
     ),
 ]
+Walk = Annotated[
+    int,
+    typer.Option(min=0, help="Steps that the maps are carried along self-attention; 0 for none."),
+]
 Out = Annotated[Path, typer.Option(help="Folder to write into.")]
 Device = Annotated[
     str | None, typer.Option(help="cpu, cuda, cuda:1, mps.", show_default="cuda if there, or cpu")
@@ -164,6 +168,7 @@ def inspect_command(
     count: Count = 1,
     negative: Negative = None,
     words: Words = None,
+    walk: Walk = 1,
     out: Out = Path("out"),
     device: Device = None,
 ) -> None:
@@ -173,9 +178,10 @@ def inspect_command(
         pipe = _load(model, device)
         request.check_against(pipe)
         from t2i_xattn.inspection import heatmaps, write_inspection
+        from t2i_xattn.keep import TEXT, WALKED
         from t2i_xattn.recording import record
 
-        with record(pipe) as trace:
+        with record(pipe, walk=walk) as trace:
             pictures = generate(pipe, request)
         trace.save(folder / "trace.safetensors")
         tables = []
@@ -183,7 +189,8 @@ def inspect_command(
             # One picture lies in the folder itself, several in a folder each.
             place = folder / f"seed-{request.seed + number}" if len(pictures) > 1 else folder
             place.mkdir(exist_ok=True)
-            maps = heatmaps(trace, number, request.words)
+            stream = WALKED if walk else TEXT
+            maps = heatmaps(trace, number, request.words, stream=stream)
             tables.append((place, write_inspection(place, picture, maps, request.prompt)))
     for place, reports in tables:
         _print_table(out / place.relative_to(folder), reports)

@@ -79,7 +79,7 @@ class DenoiserCalls(FollowedDenoiser):
                 if inside not in own:
                     raise UserError(
                         f"expected self-attention beside {site.name} to read, but its block has "
-                        "none; leave that site out with sites=…"
+                        "none; leave that site out with sites=…, or read without it (walk=0)"
                     )
                 self._check(partner, own[inside])
                 partners[site.name] = partner

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from t2i_xattn.keep import TEXT
 from t2i_xattn.render import contact_sheet
 
 if TYPE_CHECKING:
@@ -37,7 +38,9 @@ class WordReport:
     peakedness: float
 
 
-def heatmaps(trace: Trace, image: int = 0, phrases: tuple[str, ...] = ()) -> list[HeatMap]:
+def heatmaps(
+    trace: Trace, image: int = 0, phrases: tuple[str, ...] = (), *, stream: str = TEXT
+) -> list[HeatMap]:
     """The maps of some phrases, or of every word of the prompt once, in its order."""
     if not phrases:
         # A word that stands several times is shown once, where it stands first.
@@ -46,7 +49,7 @@ def heatmaps(trace: Trace, image: int = 0, phrases: tuple[str, ...] = ()) -> lis
             if word.columns:
                 once.setdefault(word.text.casefold(), word.text)
         phrases = tuple(once.values())
-    return [trace.heatmap(phrase, image=image) for phrase in phrases]
+    return [trace.heatmap(phrase, image=image, stream=stream) for phrase in phrases]
 
 
 def word_reports(maps: list[HeatMap]) -> list[WordReport]:

@@ -72,13 +72,23 @@ def test_inspect_writes_picture_overlays_sheet_table_and_trace(model: Path, tmp_
     table = json.loads((tmp_path / "out" / "words.json").read_text("utf-8"))
     assert [row["word"] for row in table["words"]] == ["A", "red", "circle", "blue"]
     trace = Trace.load(tmp_path / "out" / "trace.safetensors")
-    assert table["words"][2]["share"] == pytest.approx(trace.heatmap("circle").share)
+    walked = trace.heatmap("circle", stream="walked")
+    assert table["words"][2]["share"] == pytest.approx(walked.share)
     for word in ("red", "circle", "blue"):
         assert word in printed
     # Looking does not change what is painted.
     assert run("generate", PROMPT, *options[:-1], tmp_path / "plain", "--seed", 3)[0] == 0
     plain, inspected = tmp_path / "plain" / "picture-3.png", tmp_path / "out" / "picture.png"
     assert plain.read_bytes() == inspected.read_bytes()
+
+
+def test_inspect_leaves_the_maps_as_they_are_on_request(model: Path, tmp_path: Path) -> None:
+    options = ["--model", model, "--steps", 1, "--device", "cpu", "--out", tmp_path]
+    assert run("inspect", PROMPT, *options, "--walk", 0)[0] == 0
+    table = json.loads((tmp_path / "words.json").read_text("utf-8"))
+    trace = Trace.load(tmp_path / "trace.safetensors")
+    assert table["words"][2]["share"] == pytest.approx(trace.heatmap("circle").share)
+    assert set(trace.run.maps) == {"text"}
 
 
 def test_inspect_takes_chosen_phrases_and_several_pictures(model: Path, tmp_path: Path) -> None:

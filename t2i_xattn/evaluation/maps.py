@@ -22,7 +22,6 @@ from tqdm import tqdm
 from t2i_xattn.errors import UserError
 from t2i_xattn.evaluation.figures import Share
 from t2i_xattn.evaluation.ways import USUAL, Way, chosen_ways
-from t2i_xattn.keep import WALKED
 from t2i_xattn.latents import encoded
 from t2i_xattn.maps import HeatMap
 from t2i_xattn.recording import record
@@ -186,7 +185,7 @@ def _recorded(
     noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(seed + timestep))
     level = torch.tensor([timestep], device=latents.device)
     noisy = scheduler.add_noise(latents, noise.to(latents), level)
-    walk = int(any(way.stream == WALKED for way in ways.values()))
+    walk = max(way.walk for way in ways.values())
     with ExitStack() as stack:
         # Of one pass: recordings nest.
         traces = {

@@ -29,6 +29,11 @@ class Way:
     finest: bool = False
     auto: bool = False
 
+    @property
+    def walk(self) -> int:
+        """Steps along self-attention that the run must be recorded with."""
+        return int(self.stream == WALKED)
+
     def heatmap(self, trace: Trace, named: str | Sequence[int], image: int = 0) -> HeatMap:
         """The map of a phrase, or of columns of the text, in one picture."""
         level = min(site.level for site in trace.sites)
@@ -54,7 +59,7 @@ WAYS = {
 """By name: the plain mean over all sites and over the finest, and the ways of
 `t2i_xattn.aggregation`; `walked` is the mean of maps that one step along self-attention carried."""
 
-USUAL = ("mean", "finest sites")
+USUAL = ("mean", "finest sites", "walked")
 
 
 def chosen_ways(names: Sequence[str]) -> dict[str, Way]:

@@ -77,8 +77,9 @@ def evaluate_words(
     chosen = chosen_ways(ways)
     hits: dict[str, dict[str, list[bool]]] = {way: {word: [] for word in words} for way in chosen}
     areas: dict[str, list[float]] = {word: [] for word in words}
+    walk = max(way.walk for way in chosen.values())
     for seed in tqdm(range(seeds), desc="maps of words", unit="picture", disable=None):
-        with record(pipe) as trace:
+        with record(pipe, walk=walk) as trace:
             picture = pipe(
                 prompt,
                 num_inference_steps=steps,
