@@ -33,7 +33,7 @@ from t2i_xattn.evaluation.prompts import (
     make_prompts,
     prompts_as_json,
 )
-from t2i_xattn.evaluation.ways import WAYS
+from t2i_xattn.evaluation.ways import USUAL, WAYS
 from t2i_xattn.maps import HeatMap
 from t2i_xattn.scenes import language, render_scene
 
@@ -199,7 +199,7 @@ def test_uniform_baseline_is_the_expectation() -> None:
 def test_maps_of_a_tiny_pipeline(pipe: Any) -> None:
     figures = evaluate_maps(pipe, 6, timesteps=(200, 800), batch=4)
     keys = {(each.way, each.kind, each.timestep, each.map_of) for each in figures}
-    assert len(keys) == len(figures) == 2 * 2 * 3 * 3
+    assert len(keys) == len(figures) == len(USUAL) * 2 * 3 * 3
     scenes = [render_scene(20_000_000 + index, split="any") for index in range(6)]
     objects = sum(len(scene.scene.objects) for scene in scenes)
     for each in figures:
@@ -244,7 +244,7 @@ def test_maps_of_a_denoiser_that_looks_in_the_right_place(
             for word, mask in zip(scene.description.words, scene.masks, strict=True):
                 true[image, :, :, columns[word.start]] = mask
         maps = dict.fromkeys(run.maps["text"], true[:, None, None, None])
-        values = vars(run) | {"maps": {"text": maps}}
+        values = vars(run) | {"maps": {"text": maps, "walked": maps}}
         return dict.fromkeys(traces, Trace(RecordedRun(**values)))
 
     monkeypatch.setattr(evaluation, "_recorded", perfect)
