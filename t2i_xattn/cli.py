@@ -184,12 +184,11 @@ def inspect_command(
         with record(pipe, walk=walk) as trace:
             pictures = generate(pipe, request)
         trace.save(folder / "trace.safetensors")
-        tables = []
+        tables, stream = [], WALKED if walk else TEXT
         for number, picture in enumerate(pictures):
             # One picture lies in the folder itself, several in a folder each.
             place = folder / f"seed-{request.seed + number}" if len(pictures) > 1 else folder
             place.mkdir(exist_ok=True)
-            stream = WALKED if walk else TEXT
             maps = heatmaps(trace, number, request.words, stream=stream)
             tables.append((place, write_inspection(place, picture, maps, request.prompt)))
     for place, reports in tables:

@@ -129,26 +129,31 @@ def _training(recipe: Recipe, sittings: list[tuple[Recipe, Curves]]) -> str:
         if name in curves
     ]
     names = ["stage", "steps", "batch", "seen", "of what", "minutes", "loss: begin, ¼, ½, ¾, end"]
-    mask_loss = max(trained.denoiser.mask_loss for trained, _ in sittings)
+
+    def most(setting: str) -> float:
+        """What a sitting did stays in the model, so the largest of all counts."""
+        return max(float(getattr(trained.denoiser, setting)) for trained, _ in sittings)
+
+    mask_loss = most("mask_loss")
     supervised = (
         f"The cross-attention maps of nouns were supervised (TokenCompose, weight "
         f"{mask_loss}): they show what they were told to show."
         if mask_loss
         else "No attention map was supervised: the maps are the model's own."
     )
-    segmentation_loss = max(trained.denoiser.segmentation_loss for trained, _ in sittings)
+    segmentation_loss = most("segmentation_loss")
     if segmentation_loss:
         supervised += (
             " The denoiser's features, not its maps, had to tell a throw-away head what each pixel"
             f"\nshows (weight {segmentation_loss}), which may have shaped the maps."
         )
-    hide_words = max(trained.denoiser.hide_words for trained, _ in sittings)
+    hide_words = most("hide_words")
     if hide_words:
         supervised += (
             f" Of {hide_words:.0%} of the prompts some\nwords were hidden from the denoiser "
             "while it learned."
         )
-    gaps = max(trained.denoiser.reading_dropout for trained, _ in sittings)
+    gaps = most("reading_dropout")
     if gaps:
         supervised += (
             f" The text encoder read with gaps meanwhile\n({gaps:.0%} of what its tokens read of "

@@ -101,6 +101,10 @@ class WorldLanguage:
         """Whether any (thing, colour), (style, place) or (light, place) is kept from training."""
         return any(each in self.held_out for each in combinations)
 
+    def kept_from_a_style(self) -> set[str]:
+        """The places of which some style is held out."""
+        return {place for style, place in self.held_out if style in self.styles}
+
     def vocabulary(self) -> list[str]:
         """Every word that a prompt of the world can hold, sorted, each once."""
         phrases = [*self.fillers, *self.openings]

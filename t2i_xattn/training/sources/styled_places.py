@@ -14,7 +14,7 @@ def styled_places() -> StyledNouns:
         name: [noun for noun in dict.fromkeys(one.names) if noun.count(" ") == 1]
         for name, one in places.items()
     }
-    kept = {name for name in places for style in words.styles if words.is_held_out([(style, name)])}
+    kept = words.kept_from_a_style()
     said = {
         style: tuple(dict.fromkeys(word for one in places.values() for word in one.styles[style]))
         for style in words.styles

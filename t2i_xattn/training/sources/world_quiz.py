@@ -90,7 +90,7 @@ def world_labels(scenes: Sequence[Scene | WorldScene], said: Sequence[Descriptio
     quiz = world_quiz()
     kinds, colours, places = _kinds(), _colours(), _places()
     sizes, lights = list(world_language().sizes), list(world_language().lights)
-    kept = {place for style, place in world_language().held_out if style in STYLES}
+    kept = world_language().kept_from_a_style()
     labels = {
         name: torch.full((len(scenes), quiz.groups[answer.group]), UNSAID)
         for name, answer in quiz.answers.items()
