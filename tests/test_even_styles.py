@@ -10,9 +10,10 @@ import torch
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from t2i_xattn.scenes.world import world_language
-from t2i_xattn.training.even_styles import StyledNouns, even_styles, said_behind, written_styles
+from t2i_xattn.training.even_styles import even_styles, said_behind, written_styles
 from t2i_xattn.training.recipe import load_recipe
 from t2i_xattn.training.sources import ShapeScenes, WorldScenes
+from t2i_xattn.training.sources.source import StyledNouns
 from t2i_xattn.training.sources.styled_places import styled_places
 from t2i_xattn.training.text import new_text_encoder, source_tokenizer
 

@@ -8,12 +8,13 @@ into other nouns. The style that it is kept from is never read; it grows stronge
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
+
+from t2i_xattn.training.sources.source import StyledNouns
 
 LEARNING_RATE = 3e-3
 
@@ -22,23 +23,6 @@ CONTEXTS = 12
 
 KEPT = 0.05
 """Weight of the noun's own meaning: of how far it moves where no style is said."""
-
-
-@dataclass(frozen=True)
-class StyledNouns:
-    """Nouns that take styles.
-
-    Attributes:
-        kept: those that are kept from some style.
-        others: those that have them all.
-        styles: words of the styles that all of them have.
-        before: beginnings of prompts, after which a style and a noun can stand.
-    """
-
-    kept: tuple[str, ...]
-    others: tuple[str, ...]
-    styles: tuple[str, ...]
-    before: tuple[str, ...]
 
 
 def said_behind(before: str, *words: str) -> str:

@@ -19,9 +19,8 @@ from t2i_xattn.scenes import (
 )
 from t2i_xattn.scenes.layout import SIDE, Split
 from t2i_xattn.scenes.wording import NamingWord
-from t2i_xattn.training.even_styles import StyledNouns
 from t2i_xattn.training.sources.quiz import PLACES, SIDES, UNSAID, Answer, Labels, Quiz
-from t2i_xattn.training.sources.source import NOTHING
+from t2i_xattn.training.sources.source import NOTHING, StyledNouns
 
 
 class ShapeScenes:

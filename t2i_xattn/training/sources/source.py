@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -14,13 +15,29 @@ from torch import Tensor
 from t2i_xattn.scenes import Description
 from t2i_xattn.scenes.layout import SIDE, Split
 from t2i_xattn.scenes.wording import NamingWord
-from t2i_xattn.training.even_styles import StyledNouns
 from t2i_xattn.training.sources.quiz import Labels, Quiz
 
 S = TypeVar("S")
 
 NOTHING = 255
 """The label of a pixel of which there is nothing to tell."""
+
+
+@dataclass(frozen=True)
+class StyledNouns:
+    """Nouns that take styles.
+
+    Attributes:
+        kept: those that are kept from some style.
+        others: those that have them all.
+        styles: words of the styles that all of them have.
+        before: beginnings of prompts, after which a style and a noun can stand.
+    """
+
+    kept: tuple[str, ...]
+    others: tuple[str, ...]
+    styles: tuple[str, ...]
+    before: tuple[str, ...]
 
 
 class SceneSource(Protocol[S]):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from t2i_xattn.scenes.world import world_language
-from t2i_xattn.training.even_styles import StyledNouns
+from t2i_xattn.training.sources.source import StyledNouns
 
 
 def styled_places() -> StyledNouns:

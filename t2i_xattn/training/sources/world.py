@@ -20,10 +20,9 @@ from t2i_xattn.scenes.world import (
     word_masks,
     world_language,
 )
-from t2i_xattn.training.even_styles import StyledNouns
 from t2i_xattn.training.sources.quiz import Labels, Quiz
 from t2i_xattn.training.sources.shapes import ShapeScenes
-from t2i_xattn.training.sources.source import NOTHING
+from t2i_xattn.training.sources.source import NOTHING, StyledNouns
 from t2i_xattn.training.sources.styled_places import styled_places
 from t2i_xattn.training.sources.world_quiz import world_labels, world_quiz
 
