@@ -26,6 +26,10 @@ def main(
     read_on: Annotated[
         bool, typer.Option("--read-on", help="With --init: the text encoder is trained on too.")
     ] = False,
+    decode_on: Annotated[
+        bool,
+        typer.Option("--decode-on", help="With --init: its decoder is trained on too, last."),
+    ] = False,
     max_steps: Annotated[int | None, typer.Option(help="Stop after this many steps.")] = None,
     workers: Annotated[
         int, typer.Option(min=0, help="Processes that draw ahead: most cores of an accelerator's.")
@@ -53,6 +57,7 @@ def main(
         run,
         init=init,
         read_on=read_on,
+        decode_on=decode_on,
         max_steps=max_steps,
         workers=workers,
         compiled=compile,

@@ -155,14 +155,18 @@ def test_training_goes_on_from_a_pipeline(tiny: Recipe, tmp_path: Path) -> None:
         assert all(torch.equal(expected[key], found[key]) for key in expected), part
         changed = any(not torch.equal(expected[key], moved[key]) for key in expected)
         assert changed == (part == "unet")
-    read = train_pipeline(none, tmp_path / "read", init=tmp_path / "model", read_on=True)
-    assert read is not None
-    for part in ("vae", "text_encoder", "unet"):
-        expected, moved = (getattr(each, part).state_dict() for each in (first, read))
-        changed = any(not torch.equal(expected[key], moved[key]) for key in expected)
-        assert changed == (part == "text_encoder")
-    with pytest.raises(UserError, match="give --init"):
-        train_pipeline(tiny, tmp_path / "nowhere", read_on=True)
+    for option, trained in (("read_on", "text_encoder."), ("decode_on", "vae.decoder.")):
+        on = train_pipeline(none, tmp_path / option, init=tmp_path / "model", **{option: True})
+        assert on is not None
+        moved = {
+            f"{part}.{key}".startswith(trained)
+            for part in ("vae", "text_encoder", "unet")
+            for key, expected in getattr(first, part).state_dict().items()
+            if not torch.equal(expected, getattr(on, part).state_dict()[key])
+        }
+        assert moved == {True}, option
+        with pytest.raises(UserError, match="give --init"):
+            train_pipeline(tiny, tmp_path / "nowhere", **{option: True})
     assert not (tmp_path / "nowhere").exists()
     other = dataclasses.replace(
         tiny, denoiser=dataclasses.replace(tiny.denoiser, channels=[64, 32, 32])

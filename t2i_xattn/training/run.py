@@ -91,6 +91,7 @@ def train_pipeline(
     *,
     init: Path | None = None,
     read_on: bool = False,
+    decode_on: bool = False,
     max_steps: int | None = None,
     workers: int = 0,
     compiled: bool = False,
@@ -105,6 +106,8 @@ def train_pipeline(
             are, and the denoiser begins with its weights.
         read_on: with ``init``, whether its text encoder goes through the stage of reading again;
             the words that the scenes have gained since are new to it.
+        decode_on: with ``init``, whether its autoencoder's decoder goes through its own stage, for
+            scenes that it has not seen; the latents stay as they are.
         max_steps: train at most this many steps, over all stages, in this call.
         workers: processes that draw ahead; with 0 this one draws. What is drawn is the same.
         compiled: whether the denoiser runs compiled, which pays on an accelerator.
@@ -115,12 +118,13 @@ def train_pipeline(
     Raises:
         UserError: ``init`` is not a pipeline of this recipe's shape, or there are no scenes of
             the recipe's name; or maps are supervised and the denoiser is to run compiled; or
-            ``read_on`` without ``init``; or the scenes have other words without ``read_on``.
+            ``read_on`` or ``decode_on`` without ``init``; or the scenes have other words without
+            ``read_on``.
     """
-    if read_on and init is None:
+    if (read_on or decode_on) and init is None:
         raise UserError(
-            "expected a pipeline to begin from, whose text encoder reads on; give --init, or leave "
-            "--read-on out"
+            "expected a pipeline to begin from, whose text encoder or decoder is trained on; give "
+            "--init, or leave --read-on and --decode-on out"
         )
     if compiled and recipe.denoiser.mask_loss:
         raise UserError(
@@ -153,7 +157,7 @@ def train_pipeline(
             questions = noised_scenes(recipe, autoencoder, tokenizer, accelerator, drawers)
             loss = denoiser_loss(recipe, questions, source, tokenizer)
             averaged = _trained_denoiser(recipe, loss, source, stages, text_encoder, denoiser)
-            if init is None:
+            if init is None or decode_on:
                 autoencoder.decoder = _trained_decoder(recipe, stages, autoencoder)
         except _Unfinished:
             return None
