@@ -7,11 +7,13 @@ from typing import Annotated
 
 import typer
 
+from t2i_xattn.errors import UserError
 from t2i_xattn.one_sentence import run_command
 from t2i_xattn.training.card import model_card
 from t2i_xattn.training.export import export_pipeline
 from t2i_xattn.training.recipe import RECIPE_COPY, load_recipe
 from t2i_xattn.training.run import train_pipeline
+from t2i_xattn.training.soup import average_denoiser
 
 RECIPE = Path(__file__).parents[1] / "t2i_xattn" / "training" / "recipes" / "shapes.toml"
 
@@ -40,6 +42,10 @@ def main(
     export: Annotated[
         Path | None, typer.Option(help="Folder for the finished pipeline, fp16, with its card.")
     ] = None,
+    average_with: Annotated[
+        Path | None,
+        typer.Option(help="With --export: a pipeline whose denoiser is averaged in."),
+    ] = None,
     earlier: Annotated[
         list[Path] | None,
         typer.Option(help="Folders of the runs that this one goes on from, for the card."),
@@ -49,6 +55,10 @@ def main(
     ] = None,
 ) -> None:
     """Train all stages. Interrupt at any moment; the same command goes on."""
+    if average_with is not None and export is None:
+        raise UserError(
+            "expected a folder for what --average-with makes; give --export, or leave it out"
+        )
     settings = load_recipe(recipe)
     run.mkdir(parents=True, exist_ok=True)
     (run / RECIPE_COPY).write_text(recipe.read_text("utf-8"), "utf-8")
@@ -65,6 +75,8 @@ def main(
     if pipeline is None:
         typer.echo("stopped before the end; the same command goes on")
     elif export is not None:
+        if average_with is not None:
+            average_denoiser(pipeline, average_with)
         export_pipeline(pipeline, export, model_card(settings, run, figures, earlier or []))
         typer.echo(export)
 
