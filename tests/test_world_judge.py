@@ -83,9 +83,17 @@ def test_what_is_there_is_measured() -> None:
 def test_like_things_are_counted_and_colours_told_apart() -> None:
     three = [_thing("cat", "red", x, 112, 30) for x in (22, 64, 106)]
     assert read_maps(true_maps(_scene(*three))).counts() == {("cat", "red"): 3}
-    # They touch, and are still two.
+    apart = [_thing("cat", "red", 30, 112, 40), _thing("cat", "black", 96, 112, 40)]
+    assert read_maps(true_maps(_scene(*apart))).counts() == {("cat", "red"): 1, ("cat", "black"): 1}
+
+
+def test_what_touches_is_one_thing_and_of_two_colours_of_neither() -> None:
+    """So a plane's wings are not planes, and a cat that is half red is no red cat."""
     near = [_thing("cat", "red", 50, 112, 40), _thing("cat", "black", 76, 112, 40)]
-    assert read_maps(true_maps(_scene(*near))).counts() == {("cat", "red"): 1, ("cat", "black"): 1}
+    judged = read_maps(true_maps(_scene(*near)))
+    assert judged.counts() == {("cat", None): 1}
+    assert not all(world_verdict(judged, AskedWorld((CAT,))).things)
+    assert all(world_verdict(judged, AskedWorld((AskedThings("cat"),))).things)
 
 
 def test_specks_are_no_things_and_a_few_wrong_pixels_change_nothing() -> None:

@@ -6,7 +6,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from t2i_xattn.judge.pixel_maps import NONE, Numbers
 from t2i_xattn.regions import bounding_box
 
 LEAST_SHARE = 0.0025
@@ -18,31 +17,25 @@ BODY = 0.3
 WITHIN = 0.5
 """A piece with so much of its box in another's is of the same thing."""
 
-OTHER_COLOUR = 0.25
-"""A second colour that fills so much of a kind's pixels is of a second thing."""
-
 Mask = NDArray[np.bool_]
 _EIGHT = np.ones((3, 3), dtype=bool)
 
 
-def single_things(mask: Mask, colours: Numbers) -> list[Mask]:
+def single_things(mask: Mask) -> list[Mask]:
     """A mask for each thing.
 
-    Pixels that touch are one thing, unless they are of two colours; so are pieces in one box. What
-    is small and apart belongs to the nearest thing.
+    Pixels that touch are one thing, of however many colours, as the wings of a plane are; so are
+    pieces in one box. What is small and apart belongs to the nearest thing.
 
     Args:
         mask: the pixels of one kind `(height, width)`.
-        colours: the number of the colour of each pixel, or `NONE`.
     """
     if mask.sum() < LEAST_SHARE * mask.size:
         return []
-    bodies: list[Mask] = []
-    for part in _by_colour(mask, colours):
-        pieces, count = ndimage.label(part, _EIGHT)
-        areas = np.bincount(pieces.ravel(), minlength=count + 1)[1:]
-        least = max(BODY * areas.max(), LEAST_SHARE * mask.size / 2)
-        bodies += _whole([pieces == index + 1 for index in np.flatnonzero(areas >= least)])
+    pieces, count = ndimage.label(mask, _EIGHT)
+    areas = np.bincount(pieces.ravel(), minlength=count + 1)[1:]
+    least = max(BODY * areas.max(), LEAST_SHARE * mask.size / 2)
+    bodies = _whole([pieces == index + 1 for index in np.flatnonzero(areas >= least)])
     if not bodies:
         return [mask]
     # Each other pixel goes to the nearest body.
@@ -76,14 +69,3 @@ def _overlap(first: Mask, second: Mask) -> float:
     width = min(one.right, other.right) - max(one.left, other.left)
     areas = [(each.bottom - each.top) * (each.right - each.left) for each in (one, other)]
     return max(height, 0) * max(width, 0) / min(areas)
-
-
-def _by_colour(mask: Mask, colours: Numbers) -> list[Mask]:
-    """The pixels of each colour that has many; those of the others count to the first."""
-    told = colours[mask & (colours != NONE)]
-    counts = np.bincount(told) if told.size else np.zeros(1, dtype=np.intp)
-    many = np.flatnonzero(counts >= OTHER_COLOUR * mask.sum())
-    if len(many) < 2:
-        return [mask]
-    others = ~np.isin(colours, many)
-    return [mask & ((colours == each) | (others & (each == many[0]))) for each in many]

@@ -21,6 +21,9 @@ from t2i_xattn.scenes.world.owners import PARTS
 SEEN = 0.03
 """Share of a picture that a part of a place fills at least where it is the place's own."""
 
+CLEAR = 0.75
+"""Share of a thing's pixels that has its colour. A thing of two colours has neither."""
+
 LANDMARKS = ("skyline", "village", "forest", "mountains", "hills", "snow")
 """Parts that only one place has; the other places are told by sky, sand, water and grass."""
 
@@ -31,7 +34,7 @@ class SeenThing:
 
     Attributes:
         kind: a kind of the world's things.
-        colour: the colour that most of its pixels are said to have, or None.
+        colour: the colour that nearly all of its pixels are said to have (`CLEAR`), or None.
         style: None, `"old"` or `"futuristic"`.
         size: `"small"`, `"medium"` or `"large"`, of what fits beside the other things.
         x, y: centre of its box, to the right and down.
@@ -124,18 +127,22 @@ def _place(shares: dict[str, float]) -> str:
     return "sea"
 
 
-def _vote(numbers: Numbers, where: NDArray[np.bool_]) -> int | None:
-    """The number that most of these pixels tell; None where none tells any."""
+def _vote(numbers: Numbers, where: NDArray[np.bool_], least: float = 0.0) -> int | None:
+    """The number that most of these pixels tell; None where none tells any, or too few that one.
+
+    ``least`` is the share of those that tell one.
+    """
     told = numbers[where & (numbers != NONE)]
-    return int(np.bincount(told).argmax()) if told.size else None
+    counts = np.bincount(told)
+    return int(counts.argmax()) if told.size and counts.max() >= least * told.size else None
 
 
 def _things(maps: PixelMaps, place: str, factor: float) -> tuple[SeenThing, ...]:
     colours = list(world_language().colours)
     found: list[tuple[str, str | None, str | None, Box, int]] = []
     for number, kind in enumerate(class_names()[len(PARTS) :], start=len(PARTS)):
-        for mask in single_things(maps.classes == number, maps.colours):
-            colour, style = _vote(maps.colours, mask), _vote(maps.styles, mask)
+        for mask in single_things(maps.classes == number):
+            colour, style = _vote(maps.colours, mask, CLEAR), _vote(maps.styles, mask)
             box = bounding_box(mask)
             assert box is not None  # a thing has pixels
             named = None if colour is None else colours[colour]
