@@ -139,7 +139,7 @@ def test_every_word_is_known_and_every_known_word_is_said() -> None:
     known = world_language().vocabulary()
     assert len(known) >= 150
     said: set[str] = set()
-    for seed in range(6000):
+    for seed in range(9000):
         rng = np.random.default_rng(seed)
         said |= {word.text for word in describe_world(sample_world(rng, "any"), rng).words}
     assert said == set(known)
@@ -152,17 +152,18 @@ def test_scenes_are_many() -> None:
     assert len(set(scenes)) == 1500
 
 
-def test_houses_visit_villages() -> None:
+def test_houses_visit_places_made_of_houses() -> None:
     things = world_language().things
     seen = set()
-    for seed in range(60):
+    for seed in range(150):
         scene = sample_world(seed, visits=True)
         visitors = [each.kind for each in scene.things if scene.place in things[each.kind].visits]
         assert visitors
         seen |= {(kind, scene.place) for kind in visitors}
         usual = sample_world(seed)
         assert all(usual.place in things[each.kind].places for each in usual.things)
-    assert seen == {(kind, place) for kind in ("house", "tower") for place in ("village", "city")}
+    places = ("village", "city", "farm", "street")
+    assert seen == {(kind, place) for kind in ("house", "tower") for place in places}
 
 
 def test_a_style_can_be_told_of_what_is_not_drawn_in_it() -> None:
@@ -231,11 +232,16 @@ def test_colours_can_be_told_in_every_light() -> None:
 
 
 def test_a_style_changes_the_shape_and_a_light_the_whole_picture() -> None:
-    outlines = [owner_shares(_scene("city", "sunset", style=style)) for style in
-                (None, "old", "futuristic")]  # fmt: skip
-    part = PARTS.index("skyline")
-    for first, second in ((0, 1), (1, 2), (0, 2)):
-        assert ((outlines[first][part] > 0.5) != (outlines[second][part] > 0.5)).mean() > 0.02
+    places = world_language().places
+    styled = {name: each.styled for name, each in places.items() if each.styles}
+    assert set(styled) == {"city", "village", "harbour", "farm", "street"}
+    for place, (part,) in styled.items():
+        plain, old, futuristic = (
+            owner_shares(_scene(place, "sunset", style=style))[PARTS.index(part)] > 0.5
+            for style in (None, "old", "futuristic")
+        )
+        for first, second in ((plain, old), (old, futuristic), (plain, futuristic)):
+            assert (first != second).mean() > 0.015, place
     day, night = (
         np.asarray(draw_world(_scene("hills", light))).astype(int) for light in ("day", "night")
     )

@@ -24,7 +24,9 @@ SEEN = 0.03
 CLEAR = 0.75
 """Share of a thing's pixels that has its colour. A thing of two colours has neither."""
 
-LANDMARKS = ("skyline", "village", "forest", "mountains", "hills", "snow")
+LANDMARKS = (
+    "skyline", "village", "harbour", "farm", "street", "forest", "mountains", "hills", "snow",
+)  # fmt: skip
 """Parts that only one place has; the other places are told by sky, sand, water and grass."""
 
 

@@ -14,6 +14,9 @@ PARTS = (
     "skyline",
     "village",
     "pavement",
+    "harbour",
+    "farm",
+    "street",
 )
 """What a place is made of. Their order is that of their numbers on a canvas."""
 

@@ -10,11 +10,14 @@ from PIL import Image
 from t2i_xattn.scenes.layout import SIDE
 from t2i_xattn.scenes.world import ground
 from t2i_xattn.scenes.world.canvas import SUPERSAMPLING, Canvas
+from t2i_xattn.scenes.world.farm import draw_farm
+from t2i_xattn.scenes.world.harbour import draw_harbour
 from t2i_xattn.scenes.world.language import world_language
 from t2i_xattn.scenes.world.layout import WorldScene
 from t2i_xattn.scenes.world.light import draw_rain, draw_sky
 from t2i_xattn.scenes.world.owners import FIRST_THING, PARTS, owner_of
 from t2i_xattn.scenes.world.skyline import draw_city
+from t2i_xattn.scenes.world.street import draw_street
 from t2i_xattn.scenes.world.things import draw_thing
 from t2i_xattn.scenes.world.village import draw_village
 
@@ -30,6 +33,9 @@ PLACES: dict[str, Callable[[Canvas, WorldScene, np.random.Generator], None]] = {
     "reef": ground.draw_reef,
     "city": draw_city,
     "village": draw_village,
+    "harbour": draw_harbour,
+    "farm": draw_farm,
+    "street": draw_street,
 }
 
 

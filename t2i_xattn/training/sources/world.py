@@ -34,7 +34,8 @@ SEVERAL_SHARE = 0.4
 them is what colour, and where, is learned last."""
 
 VISITS_SHARE = 0.15
-"""Of the world's scenes, those in which a house or a tower stands in a village or before a city.
+"""Of the world's scenes, those in which a house or a tower stands in a village, before a city,
+on a farm or in a street.
 Places are made of such things, and what a style does to the one is to be learned for the other."""
 
 PAIRS_SHARE = 0.75
@@ -52,7 +53,7 @@ class WorldScenes:
 
     title = "Illustrated scenes, 128 × 128"
     about = (
-        "Eleven places in five lights, over thirty kinds of things in their colours, sizes and\n"
+        "Fourteen places in five lights, over thirty kinds of things in their colours, sizes and\n"
         "numbers, old, plain and futuristic styles, the relations left of, right of, above and\n"
         "below; and 8 colours × 8 shapes on six plain grounds."
     )
