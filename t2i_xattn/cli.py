@@ -57,7 +57,7 @@ Words = Annotated[
 ]
 Walk = Annotated[
     int,
-    typer.Option(min=0, help="Steps that the maps are carried along self-attention; 0 for none."),
+    typer.Option(min=0, help="Steps along self-attention that maps are held against; 0 for none."),
 ]
 Out = Annotated[Path, typer.Option(help="Folder to write into.")]
 Device = Annotated[
@@ -178,18 +178,17 @@ def inspect_command(
         pipe = _load(model, device)
         request.check_against(pipe)
         from t2i_xattn.inspection import heatmaps, write_inspection
-        from t2i_xattn.keep import TEXT, WALKED
         from t2i_xattn.recording import record
 
         with record(pipe, walk=walk) as trace:
             pictures = generate(pipe, request)
         trace.save(folder / "trace.safetensors")
-        tables, stream = [], WALKED if walk else TEXT
+        tables = []
         for number, picture in enumerate(pictures):
             # One picture lies in the folder itself, several in a folder each.
             place = folder / f"seed-{request.seed + number}" if len(pictures) > 1 else folder
             place.mkdir(exist_ok=True)
-            maps = heatmaps(trace, number, request.words, stream=stream)
+            maps = heatmaps(trace, number, request.words, agreed=walk > 0)
             tables.append((place, write_inspection(place, picture, maps, request.prompt)))
     for place, reports in tables:
         _print_table(out / place.relative_to(folder), reports)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from t2i_xattn.keep import TEXT
+from t2i_xattn.agreement import agreed_heatmap
 from t2i_xattn.render import contact_sheet
 
 if TYPE_CHECKING:
@@ -39,9 +40,12 @@ class WordReport:
 
 
 def heatmaps(
-    trace: Trace, image: int = 0, phrases: tuple[str, ...] = (), *, stream: str = TEXT
+    trace: Trace, image: int = 0, phrases: tuple[str, ...] = (), *, agreed: bool = False
 ) -> list[HeatMap]:
-    """The maps of some phrases, or of every word of the prompt once, in its order."""
+    """The maps of some phrases, or of every word of the prompt once, in its order.
+
+    With ``agreed`` they are held against those carried along self-attention (`agreement`).
+    """
     if not phrases:
         # A word that stands several times is shown once, where it stands first.
         once: dict[str, str] = {}
@@ -49,7 +53,8 @@ def heatmaps(
             if word.columns:
                 once.setdefault(word.text.casefold(), word.text)
         phrases = tuple(once.values())
-    return [trace.heatmap(phrase, image=image, stream=stream) for phrase in phrases]
+    heatmap = partial(agreed_heatmap, trace) if agreed else trace.heatmap
+    return [heatmap(phrase, image=image) for phrase in phrases]
 
 
 def word_reports(maps: list[HeatMap]) -> list[WordReport]:

@@ -15,6 +15,7 @@ from conftest import make_pipeline
 from PIL import Image, ImageChops
 from typer.testing import CliRunner
 
+from t2i_xattn.agreement import agreed_heatmap
 from t2i_xattn.cli import app
 from t2i_xattn.trace import Trace
 
@@ -72,8 +73,9 @@ def test_inspect_writes_picture_overlays_sheet_table_and_trace(model: Path, tmp_
     table = json.loads((tmp_path / "out" / "words.json").read_text("utf-8"))
     assert [row["word"] for row in table["words"]] == ["A", "red", "circle", "blue"]
     trace = Trace.load(tmp_path / "out" / "trace.safetensors")
-    walked = trace.heatmap("circle", stream="walked")
-    assert table["words"][2]["share"] == pytest.approx(walked.share)
+    shown = agreed_heatmap(trace, "circle")
+    assert table["words"][2]["share"] == pytest.approx(shown.share)
+    assert tuple(table["words"][2]["peak"]) == shown.peak()
     for word in ("red", "circle", "blue"):
         assert word in printed
     # Looking does not change what is painted.

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from t2i_xattn import aggregation
 from t2i_xattn.aggregation import Aggregate, mean_over_sites
+from t2i_xattn.agreement import agreed_heatmap
 from t2i_xattn.errors import UserError, nearest
 from t2i_xattn.keep import TEXT, WALKED
 from t2i_xattn.maps import HeatMap
@@ -22,29 +24,33 @@ class Way:
         stream: the maps themselves, or carried along self-attention.
         finest: whether only the sites of the finest resolution are pooled.
         auto: whether the run must be recorded with `heads="auto"`.
+        agreed: whether the map is held against the one carried along self-attention.
     """
 
     aggregate: Aggregate = mean_over_sites
     stream: str = TEXT
     finest: bool = False
     auto: bool = False
+    agreed: bool = False
 
     @property
     def walk(self) -> int:
         """Steps along self-attention that the run must be recorded with."""
-        return int(self.stream == WALKED)
+        return int(self.agreed or self.stream == WALKED)
 
     def heatmap(self, trace: Trace, named: str | Sequence[int], image: int = 0) -> HeatMap:
         """The map of a phrase, or of columns of the text, in one picture."""
         level = min(site.level for site in trace.sites)
-        return trace.heatmap(
-            named if isinstance(named, str) else None,
-            columns=None if isinstance(named, str) else named,
-            image=image,
-            sites=(lambda site: site.level == level) if self.finest else None,
-            aggregate=self.aggregate,
-            stream=self.stream,
-        )
+        chosen: dict[str, Any] = {
+            "columns": None if isinstance(named, str) else named,
+            "image": image,
+            "sites": (lambda site: site.level == level) if self.finest else None,
+            "aggregate": self.aggregate,
+        }
+        phrase = named if isinstance(named, str) else None
+        if self.agreed:
+            return agreed_heatmap(trace, phrase, **chosen)
+        return trace.heatmap(phrase, stream=self.stream, **chosen)
 
 
 WAYS = {
@@ -53,13 +59,15 @@ WAYS = {
     "daam": Way(aggregation.daam),
     "rescaled": Way(aggregation.rescaled),
     "walked": Way(stream=WALKED),
+    "agreed": Way(agreed=True),
     "auto": Way(aggregation.auto, auto=True),
     "goca": Way(aggregation.goca, auto=True),
 }
 """By name: the plain mean over all sites and over the finest, and the ways of
-`t2i_xattn.aggregation`; `walked` is the mean of maps that one step along self-attention carried."""
+`t2i_xattn.aggregation`; `walked` is the mean of maps that one step along self-attention carried,
+and `agreed` the plain mean held against it (`t2i_xattn.agreement`)."""
 
-USUAL = ("mean", "finest sites", "walked")
+USUAL = ("mean", "finest sites", "walked", "agreed")
 
 
 def chosen_ways(names: Sequence[str]) -> dict[str, Way]:

@@ -243,7 +243,8 @@ def _peaks(measured: dict[str, Any]) -> str:
 Pictures of "{measured["peaks of"]}",
 and whether the map of a word has its peak where the judge's network sees what the word names: the
 skyline, for "sunset" the sky. Maps are pooled over all sites, as they are by default, over the
-finest sites alone, and over all sites once one step along self-attention carried them.
+finest sites alone, over all sites once one step along self-attention carried them, and where this
+and the first agree, which is what `t2i-xattn inspect` shows.
 `scripts/evaluate.py world` prints it again.
 
 {_table(["way", "word", "peak inside", "n", "a random place"], rows)}
