@@ -119,6 +119,16 @@ class Canvas:
         return mix(tinted(rgb, self.light.land), self.light.haze, far)
 
 
+def dome(
+    half: float, low: float, rise: float, corners: int, until: float = np.pi
+) -> list[tuple[float, float]]:
+    """The upper half of an ellipse about ``(0, low)``, from the right, over an angle ``until``."""
+    return [
+        (half * float(np.cos(angle)), low + rise * float(np.sin(angle)))
+        for angle in np.linspace(0, until, corners)
+    ]
+
+
 def smooth(points: Points, steps: int = 7) -> list[tuple[float, float]]:
     """A closed curve through points: Catmull-Rom splines, ``steps`` corners a piece."""
     knots = np.asarray(points, dtype=float)

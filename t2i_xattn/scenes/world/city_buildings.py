@@ -7,11 +7,9 @@ from collections.abc import Callable
 import numpy as np
 
 from t2i_xattn.scenes.language import RGB
-from t2i_xattn.scenes.world.canvas import Pen
-from t2i_xattn.scenes.world.colour import darker, lighter
-from t2i_xattn.scenes.world.things.buildings import NEON
+from t2i_xattn.scenes.world.canvas import Pen, dome
+from t2i_xattn.scenes.world.colour import NEON, PINK, darker, lighter
 
-PINK: RGB = (255, 92, 190)
 FAR = 0.3
 """Buildings that fade further than this into the haze are bare outlines."""
 
@@ -115,11 +113,7 @@ def _saucer(pen: Pen, half: float, rgb: RGB, rng: np.random.Generator) -> None:
         [(-rim, 0.78), (-stalk, 0.78 - 1.6 * flat), (stalk, 0.78 - 1.6 * flat), (rim, 0.78)],
         darker(rgb, 0.25),
     )  # fmt: skip
-    dome = [
-        (rim * float(np.cos(a)), 0.78 + 1.9 * flat * float(np.sin(a)))
-        for a in np.linspace(0, np.pi, 12)
-    ]
-    pen.polygon(dome, lighter(rgb, 0.2))
+    pen.polygon(dome(rim, 0.78, 1.9 * flat, 12), lighter(rgb, 0.2))
     pen.line([(-rim, 0.78), (rim, 0.78)], 1.5 / pen.height, NEON, lit=True)
     pen.line([(0, 0.8), (0, 1.0)], 1.0 / pen.height, lighter(rgb, 0.2))
     pen.disc(0, 1.0, 1.1 / pen.height, PINK, lit=True)
@@ -128,12 +122,10 @@ def _saucer(pen: Pen, half: float, rgb: RGB, rng: np.random.Generator) -> None:
 def _capsule(pen: Pen, half: float, rgb: RGB, rng: np.random.Generator) -> None:
     """A round-topped tower of glass with rings of light."""
     low = 1 - half
-    dome = [
-        (half * float(np.cos(a)), low + half * float(np.sin(a))) for a in np.linspace(0, np.pi, 14)
-    ]
-    pen.polygon([(half, 0), *dome, (-half, 0)], rgb)
+    crown = dome(half, low, half, 14)
+    pen.polygon([(half, 0), *crown, (-half, 0)], rgb)
     pen.polygon(
-        [(half * 0.35, 0), (half * 0.35, low + half * 0.9), *dome[4::-1], (half, 0)],
+        [(half * 0.35, 0), (half * 0.35, low + half * 0.9), *crown[4::-1], (half, 0)],
         darker(rgb, 0.15),
     )  # fmt: skip
     _bands(pen, half * 0.78, 0.06, low, rgb)
@@ -205,12 +197,9 @@ def _basilica(pen: Pen, half: float, rgb: RGB, rng: np.random.Generator) -> None
     pen.box(-half * 0.74, 0.44, half * 0.74, 0.56, lighter(rgb, 0.15))
     for x in np.linspace(-0.7, 0.62, 5):
         pen.box(half * float(x), 0.44, half * float(x) + half * 0.1, 0.55, darker(rgb, 0.25))
-    dome = [
-        (half * 0.74 * float(np.cos(a)), 0.56 + 0.3 * float(np.sin(a)))
-        for a in np.linspace(0, np.pi, 14)
-    ]
-    pen.polygon(dome, green)
-    pen.polygon([*dome[:5], (half * 0.3, 0.56)], darker(green, 0.2))
+    roof = dome(half * 0.74, 0.56, 0.3, 14)
+    pen.polygon(roof, green)
+    pen.polygon([*roof[:5], (half * 0.3, 0.56)], darker(green, 0.2))
     pen.box(-half * 0.12, 0.84, half * 0.12, 0.93, rgb)
     pen.polygon([(-half * 0.15, 0.93), (0, 1.03), (half * 0.15, 0.93)], green)
     for x in (-0.7, -0.35, 0.18, 0.54):

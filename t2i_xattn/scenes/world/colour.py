@@ -6,6 +6,8 @@ from t2i_xattn.scenes.language import RGB
 
 WHITE: RGB = (250, 249, 244)
 INK: RGB = (38, 36, 46)
+NEON: RGB = (84, 240, 250)
+PINK: RGB = (255, 92, 190)
 
 
 def mix(first: RGB, second: RGB, share: float) -> RGB:

@@ -6,14 +6,12 @@ import numpy as np
 
 from t2i_xattn.scenes.language import RGB
 from t2i_xattn.scenes.layout import SIDE
-from t2i_xattn.scenes.world.canvas import Canvas, Pen
-from t2i_xattn.scenes.world.city_buildings import PINK
-from t2i_xattn.scenes.world.colour import WHITE, darker, lighter
+from t2i_xattn.scenes.world.canvas import Canvas, Pen, dome
+from t2i_xattn.scenes.world.colour import NEON, PINK, WHITE, darker, lighter
 from t2i_xattn.scenes.world.ground import GRASS, ridge
 from t2i_xattn.scenes.world.layout import WorldScene
 from t2i_xattn.scenes.world.owners import owner_of
 from t2i_xattn.scenes.world.things.buildings import (
-    NEON,
     STONE,
     TIMBER,
     draw_house,
@@ -96,15 +94,12 @@ def _old_barn(pen: Pen) -> None:
 def _dome(pen: Pen) -> None:
     """A hothouse: a dome of glass in ribs of light."""
     glass: RGB = (150, 246, 255) if pen.dark else (112, 200, 226)
-    arc = [(0.66 * float(np.cos(a)), 0.12 + 0.66 * float(np.sin(a)))
-           for a in np.linspace(0, np.pi, 16)]  # fmt: skip
+    arc = dome(0.66, 0.12, 0.66, 16)
     pen.box(-0.7, 0, 0.7, 0.14, SHELL)
     pen.polygon(arc, glass, lit=pen.dark)
     pen.polygon([(0, 0.12), *arc[:8]], darker(glass, 0.12), lit=pen.dark)
     for share in (-0.5, 0.0, 0.5):
-        rib = [(0.66 * share * float(np.cos(a)), 0.12 + 0.66 * float(np.sin(a)))
-               for a in np.linspace(0, np.pi / 2, 8)]  # fmt: skip
-        pen.line(rib, 0.025, SHELL)
+        pen.line(dome(0.66 * share, 0.12, 0.66, 8, until=np.pi / 2), 0.025, SHELL)
     pen.line(arc, 0.035, NEON, lit=True)
     pen.line([(-0.7, 0.07), (0.7, 0.07)], 0.03, PINK, lit=True)
 
@@ -112,9 +107,7 @@ def _dome(pen: Pen) -> None:
 def _silo(pen: Pen) -> None:
     pen.box(-0.17, 0, 0.17, 0.84, STEEL)
     pen.box(0.05, 0, 0.17, 0.84, darker(STEEL, 0.18))
-    cap = [(0.19 * float(np.cos(a)), 0.83 + 0.15 * float(np.sin(a)))
-           for a in np.linspace(0, np.pi, 12)]  # fmt: skip
-    pen.polygon(cap, darker(STEEL, 0.3))
+    pen.polygon(dome(0.19, 0.83, 0.15, 12), darker(STEEL, 0.3))
     for y in (0.2, 0.4, 0.6):
         pen.box(-0.17, y, 0.17, y + 0.025, darker(STEEL, 0.25))
 

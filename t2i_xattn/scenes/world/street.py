@@ -6,12 +6,11 @@ import numpy as np
 
 from t2i_xattn.scenes.language import RGB
 from t2i_xattn.scenes.layout import SIDE
-from t2i_xattn.scenes.world.canvas import Canvas, Pen
-from t2i_xattn.scenes.world.city_buildings import PINK
-from t2i_xattn.scenes.world.colour import WHITE, darker, lighter
+from t2i_xattn.scenes.world.canvas import Canvas, Pen, dome
+from t2i_xattn.scenes.world.colour import NEON, PINK, WHITE, darker, lighter
 from t2i_xattn.scenes.world.layout import WorldScene
 from t2i_xattn.scenes.world.owners import owner_of
-from t2i_xattn.scenes.world.things.buildings import NEON, STONE, TIMBER
+from t2i_xattn.scenes.world.things.buildings import STONE, TIMBER
 
 FRONTS: dict[str | None, list[RGB]] = {
     None: [(198, 108, 88), (226, 192, 140), (150, 166, 184), (178, 196, 160), (214, 206, 196)],
@@ -88,9 +87,7 @@ def _timbered(pen: Pen, half: float, rgb: RGB) -> None:
 def _glazed(pen: Pen, half: float, rgb: RGB) -> None:
     """A rounded shell with floors of light and a glowing door."""
     glass: RGB = (140, 236, 252) if pen.dark else lighter(rgb, 0.5)
-    low = 1 - half
-    crown = [(half * float(np.cos(a)), low + half * float(np.sin(a)))
-             for a in np.linspace(0, np.pi, 14)]  # fmt: skip
+    crown = dome(half, 1 - half, half, 14)
     pen.polygon([(half, 0), *crown, (-half, 0)], rgb)
     pen.polygon([(half, 0), *crown[:4], (half * 0.6, 0)], darker(rgb, 0.15))
     for y in (0.3, 0.45, 0.6):

@@ -8,9 +8,8 @@ import numpy as np
 
 from t2i_xattn.scenes.language import RGB
 from t2i_xattn.scenes.world.canvas import Pen
-from t2i_xattn.scenes.world.colour import INK, WHITE, darker, lighter, mix
+from t2i_xattn.scenes.world.colour import INK, NEON, WHITE, darker, lighter, mix
 
-NEON: RGB = (84, 240, 250)
 STONE: RGB = (176, 168, 158)
 TIMBER: RGB = (92, 62, 44)
 TILES: RGB = (188, 84, 62)

@@ -6,10 +6,8 @@ import numpy as np
 
 from t2i_xattn.scenes.language import RGB
 from t2i_xattn.scenes.world.canvas import Pen
-from t2i_xattn.scenes.world.colour import INK, WHITE, darker, lighter
+from t2i_xattn.scenes.world.colour import INK, NEON, PINK, WHITE, darker, lighter
 
-NEON: RGB = (84, 240, 250)
-PINK: RGB = (255, 92, 190)
 WOOD: RGB = (130, 84, 50)
 TIMBER_DARK: RGB = (78, 52, 36)
 
