@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 from t2i_xattn import aggregation
 from t2i_xattn.aggregation import Aggregate, mean_over_sites
@@ -41,16 +41,18 @@ class Way:
     def heatmap(self, trace: Trace, named: str | Sequence[int], image: int = 0) -> HeatMap:
         """The map of a phrase, or of columns of the text, in one picture."""
         level = min(site.level for site in trace.sites)
-        chosen: dict[str, Any] = {
-            "columns": None if isinstance(named, str) else named,
-            "image": image,
-            "sites": (lambda site: site.level == level) if self.finest else None,
-            "aggregate": self.aggregate,
-        }
-        phrase = named if isinstance(named, str) else None
-        if self.agreed:
-            return agreed_heatmap(trace, phrase, **chosen)
-        return trace.heatmap(phrase, stream=self.stream, **chosen)
+        heatmap = (
+            partial(agreed_heatmap, trace)
+            if self.agreed
+            else partial(trace.heatmap, stream=self.stream)
+        )
+        return heatmap(
+            named if isinstance(named, str) else None,
+            columns=None if isinstance(named, str) else named,
+            image=image,
+            sites=(lambda site: site.level == level) if self.finest else None,
+            aggregate=self.aggregate,
+        )
 
 
 WAYS = {
