@@ -234,14 +234,16 @@ def test_colours_can_be_told_in_every_light() -> None:
 def test_a_style_changes_the_shape_and_a_light_the_whole_picture() -> None:
     places = world_language().places
     styled = {name: each.styled for name, each in places.items() if each.styles}
-    assert set(styled) == {"city", "village", "harbour", "farm", "street"}
+    large = {"city", "harbour", "farm"}
+    assert set(styled) == {*large, "village", "street"}
     for place, (part,) in styled.items():
         plain, old, futuristic = (
             owner_shares(_scene(place, "sunset", style=style))[PARTS.index(part)] > 0.5
             for style in (None, "old", "futuristic")
         )
         for first, second in ((plain, old), (old, futuristic), (plain, futuristic)):
-            assert (first != second).mean() > 0.015, place
+            # Villages and streets keep more of their outline than a city does.
+            assert (first != second).mean() > (0.02 if place in large else 0.015), place
     day, night = (
         np.asarray(draw_world(_scene("hills", light))).astype(int) for light in ("day", "night")
     )
