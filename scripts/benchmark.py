@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from t2i_xattn.benchmark import (
+from lab.benchmark import (
     DENOISERS,
     STEERING_MODES,
     Loop,
@@ -21,13 +21,13 @@ from t2i_xattn.benchmark import (
     mode,
     peak_memory,
 )
-from t2i_xattn.benchmark.timing import Ratio, ratio, time_in_turn
+from lab.benchmark.timing import Ratio, ratio, time_in_turn
+from lab.evaluation.report import check_writable, circumstances, write_json
+from t2i_xattn.commands.one_sentence import mistakes_told
+from t2i_xattn.denoisers.sites import find_sites
 from t2i_xattn.errors import UserError
-from t2i_xattn.evaluation.report import check_writable, circumstances, write_json
-from t2i_xattn.keep import TEXT, Keep
-from t2i_xattn.one_sentence import mistakes_told
-from t2i_xattn.sites import find_sites
-from t2i_xattn.sums import CallShape, Kept
+from t2i_xattn.recording.keep import TEXT, Keep
+from t2i_xattn.recording.sums import CallShape, Kept
 
 app = typer.Typer(
     help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False

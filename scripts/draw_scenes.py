@@ -7,11 +7,11 @@ from typing import Annotated, cast, get_args
 
 import typer
 
+from lab.scenes.layout import Split
+from lab.scenes.world import render_world
+from lab.scenes.world.sheet import scene_sheet, word_sheet
+from t2i_xattn.commands.one_sentence import run_command
 from t2i_xattn.errors import UserError
-from t2i_xattn.one_sentence import run_command
-from t2i_xattn.scenes.layout import Split
-from t2i_xattn.scenes.world import render_world
-from t2i_xattn.scenes.world.sheet import scene_sheet, word_sheet
 
 SPLITS = get_args(Split)
 

@@ -12,32 +12,32 @@ import typer
 from PIL import Image
 from rich.console import Console
 
-from t2i_xattn.default_model import load_pipeline
-from t2i_xattn.evaluation import report, steering
-from t2i_xattn.evaluation.inversions import evaluate_inversions
-from t2i_xattn.evaluation.judging import SPOILINGS, JudgeAccuracy, judge_accuracy
-from t2i_xattn.evaluation.maps import TIMESTEPS, evaluate_maps
-from t2i_xattn.evaluation.painting import Painting
-from t2i_xattn.evaluation.pictures import Keep, judge_prompts, picture_figures
-from t2i_xattn.evaluation.prompts import Prompt, benchmark_prompts
-from t2i_xattn.evaluation.recall import SHAPES_RECIPE, evaluate_recall
-from t2i_xattn.evaluation.reconstruction import evaluate_autoencoder
-from t2i_xattn.evaluation.segmentation import mean_iou
-from t2i_xattn.evaluation.ways import USUAL, WAYS, chosen_ways
-from t2i_xattn.evaluation.world_judging import judge_scenes, seen_by
-from t2i_xattn.evaluation.world_maps import CITY, evaluate_words
-from t2i_xattn.evaluation.world_pictures import (
+from lab.evaluation import report, steering
+from lab.evaluation.inversions import evaluate_inversions
+from lab.evaluation.judging import SPOILINGS, JudgeAccuracy, judge_accuracy
+from lab.evaluation.maps import TIMESTEPS, evaluate_maps
+from lab.evaluation.painting import Painting
+from lab.evaluation.pictures import Keep, judge_prompts, picture_figures
+from lab.evaluation.prompts import Prompt, benchmark_prompts
+from lab.evaluation.recall import SHAPES_RECIPE, evaluate_recall
+from lab.evaluation.reconstruction import evaluate_autoencoder
+from lab.evaluation.segmentation import mean_iou
+from lab.evaluation.ways import USUAL, WAYS, chosen_ways
+from lab.evaluation.world_judging import judge_scenes, seen_by
+from lab.evaluation.world_maps import CITY, evaluate_words
+from lab.evaluation.world_pictures import (
     judge_world_prompts,
     seconds_of_a_picture,
     world_figures,
 )
-from t2i_xattn.evaluation.world_prompts import WorldPrompt, world_prompts
-from t2i_xattn.judge import Verdict
-from t2i_xattn.judge.segmenter import WEIGHTS, load_segmenter
-from t2i_xattn.judge.world_verdict import WorldVerdict
-from t2i_xattn.one_sentence import mistakes_told
-from t2i_xattn.output import output_folder
-from t2i_xattn.training.recipe import load_recipe
+from lab.evaluation.world_prompts import WorldPrompt, world_prompts
+from lab.judge import Verdict
+from lab.judge.segmenter import WEIGHTS, load_segmenter
+from lab.judge.world_verdict import WorldVerdict
+from lab.models import load_model
+from lab.training.recipe import load_recipe
+from t2i_xattn.commands.one_sentence import mistakes_told
+from t2i_xattn.commands.output import output_folder
 
 SCENES = 600
 
@@ -76,7 +76,7 @@ def _load(model: str | None, device: str, box: str = "shapes") -> Any:
 
     for library in (diffusers, transformers):
         library.logging.disable_progress_bar()
-    pipe = load_pipeline(model or box).to(device)
+    pipe = load_model(model, box).to(device)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 

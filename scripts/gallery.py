@@ -7,14 +7,14 @@ from typing import Annotated
 
 import typer
 
-from t2i_xattn.default_model import load_pipeline
+from lab.evaluation.pictures import paint
+from lab.evaluation.prompts import benchmark_prompts
+from lab.evaluation.world_prompts import world_prompts
+from lab.models import load_model
+from t2i_xattn.commands.one_sentence import run_command
+from t2i_xattn.commands.output import output_folder
 from t2i_xattn.errors import UserError
-from t2i_xattn.evaluation.pictures import paint
-from t2i_xattn.evaluation.prompts import benchmark_prompts
-from t2i_xattn.evaluation.world_prompts import world_prompts
-from t2i_xattn.one_sentence import run_command
-from t2i_xattn.output import output_folder
-from t2i_xattn.render import captioned_sheet
+from t2i_xattn.showing.render import captioned_sheet
 
 GROUPS = {
     "shapes": ("singles", "pairs", "triples", "held_out_objects"),
@@ -42,7 +42,7 @@ def main(
         raise UserError(f"expected prompts of {' or '.join(GROUPS)}, but came {scenes!r}")
     groups = world_prompts() if scenes == "world" else benchmark_prompts()
     with output_folder(out) as folder:
-        pipe = load_pipeline(model or scenes).to(device)
+        pipe = load_model(model, scenes).to(device)
         prompts = [each for group in GROUPS[scenes] for each in groups[group][:count]]
         pictures = paint(pipe, prompts, steps=steps, guidance=guidance)
         captions = [each.prompt for each in prompts]

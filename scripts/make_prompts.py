@@ -7,11 +7,11 @@ from typing import Annotated, Literal
 
 import typer
 
+from lab.evaluation import prompts, world_prompts
+from t2i_xattn.commands.one_sentence import run_command
 from t2i_xattn.errors import UserError
-from t2i_xattn.evaluation import prompts, world_prompts
-from t2i_xattn.one_sentence import run_command
 
-FOLDER = Path(__file__).parents[1] / "t2i_xattn" / "evaluation"
+FOLDER = Path(__file__).parents[1] / "scripts" / "lab" / "evaluation"
 
 
 def main(

@@ -7,15 +7,15 @@ from typing import Annotated
 
 import typer
 
+from lab.training.card import model_card
+from lab.training.export import export_pipeline
+from lab.training.recipe import RECIPE_COPY, load_recipe
+from lab.training.run import train_pipeline
+from lab.training.soup import average_denoiser
+from t2i_xattn.commands.one_sentence import run_command
 from t2i_xattn.errors import UserError
-from t2i_xattn.one_sentence import run_command
-from t2i_xattn.training.card import model_card
-from t2i_xattn.training.export import export_pipeline
-from t2i_xattn.training.recipe import RECIPE_COPY, load_recipe
-from t2i_xattn.training.run import train_pipeline
-from t2i_xattn.training.soup import average_denoiser
 
-RECIPE = Path(__file__).parents[1] / "t2i_xattn" / "training" / "recipes" / "shapes.toml"
+RECIPE = Path(__file__).parents[1] / "scripts" / "lab" / "training" / "recipes" / "shapes.toml"
 
 
 def main(

@@ -7,13 +7,13 @@ from typing import Annotated
 
 import typer
 
-from t2i_xattn.evaluation.segmentation import mean_iou
-from t2i_xattn.evaluation.world_judging import judge_scenes, seen_by
-from t2i_xattn.judge.segmenter import WEIGHTS, save_segmenter
-from t2i_xattn.one_sentence import run_command
-from t2i_xattn.training.judge import load_judge_recipe, train_judge
+from lab.evaluation.segmentation import mean_iou
+from lab.evaluation.world_judging import judge_scenes, seen_by
+from lab.judge.segmenter import WEIGHTS, save_segmenter
+from lab.training.judge import load_judge_recipe, train_judge
+from t2i_xattn.commands.one_sentence import run_command
 
-RECIPE = Path(__file__).parents[1] / "t2i_xattn" / "training" / "recipes" / "judge.toml"
+RECIPE = Path(__file__).parents[1] / "scripts" / "lab" / "training" / "recipes" / "judge.toml"
 
 
 def main(

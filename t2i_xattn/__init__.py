@@ -13,8 +13,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from t2i_xattn.default_model import load_default
-    from t2i_xattn.editing import edit
+    from t2i_xattn.denoisers.sites import AttentionSite, find_sites
+    from t2i_xattn.denoisers.wrapping import RecordingProcessor
+    from t2i_xattn.editing.edit import edit
     from t2i_xattn.edits.distribution import MaskPadding, Temperature, TopK
     from t2i_xattn.edits.edit import Edit, EditContext
     from t2i_xattn.edits.function import EditFunction
@@ -34,14 +35,13 @@ if TYPE_CHECKING:
         Segregation,
         guide,
     )
-    from t2i_xattn.interception import InterceptingProcessor, attention_forward
     from t2i_xattn.inversion import invert
-    from t2i_xattn.maps import HeatMap
-    from t2i_xattn.processors import RecordingProcessor
-    from t2i_xattn.recording import record
-    from t2i_xattn.render import contact_sheet
-    from t2i_xattn.sites import AttentionSite, find_sites
-    from t2i_xattn.trace import Trace
+    from t2i_xattn.models.default import load_default
+    from t2i_xattn.processors.intercepting import InterceptingProcessor, attention_forward
+    from t2i_xattn.recording.record import record
+    from t2i_xattn.showing.render import contact_sheet
+    from t2i_xattn.traces.heat_map import HeatMap
+    from t2i_xattn.traces.trace import Trace
 
 __version__ = "0.1.0"
 
@@ -91,7 +91,7 @@ __all__ = [
 _HOMES = {
     "Add": "edits.weights",
     "AttendAndExcite": "guidance",
-    "AttentionSite": "sites",
+    "AttentionSite": "denoisers.sites",
     "Binding": "guidance",
     "BoxDiff": "guidance",
     "Drop": "edits.weights",
@@ -99,13 +99,13 @@ _HOMES = {
     "EditContext": "edits.edit",
     "EditFunction": "edits.function",
     "GuidanceLoss": "guidance",
-    "HeatMap": "maps",
+    "HeatMap": "traces.heat_map",
     "InjectMap": "edits.maps",
-    "InterceptingProcessor": "interception",
+    "InterceptingProcessor": "processors.intercepting",
     "Layout": "guidance",
     "LocalBlend": "edits.local_blend",
     "MaskPadding": "edits.distribution",
-    "RecordingProcessor": "processors",
+    "RecordingProcessor": "denoisers.wrapping",
     "Refine": "edits.prompt_to_prompt",
     "RegionalPrompts": "edits.regional",
     "Replace": "edits.prompt_to_prompt",
@@ -116,16 +116,16 @@ _HOMES = {
     "SwapMaps": "edits.maps",
     "Temperature": "edits.distribution",
     "TopK": "edits.distribution",
-    "Trace": "trace",
+    "Trace": "traces.trace",
     "UserError": "errors",
-    "attention_forward": "interception",
-    "contact_sheet": "render",
-    "edit": "editing",
-    "find_sites": "sites",
+    "attention_forward": "processors.intercepting",
+    "contact_sheet": "showing.render",
+    "edit": "editing.edit",
+    "find_sites": "denoisers.sites",
     "guide": "guidance",
     "invert": "inversion",
-    "load_default": "default_model",
-    "record": "recording",
+    "load_default": "models.default",
+    "record": "recording.record",
 }
 
 

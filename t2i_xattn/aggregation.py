@@ -107,9 +107,9 @@ def auto(given: SiteMaps) -> FloatMap:
 
     Meng et al., "Making Training-Free Diffusion Segmentors Scale with the Generative Power", arXiv
     2603.06178. A head weighs at each place as much as it adds to its layer's output
-    (`t2i_xattn.attention.head_weights`), a site as much as its self-attention agrees with the
-    layout of the picture (`t2i_xattn.site_weights.agreement`). Both are taken while the picture is
-    made, so the run must be recorded with `heads="auto"`. The unit is kept.
+    (`t2i_xattn.kernel.attention.head_weights`), a site as much as its self-attention agrees with
+    the layout of the picture (`t2i_xattn.recording.site_weights.agreement`). Both are taken while
+    the picture is made, so the run must be recorded with `heads="auto"`. The unit is kept.
 
     Raises:
         UserError: if the run was recorded otherwise.

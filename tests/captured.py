@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from t2i_xattn import reference
-from t2i_xattn.sites import AttentionSite, walk_sites
+from t2i_xattn.denoisers.sites import AttentionSite, walk_sites
+from t2i_xattn.kernel import reference
 
 
 class Captured:

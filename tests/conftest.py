@@ -11,7 +11,7 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from t2i_xattn.sites import walk_sites
+from t2i_xattn.denoisers.sites import walk_sites
 
 # As byte-level BPE joins them: these words are one token, all others several.
 _MERGES = ["r e", "re d</w>", "b l", "u e</w>", "bl ue</w>", "c i", "ci r", "cir c", "l e</w>"]

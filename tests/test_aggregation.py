@@ -9,7 +9,7 @@ from torch.nn.functional import interpolate
 
 from t2i_xattn.aggregation import SiteMaps, at_resolution, daam, mean_over_sites, rescaled
 from t2i_xattn.errors import UserError
-from t2i_xattn.recording import record
+from t2i_xattn.recording.record import record
 
 
 def shares(height: int, width: int, columns: int, seed: int = 0, heads: int = 1) -> np.ndarray:

@@ -14,9 +14,9 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
 import t2i_xattn as tx
-from t2i_xattn.agreement import agreed_heatmap
 from t2i_xattn.errors import UserError
-from t2i_xattn.maps import HeatMap
+from t2i_xattn.traces.agreement import agreed_heatmap
+from t2i_xattn.traces.heat_map import HeatMap
 
 SHARES = arrays(np.float32, (4, 5), elements=st.floats(0, 1, width=32))
 

@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from captured import Captured
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from t2i_xattn import reference
-from t2i_xattn.attention import carried
+from captured import Captured
 from t2i_xattn.errors import UserError
-from t2i_xattn.recording import record
+from t2i_xattn.kernel import reference
+from t2i_xattn.kernel.attention import carried
+from t2i_xattn.recording.record import record
 
 
 @settings(max_examples=20, deadline=None)

@@ -7,16 +7,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from captured import Captured, matrix_of
 from torch import Tensor
 from torch.nn import functional
 
+from captured import Captured, matrix_of
 from t2i_xattn import aggregation
-from t2i_xattn.attention import head_weights
+from t2i_xattn.denoisers.sites import AttentionSite
 from t2i_xattn.errors import UserError
-from t2i_xattn.recording import record
-from t2i_xattn.sites import AttentionSite
-from t2i_xattn.trace import Trace
+from t2i_xattn.kernel.attention import head_weights
+from t2i_xattn.recording.record import record
+from t2i_xattn.traces.trace import Trace
 
 
 def weights_head_by_head(probs: Tensor, values: Tensor, matrix: Tensor) -> Tensor:

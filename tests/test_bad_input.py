@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import state_of
 
 import t2i_xattn as tx
+from conftest import state_of
 from t2i_xattn.errors import UserError
 
 BOX, WHOLE = (0.0, 0.0, 0.5, 0.5), (0.0, 0.0, 1.0, 1.0)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from t2i_xattn.benchmark import (
+from lab.benchmark import (
     MODES,
     PEER_MODES,
     STEERING_MODES,
@@ -19,7 +19,7 @@ from t2i_xattn.benchmark import (
     make_loop,
     mode,
 )
-from t2i_xattn.benchmark.timing import ratio, time_in_turn
+from lab.benchmark.timing import ratio, time_in_turn
 
 
 @pytest.mark.parametrize("name", [name for name in (*MODES, *PEER_MODES) if "compiled" not in name])

@@ -6,8 +6,8 @@ from collections import Counter
 
 import pytest
 
-from t2i_xattn.training import blocks
-from t2i_xattn.training.recipe import DrawnSchedule
+from lab.training import blocks
+from lab.training.recipe import DrawnSchedule
 
 
 def test_every_scene_is_seen_as_often_as_asked(monkeypatch: pytest.MonkeyPatch) -> None:

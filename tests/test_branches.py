@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from t2i_xattn.branches import split_branches
+from t2i_xattn.denoisers.branches import split_branches
 from t2i_xattn.errors import UserError
 
 STOCK = SimpleNamespace()

@@ -11,13 +11,13 @@ from pathlib import Path
 import diffusers
 import pytest
 import transformers
-from conftest import make_pipeline
 from PIL import Image, ImageChops
 from typer.testing import CliRunner
 
-from t2i_xattn.agreement import agreed_heatmap
-from t2i_xattn.cli import app
-from t2i_xattn.trace import Trace
+from conftest import make_pipeline
+from t2i_xattn.commands.app import app
+from t2i_xattn.traces.agreement import agreed_heatmap
+from t2i_xattn.traces.trace import Trace
 
 PROMPT = "A red circle, blue"
 
@@ -172,7 +172,7 @@ def test_a_run_that_breaks_off_leaves_the_folder_as_it_was(
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr("t2i_xattn.cli.generate", broken)
+    monkeypatch.setattr("t2i_xattn.commands.app.generate", broken)
     with pytest.raises(RuntimeError, match="out of memory"):
         run("generate", PROMPT, "--model", model, "--out", tmp_path, "--device", "cpu")
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {

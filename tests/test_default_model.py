@@ -10,13 +10,14 @@ import pytest
 import torch
 
 import t2i_xattn
-from t2i_xattn.default_model import MODELS, load_pipeline
+from lab.evaluation.prompts import benchmark_prompts
+from lab.evaluation.world_pictures import judge_world_prompts, world_figures
+from lab.evaluation.world_prompts import world_prompts
+from lab.judge import judge_picture, verdict
+from lab.judge.segmenter import load_segmenter
+from lab.models import MODELS, load_model
 from t2i_xattn.errors import UserError
-from t2i_xattn.evaluation.prompts import benchmark_prompts
-from t2i_xattn.evaluation.world_pictures import judge_world_prompts, world_figures
-from t2i_xattn.evaluation.world_prompts import world_prompts
-from t2i_xattn.judge import judge_picture, verdict
-from t2i_xattn.judge.segmenter import load_segmenter
+from t2i_xattn.models.default import load_pipeline
 
 PROMPT = "a red circle left of a blue square"
 
@@ -44,13 +45,12 @@ def test_a_model_in_the_box_is_had_by_its_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    named, default = (len(load_pipeline(name).tokenizer) for name in ("shapes", None))
-    assert named < default  # the world has more words
-    (tmp_path / "shapes").mkdir()
+    named, default = (len(load_pipeline(name).tokenizer) for name in ("world", None))
+    assert named == default
+    assert len(load_model("shapes").tokenizer) < default  # the world has more words
+    (tmp_path / "world").mkdir()
     with pytest.raises(UserError, match=r"holds no model_index\.json"):
-        load_pipeline("shapes")  # a folder of that name is what is meant
-    with pytest.raises(UserError, match="world or shapes, but came 'moon'"):
-        t2i_xattn.load_default("moon")
+        load_pipeline("world")  # a folder of that name is what is meant
 
 
 def test_recording_leaves_the_same_bytes(box: Any) -> None:
@@ -73,7 +73,7 @@ def test_a_size_that_is_not_square_gives_maps_of_that_size(box: Any) -> None:
 @pytest.mark.parametrize(("group", "least"), [("singles", 0.85), ("pairs", 0.6)])
 def test_objects_are_painted_as_asked(group: str, least: float) -> None:
     """The floor that the project set itself; the card has the exact shares."""
-    shapes = t2i_xattn.load_default("shapes")
+    shapes = load_model("shapes")
     prompts = benchmark_prompts()[group][:40]
     pictures = shapes(
         [each.prompt for each in prompts],

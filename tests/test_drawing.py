@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from t2i_xattn.training.drawing import AHEAD, Drawers, DrawnBlocks
-from t2i_xattn.training.encoded import told_part
-from t2i_xattn.training.judge import mapped_part
-from t2i_xattn.training.recipe import Recipe, load_recipe
-from t2i_xattn.training.text import asked_part
+from lab.training.drawing import AHEAD, Drawers, DrawnBlocks
+from lab.training.encoded import told_part
+from lab.training.judge import mapped_part
+from lab.training.recipe import Recipe, load_recipe
+from lab.training.text import asked_part
 
-RECIPE = Path(__file__).parents[1] / "t2i_xattn" / "training" / "recipes" / "world.toml"
+RECIPE = Path(__file__).parents[1] / "scripts" / "lab" / "training" / "recipes" / "world.toml"
 
 
 def _recipe() -> Recipe:

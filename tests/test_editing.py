@@ -9,20 +9,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import make_tokenizer, state_of
-from test_interception import CASES, make_call
-from tiny_pipelines import add_lora, load_ip_adapter, of_class, picture_embeds, runner
 from torch import Tensor
 from torch._dynamo.testing import CompileCounter
 
 import t2i_xattn as tx
-from t2i_xattn.edit_schedule import EditSchedule
-from t2i_xattn.editing_processor import EditingProcessor
+from conftest import make_tokenizer, state_of
+from t2i_xattn.denoisers.wrapping import wrappers
+from t2i_xattn.editing.editing_processor import EditingProcessor
+from t2i_xattn.editing.schedule import EditSchedule
 from t2i_xattn.errors import UserError
-from t2i_xattn.interception import attention_forward
-from t2i_xattn.processors import wrappers
-from t2i_xattn.prompt import split_words, token_ids
-from t2i_xattn.sums import CallShape
+from t2i_xattn.processors.intercepting import attention_forward
+from t2i_xattn.prompts.words import split_words, token_ids
+from t2i_xattn.recording.sums import CallShape
+from test_interception import CASES, make_call
+from tiny_pipelines import add_lora, load_ip_adapter, of_class, picture_embeds, runner
 
 Draw = Callable[..., np.ndarray]
 PROMPTS = ["a red circle", "a blue circle"]
@@ -68,7 +68,7 @@ def test_the_output_is_that_of_the_edited_probs(name: str) -> None:
 
 
 def aim(wrapper: EditingProcessor, rows: slice, edit: tx.Edit) -> None:
-    from t2i_xattn.editing_processor import ActingEdit, BranchEdits
+    from t2i_xattn.editing.editing_processor import ActingEdit, BranchEdits
 
     context: Any = None
     wrapper.targets = (

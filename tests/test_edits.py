@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import make_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 
 import t2i_xattn as tx
+from conftest import make_tokenizer
+from t2i_xattn.denoisers.sites import AttentionSite
 from t2i_xattn.edits.alignment import (
     PromptTokens,
     aligned_by_place,
@@ -26,8 +27,7 @@ from t2i_xattn.edits.alignment import (
 from t2i_xattn.edits.edit import renormalised
 from t2i_xattn.edits.picture import box_coverage
 from t2i_xattn.errors import UserError
-from t2i_xattn.prompt import split_words, token_ids
-from t2i_xattn.sites import AttentionSite
+from t2i_xattn.prompts.words import split_words, token_ids
 
 TOKENIZER = make_tokenizer()
 SITE = AttentionSite("mid_block.attn2", "cross", "mid", 1, 2)

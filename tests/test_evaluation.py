@@ -20,28 +20,28 @@ from PIL import Image
 from rich.console import Console
 from typer.testing import CliRunner
 
-from t2i_xattn.errors import UserError
-from t2i_xattn.evaluation import report
-from t2i_xattn.evaluation.figures import Share
-from t2i_xattn.evaluation.judging import JudgeAccuracy
-from t2i_xattn.evaluation.maps import evaluate_maps, fit, uniform_fit
-from t2i_xattn.evaluation.pictures import judge_prompts, paint, picture_figures
-from t2i_xattn.evaluation.prompts import (
+from lab.evaluation import report
+from lab.evaluation.figures import Share
+from lab.evaluation.judging import JudgeAccuracy
+from lab.evaluation.maps import evaluate_maps, fit, uniform_fit
+from lab.evaluation.pictures import judge_prompts, paint, picture_figures
+from lab.evaluation.prompts import (
     FILE_NAME,
     Prompt,
     benchmark_prompts,
     make_prompts,
     prompts_as_json,
 )
-from t2i_xattn.evaluation.ways import USUAL, WAYS
-from t2i_xattn.maps import HeatMap
-from t2i_xattn.scenes import language, render_scene
+from lab.evaluation.ways import USUAL, WAYS
+from lab.scenes import language, render_scene
+from t2i_xattn.errors import UserError
+from t2i_xattn.traces.heat_map import HeatMap
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "evaluate.py"
 
 
 def test_the_prompt_file_is_what_the_command_makes() -> None:
-    stored = files("t2i_xattn.evaluation").joinpath(FILE_NAME).read_text("utf-8")
+    stored = files("lab.evaluation").joinpath(FILE_NAME).read_text("utf-8")
     assert prompts_as_json(make_prompts()) == stored
 
 
@@ -228,9 +228,9 @@ def test_maps_of_a_denoiser_that_looks_in_the_right_place(
     pipe: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With each word's true mask as its map, words score 1 and wrong words about 0."""
-    from t2i_xattn.evaluation import maps as evaluation
-    from t2i_xattn.recorded_run import RecordedRun
-    from t2i_xattn.trace import Trace
+    from lab.evaluation import maps as evaluation
+    from t2i_xattn.traces.recorded_run import RecordedRun
+    from t2i_xattn.traces.trace import Trace
 
     real = evaluation._recorded
 

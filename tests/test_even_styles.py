@@ -9,15 +9,15 @@ import pytest
 import torch
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from t2i_xattn.scenes.world import world_language
-from t2i_xattn.training.even_styles import even_styles, said_behind, written_styles
-from t2i_xattn.training.recipe import load_recipe
-from t2i_xattn.training.sources import ShapeScenes, WorldScenes
-from t2i_xattn.training.sources.source import StyledNouns
-from t2i_xattn.training.sources.styled_places import styled_places
-from t2i_xattn.training.text import new_text_encoder, source_tokenizer
+from lab.scenes.world import world_language
+from lab.training.even_styles import even_styles, said_behind, written_styles
+from lab.training.recipe import load_recipe
+from lab.training.sources import ShapeScenes, WorldScenes
+from lab.training.sources.source import StyledNouns
+from lab.training.sources.styled_places import styled_places
+from lab.training.text import new_text_encoder, source_tokenizer
 
-RECIPE = Path(__file__).parents[1] / "t2i_xattn" / "training" / "recipes" / "world.toml"
+RECIPE = Path(__file__).parents[1] / "scripts" / "lab" / "training" / "recipes" / "world.toml"
 
 
 @pytest.fixture

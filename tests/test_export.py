@@ -10,17 +10,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import make_pipeline
 from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file
 
-from t2i_xattn.default_model import MODELS
+from conftest import make_pipeline
+from lab.models import MODELS
+from lab.training.card import model_card
+from lab.training.export import export_pipeline
+from lab.training.recipe import STAGES, load_recipe
 from t2i_xattn.errors import UserError
-from t2i_xattn.training.card import model_card
-from t2i_xattn.training.export import export_pipeline
-from t2i_xattn.training.recipe import STAGES, load_recipe
 
-RECIPE = Path(__file__).parents[1] / "t2i_xattn" / "training" / "recipes" / "shapes.toml"
+RECIPE = Path(__file__).parents[1] / "scripts" / "lab" / "training" / "recipes" / "shapes.toml"
 CURVE = [[50, 1.0, 60.0], [100, 0.5, 120.0], [150, 0.25, 180.0], [200, 0.125, 240.0]]
 
 

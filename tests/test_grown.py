@@ -9,16 +9,16 @@ import pytest
 import torch
 from transformers import CLIPTokenizer
 
+from lab.judge.pixel_maps import names_of_maps
+from lab.judge.segmenter import Segmenter, load_segmenter, save_segmenter
+from lab.training.grown import go_on_judging, go_on_reading, rows_by_name
+from lab.training.recipe import load_recipe
+from lab.training.run import train_pipeline
+from lab.training.text import new_text_encoder, tokenize
+from lab.training.tokenizer import build_tokenizer
 from t2i_xattn.errors import UserError
-from t2i_xattn.judge.pixel_maps import names_of_maps
-from t2i_xattn.judge.segmenter import Segmenter, load_segmenter, save_segmenter
-from t2i_xattn.training.grown import go_on_judging, go_on_reading, rows_by_name
-from t2i_xattn.training.recipe import load_recipe
-from t2i_xattn.training.run import train_pipeline
-from t2i_xattn.training.text import new_text_encoder, tokenize
-from t2i_xattn.training.tokenizer import build_tokenizer
 
-RECIPE = Path(__file__).parents[1] / "t2i_xattn" / "training" / "recipes" / "shapes.toml"
+RECIPE = Path(__file__).parents[1] / "scripts" / "lab" / "training" / "recipes" / "shapes.toml"
 FEW = ["a", "red", "circle", "square"]
 
 

@@ -9,10 +9,9 @@ import diffusers
 import numpy as np
 import pytest
 import torch
-from conftest import make_pipeline, state_of
-from tiny_pipelines import make_sdxl, noise_picture, of_class, runner
 from torch import Tensor
 
+from conftest import make_pipeline, state_of
 from t2i_xattn import (
     AttendAndExcite,
     Binding,
@@ -23,12 +22,13 @@ from t2i_xattn import (
     guide,
     record,
 )
+from t2i_xattn.denoisers.sites import find_sites
 from t2i_xattn.errors import UserError, WordNotFoundError
 from t2i_xattn.guidance import WordMaps
-from t2i_xattn.prompt import Word
-from t2i_xattn.reference import probs as reference_probs
-from t2i_xattn.reference import scores, split_heads
-from t2i_xattn.sites import find_sites
+from t2i_xattn.kernel.reference import probs as reference_probs
+from t2i_xattn.kernel.reference import scores, split_heads
+from t2i_xattn.prompts.words import Word
+from tiny_pipelines import make_sdxl, noise_picture, of_class, runner
 
 BOX = (0.0, 0.0, 0.5, 0.5)
 TINY = {"scale": 3.0, "until": 1.0}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from t2i_xattn.training.hidden_words import END, LEAST, MOST, shown_keys
+from lab.training.hidden_words import END, LEAST, MOST, shown_keys
 
 START, STOP = 1, 2
 

@@ -22,10 +22,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from t2i_xattn import interception as module
-from t2i_xattn import reference
 from t2i_xattn.errors import UserError
-from t2i_xattn.interception import InterceptingProcessor, attention_forward
+from t2i_xattn.kernel import reference
+from t2i_xattn.processors import intercepting as module
+from t2i_xattn.processors.intercepting import InterceptingProcessor, attention_forward
 
 QUERIES, TOKENS, WIDTH, TEXT_WIDTH, HEADS = 8, 5, 32, 12, 4
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}

@@ -10,13 +10,13 @@ import torch
 from diffusers import DDIMScheduler, PNDMScheduler
 from PIL import Image
 
-from t2i_xattn.default_model import load_default
+from lab.evaluation.inversions import evaluate_inversions, psnr
+from lab.models import load_model
+from lab.scenes import render_scene
 from t2i_xattn.errors import UserError
-from t2i_xattn.evaluation.inversions import evaluate_inversions, psnr
 from t2i_xattn.inversion import invert
 from t2i_xattn.inversion.ddim import moved, schedule_of
-from t2i_xattn.recording import record
-from t2i_xattn.scenes import render_scene
+from t2i_xattn.recording.record import record
 
 
 def picture(seed: int = 0, size: tuple[int, int] = (64, 64)) -> Image.Image:
@@ -98,7 +98,7 @@ def test_null_text_comes_closer_than_ddim(pipe: Any) -> None:
 def test_pictures_of_shapes_come_back() -> None:
     """A fixed point of each step leads there again; the plain way back does not, since this model's
     first step begins at pure noise."""
-    pipe = load_default("shapes")
+    pipe = load_model("shapes")
     pipe.set_progress_bar_config(disable=True)
     scenes = [render_scene(30_000_000 + index) for index in range(2)]
     images, prompts = [scene.image for scene in scenes], [scene.prompt for scene in scenes]

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from t2i_xattn.evaluation.segmentation import class_iou, confusion
-from t2i_xattn.training.jaccard_loss import jaccard_loss
+from lab.evaluation.segmentation import class_iou, confusion
+from lab.training.jaccard_loss import jaccard_loss
 
 
 def _sure(seen: torch.Tensor, classes: int) -> torch.Tensor:

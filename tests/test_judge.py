@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFilter
 
-from t2i_xattn.evaluation.judging import judge_accuracy, judged_rightly
-from t2i_xattn.judge import judge_picture, stands, verdict
-from t2i_xattn.scenes import Scene, SceneObject, draw_scene, language, render_scene
+from lab.evaluation.judging import judge_accuracy, judged_rightly
+from lab.judge import judge_picture, stands, verdict
+from lab.scenes import Scene, SceneObject, draw_scene, language, render_scene
 
 COLOURS = language().colours
 

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from t2i_xattn.maps import HeatMap
+from t2i_xattn.traces.heat_map import HeatMap
 
 
 class TestHeatMap:

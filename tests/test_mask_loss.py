@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from t2i_xattn.scenes import Description, describe, object_masks, sample_scene
-from t2i_xattn.scenes.language import language
-from t2i_xattn.sites import AttentionSite
-from t2i_xattn.training.mask_loss import PIXEL_WEIGHT, mask_loss, noun_targets
-from t2i_xattn.training.sources import ShapeScenes
-from t2i_xattn.training.tokenizer import build_tokenizer
+from lab.scenes import Description, describe, object_masks, sample_scene
+from lab.scenes.language import language
+from lab.training.mask_loss import PIXEL_WEIGHT, mask_loss, noun_targets
+from lab.training.sources import ShapeScenes
+from lab.training.tokenizer import build_tokenizer
+from t2i_xattn.denoisers.sites import AttentionSite
 
 SITE = AttentionSite("here", "cross", "down", 0, 2)
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from t2i_xattn.training.muon import Muon, hidden_matrices, orthogonalized
+from lab.training.muon import Muon, hidden_matrices, orthogonalized
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (6, 40), (40, 6)])

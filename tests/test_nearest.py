@@ -8,13 +8,13 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from t2i_xattn.evaluation.nearest import nearest, recall, thumbnails
-from t2i_xattn.evaluation.recall import SHAPES_RECIPE, _training
-from t2i_xattn.scenes import draw_scene, sample_scene
-from t2i_xattn.training.blocks import BLOCK, blocks
-from t2i_xattn.training.encoded import block_scenes
-from t2i_xattn.training.recipe import load_recipe
-from t2i_xattn.training.sources import ShapeScenes
+from lab.evaluation.nearest import nearest, recall, thumbnails
+from lab.evaluation.recall import SHAPES_RECIPE, _training
+from lab.scenes import draw_scene, sample_scene
+from lab.training.blocks import BLOCK, blocks
+from lab.training.encoded import block_scenes
+from lab.training.recipe import load_recipe
+from lab.training.sources import ShapeScenes
 
 
 @settings(max_examples=30, deadline=None)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from conftest import make_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from t2i_xattn.guidance.noun_phrases import modifier_pairs
-from t2i_xattn.prompt import split_words
+from conftest import make_tokenizer
+from t2i_xattn.losses.noun_phrases import modifier_pairs
+from t2i_xattn.prompts.words import split_words
 
 TOKENIZER = make_tokenizer()
 ENDLESS = make_tokenizer()

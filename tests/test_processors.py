@@ -15,10 +15,10 @@ from diffusers.models.attention_processor import (
 )
 from torch import nn
 
-from t2i_xattn import reference
-from t2i_xattn.attention import attention_probs, queries_and_keys
-from t2i_xattn.processors import RecordingProcessor, unrecordable
-from t2i_xattn.targets import Target
+from t2i_xattn.denoisers.wrapping import RecordingProcessor, unrecordable
+from t2i_xattn.kernel import reference
+from t2i_xattn.kernel.attention import attention_probs, queries_and_keys
+from t2i_xattn.recording.targets import Target
 
 LAYERS: dict[str, dict[str, Any]] = {
     "plain": {},

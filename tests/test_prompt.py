@@ -3,12 +3,12 @@ from __future__ import annotations
 import re
 
 import pytest
-from conftest import make_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from conftest import make_tokenizer
 from t2i_xattn.errors import UserError, WordNotFoundError
-from t2i_xattn.prompt import cut_words, find_phrase, split_words
+from t2i_xattn.prompts.words import cut_words, find_phrase, split_words
 
 TOKENIZER = make_tokenizer()
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from t2i_xattn.prompt_listener import EncodedPrompts, can_listen, listen
+from t2i_xattn.prompts.listening import EncodedPrompts, can_listen, listen
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from t2i_xattn.training.reading_dropout import reading_dropout
+from lab.training.reading_dropout import reading_dropout
 
 IDS = torch.tensor([[0, 5, 6, 7]])
 

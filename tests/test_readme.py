@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from t2i_xattn.scenes import render_scene
+from lab.scenes import render_scene
 
 ROOT = Path(__file__).parents[1]
 

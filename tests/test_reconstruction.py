@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from t2i_xattn.evaluation.reconstruction import evaluate_autoencoder
+from lab.evaluation.reconstruction import evaluate_autoencoder
 
 
 class _Faulty:

@@ -7,12 +7,12 @@ import diffusers
 import numpy as np
 import pytest
 import torch
-from captured import Captured
 from diffusers import StableDiffusionImg2ImgPipeline
 
+from captured import Captured
+from t2i_xattn.denoisers.sites import find_sites
 from t2i_xattn.errors import UserError
-from t2i_xattn.recording import record
-from t2i_xattn.sites import find_sites
+from t2i_xattn.recording.record import record
 
 Draw = Callable[..., np.ndarray]
 

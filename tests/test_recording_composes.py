@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import state_of
 from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 from torch import nn
 
-from t2i_xattn.recording import record
+from conftest import state_of
+from t2i_xattn.recording.record import record
 
 Draw = Callable[..., np.ndarray]
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from t2i_xattn.recording import record
-from t2i_xattn.sites import find_sites
+from t2i_xattn.denoisers.sites import find_sites
+from t2i_xattn.recording.record import record
 
 GROWTH = 1024
 """Bytes that may come with 96 more steps: the timesteps, 8 bytes each."""

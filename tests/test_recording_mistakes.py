@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import make_unet, state_of
 
+from conftest import make_unet, state_of
+from t2i_xattn.denoisers.sites import find_sites
 from t2i_xattn.errors import UserError, WordNotFoundError
-from t2i_xattn.recording import record
-from t2i_xattn.sites import find_sites
+from t2i_xattn.recording.record import record
 
 Draw = Callable[..., np.ndarray]
 

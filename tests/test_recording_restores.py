@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import make_unet, state_of
 from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 
+from conftest import make_unet, state_of
 from t2i_xattn.errors import UserError
-from t2i_xattn.recording import record
+from t2i_xattn.recording.record import record
 
 Draw = Callable[..., np.ndarray]
 

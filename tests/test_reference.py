@@ -5,7 +5,7 @@ import math
 import torch
 from torch.nn import functional as F
 
-from t2i_xattn.reference import Weights, cross_attention, probs, scores
+from t2i_xattn.kernel.reference import Weights, cross_attention, probs, scores
 
 
 def test_a_case_by_hand() -> None:

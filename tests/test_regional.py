@@ -9,8 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import make_pipeline, state_of
 from PIL import Image
+from torch import Tensor
+
+import t2i_xattn as tx
+from conftest import make_pipeline, state_of
+from t2i_xattn.denoisers.sites import walk_sites
+from t2i_xattn.errors import UserError
+from t2i_xattn.kernel.reference import Weights, cross_attention
 from tiny_pipelines import (
     add_lora,
     controlnet_pipeline,
@@ -22,12 +28,6 @@ from tiny_pipelines import (
     runner,
     with_unet,
 )
-from torch import Tensor
-
-import t2i_xattn as tx
-from t2i_xattn.errors import UserError
-from t2i_xattn.reference import Weights, cross_attention
-from t2i_xattn.sites import walk_sites
 
 Draw = Callable[..., np.ndarray]
 LEFT, MIDDLE = (0.0, 0.0, 1.0, 0.5), (0.1, 0.3, 0.8, 0.7)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from t2i_xattn.errors import UserError
-from t2i_xattn.regions import (
+from t2i_xattn.traces.regions import (
     Box,
     bounding_box,
     iou,

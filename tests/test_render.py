@@ -5,8 +5,7 @@ import pytest
 from PIL import Image, ImageFont
 
 from t2i_xattn.errors import UserError
-from t2i_xattn.maps import HeatMap
-from t2i_xattn.render import (
+from t2i_xattn.showing.render import (
     captioned_sheet,
     comparison,
     contact_sheet,
@@ -14,6 +13,7 @@ from t2i_xattn.render import (
     stretched,
     wrapped,
 )
+from t2i_xattn.traces.heat_map import HeatMap
 
 
 def spot(height: int, width: int, row: int, column: int, word: str = "red") -> HeatMap:

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from t2i_xattn.scenes import draw_scene, language, object_masks, render_scene, sample_scene
-from t2i_xattn.scenes.layout import SIDE, Split, relation_between
+from lab.scenes import draw_scene, language, object_masks, render_scene, sample_scene
+from lab.scenes.layout import SIDE, Split, relation_between
 
 seeds = st.integers(0, 2**32 - 1)
 few = settings(max_examples=40, deadline=None, derandomize=True)

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from t2i_xattn.scenes.world import class_map, sample_world
-from t2i_xattn.training.denoiser import new_denoiser
-from t2i_xattn.training.recipe import Recipe, load_recipe
-from t2i_xattn.training.segmentation_loss import LateFeatures, SegmentationHead, segmentation_loss
-from t2i_xattn.training.sources import NOTHING, SceneSource, ShapeScenes, WorldScenes
+from lab.scenes.world import class_map, sample_world
+from lab.training.denoiser import new_denoiser
+from lab.training.recipe import Recipe, load_recipe
+from lab.training.segmentation_loss import LateFeatures, SegmentationHead, segmentation_loss
+from lab.training.sources import NOTHING, SceneSource, ShapeScenes, WorldScenes
 
-RECIPE = Path(__file__).parents[1] / "t2i_xattn" / "training" / "recipes" / "world.toml"
+RECIPE = Path(__file__).parents[1] / "scripts" / "lab" / "training" / "recipes" / "world.toml"
 
 
 def _recipe() -> Recipe:

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from captured import Captured
 
+from captured import Captured
 from t2i_xattn.errors import UserError
-from t2i_xattn.recording import record
-from t2i_xattn.trace import Trace
+from t2i_xattn.recording.record import record
+from t2i_xattn.traces.trace import Trace
 
 PLACES = [(0.5, 0.25), (1.0, 1.0), (0.0, 0.6)]
 

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import make_unet
 
-from t2i_xattn.sites import AttentionSite, find_sites, walk_sites
+from conftest import make_unet
+from t2i_xattn.denoisers.sites import AttentionSite, find_sites, walk_sites
 
 
 def test_order_place_and_level() -> None:

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import make_pipeline
 
+from conftest import make_pipeline
+from lab.training.soup import average_denoiser
 from t2i_xattn.errors import UserError
-from t2i_xattn.training.soup import average_denoiser
 
 
 def test_the_denoiser_becomes_the_mean_and_nothing_else_changes(tmp_path: Path) -> None:

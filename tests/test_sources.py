@@ -7,19 +7,18 @@ import hashlib
 import numpy as np
 import pytest
 
-from t2i_xattn.errors import UserError
-from t2i_xattn.scenes import Description, Scene, language, sample_scene
-from t2i_xattn.scenes.layout import Split
-from t2i_xattn.scenes.world import (
+from lab.scenes import Description, Scene, language, sample_scene
+from lab.scenes.layout import Split
+from lab.scenes.world import (
     WorldScene,
     describe_world,
     sample_world,
     word_masks,
     world_language,
 )
-from t2i_xattn.training.loop import seed_for
-from t2i_xattn.training.mask_loss import noun_targets
-from t2i_xattn.training.sources import (
+from lab.training.loop import seed_for
+from lab.training.mask_loss import noun_targets
+from lab.training.sources import (
     ShapeScenes,
     WorldScenes,
     descriptions,
@@ -27,10 +26,11 @@ from t2i_xattn.training.sources import (
     pictures,
     source_named,
 )
-from t2i_xattn.training.sources.quiz import PLACES, SIDES, UNSAID
-from t2i_xattn.training.sources.world_quiz import OWN, STYLES, world_quiz
-from t2i_xattn.training.text import tokenize
-from t2i_xattn.training.tokenizer import build_tokenizer
+from lab.training.sources.quiz import PLACES, SIDES, UNSAID
+from lab.training.sources.world_quiz import OWN, STYLES, world_quiz
+from lab.training.text import tokenize
+from lab.training.tokenizer import build_tokenizer
+from t2i_xattn.errors import UserError
 
 
 def _digest(data: bytes) -> str:

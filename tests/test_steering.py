@@ -7,20 +7,20 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
-from conftest import make_pipeline
 from PIL import Image
 
+from conftest import make_pipeline
+from lab.evaluation import exciting, report, steering
+from lab.evaluation.boxes import BOXES, evaluate_boxes
+from lab.evaluation.exciting import evaluate_excite
+from lab.evaluation.figures import Mean, Share
+from lab.evaluation.painting import Painting, conjoined, distinct
+from lab.evaluation.prompts import Prompt, benchmark_prompts
+from lab.evaluation.regional import HALVES, evaluate_regions, own_objects
+from lab.evaluation.replacing import KEPT, evaluate_replace, replacement
+from lab.evaluation.reweighting import WEIGHTS, correlation, evaluate_reweight
+from lab.scenes import Scene, SceneObject, draw_scene, language
 from t2i_xattn.errors import UserError
-from t2i_xattn.evaluation import exciting, report, steering
-from t2i_xattn.evaluation.boxes import BOXES, evaluate_boxes
-from t2i_xattn.evaluation.exciting import evaluate_excite
-from t2i_xattn.evaluation.figures import Mean, Share
-from t2i_xattn.evaluation.painting import Painting, conjoined, distinct
-from t2i_xattn.evaluation.prompts import Prompt, benchmark_prompts
-from t2i_xattn.evaluation.regional import HALVES, evaluate_regions, own_objects
-from t2i_xattn.evaluation.replacing import KEPT, evaluate_replace, replacement
-from t2i_xattn.evaluation.reweighting import WEIGHTS, correlation, evaluate_reweight
-from t2i_xattn.scenes import Scene, SceneObject, draw_scene, language
 
 PAIR = Prompt(
     "a red circle left of an orange star", (("red", "circle"), ("orange", "star")), None, 1

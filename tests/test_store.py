@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
+from t2i_xattn.denoisers.sites import AttentionSite
 from t2i_xattn.errors import UserError
-from t2i_xattn.keep import Keep
-from t2i_xattn.prompt import Word
-from t2i_xattn.sites import AttentionSite
-from t2i_xattn.store import MapStore
-from t2i_xattn.sums import CallShape
-from t2i_xattn.targets import Target
+from t2i_xattn.prompts.words import Word
+from t2i_xattn.recording.keep import Keep
+from t2i_xattn.recording.store import MapStore
+from t2i_xattn.recording.sums import CallShape
+from t2i_xattn.recording.targets import Target
 
 SITES = [
     AttentionSite("fine", "cross", "down", 0, 2),

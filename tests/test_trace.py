@@ -12,11 +12,11 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
+from t2i_xattn.denoisers.sites import AttentionSite
 from t2i_xattn.errors import TraceFileError, UserError, WordNotFoundError
-from t2i_xattn.prompt import Word
-from t2i_xattn.recorded_run import RecordedRun
-from t2i_xattn.sites import AttentionSite
-from t2i_xattn.trace import Trace
+from t2i_xattn.prompts.words import Word
+from t2i_xattn.traces.recorded_run import RecordedRun
+from t2i_xattn.traces.trace import Trace
 
 SITES = (
     AttentionSite("down.attn2", "cross", "down", 0, 2),
@@ -332,7 +332,7 @@ class TestFile:
 
 
 def test_a_recorded_trace_survives_the_file(pipe: Any, draw: Any, tmp_path: Path) -> None:
-    from t2i_xattn.recording import record
+    from t2i_xattn.recording.record import record
 
     with record(pipe) as trace:
         draw(pipe, ["a red circle", "blue"])

@@ -13,18 +13,18 @@ import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file
 from torch import nn
+
+from lab.scenes import describe, language, sample_scene
+from lab.training.loop import train_stage
+from lab.training.recipe import Recipe, Schedule, load_recipe
+from lab.training.run import train_pipeline
+from lab.training.sources import ShapeScenes, descriptions, drawn_scenes
+from lab.training.sources.quiz import SIDES, UNSAID
+from lab.training.tokenizer import build_tokenizer
+from t2i_xattn.errors import UserError
 from weights import assert_same_weights
 
-from t2i_xattn.errors import UserError
-from t2i_xattn.scenes import describe, language, sample_scene
-from t2i_xattn.training.loop import train_stage
-from t2i_xattn.training.recipe import Recipe, Schedule, load_recipe
-from t2i_xattn.training.run import train_pipeline
-from t2i_xattn.training.sources import ShapeScenes, descriptions, drawn_scenes
-from t2i_xattn.training.sources.quiz import SIDES, UNSAID
-from t2i_xattn.training.tokenizer import build_tokenizer
-
-RECIPE = Path(__file__).parents[1] / "t2i_xattn" / "training" / "recipes" / "shapes.toml"
+RECIPE = Path(__file__).parents[1] / "scripts" / "lab" / "training" / "recipes" / "shapes.toml"
 
 
 @pytest.fixture(scope="module")

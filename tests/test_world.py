@@ -16,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from t2i_xattn.scenes.layout import SIDE, Split, relation_between
-from t2i_xattn.scenes.world import (
+from lab.scenes.layout import SIDE, Split, relation_between
+from lab.scenes.world import (
     WorldScene,
     WorldThing,
     class_map,
@@ -29,10 +29,10 @@ from t2i_xattn.scenes.world import (
     word_masks,
     world_language,
 )
-from t2i_xattn.scenes.world.owners import FIRST_THING, PARTS
-from t2i_xattn.scenes.world.painting import PLACES, owner_shares
-from t2i_xattn.scenes.world.things import DRAWINGS
-from t2i_xattn.scenes.world.wording import APART
+from lab.scenes.world.owners import FIRST_THING, PARTS
+from lab.scenes.world.painting import PLACES, owner_shares
+from lab.scenes.world.things import DRAWINGS
+from lab.scenes.world.wording import APART
 
 seeds = st.integers(0, 2**32 - 1)
 few = settings(max_examples=25, deadline=None, derandomize=True)
@@ -179,7 +179,7 @@ def test_a_style_can_be_told_of_what_is_not_drawn_in_it() -> None:
 @pytest.mark.parametrize(("split", "expected"), [("train", False), ("held_out", True)])
 def test_held_out_combinations_stay_out_of_training(split: Split, expected: bool) -> None:
     # Read from the file, not asked of `is_held_out`, which the sampler itself uses.
-    text = files("t2i_xattn.scenes.world").joinpath("language.json").read_text("utf-8")
+    text = files("lab.scenes.world").joinpath("language.json").read_text("utf-8")
     held_out = json.loads(text)["held_out"]
     assert set(held_out) == {"thing_colour", "style_place", "light_place"}
     for seed in range(800 if expected else 3000):

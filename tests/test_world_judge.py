@@ -13,15 +13,14 @@ import typer
 from PIL import Image
 from typer.testing import CliRunner
 
-from t2i_xattn.errors import UserError
-from t2i_xattn.evaluation.segmentation import class_iou, confusion, mean_iou
-from t2i_xattn.evaluation.world_judging import judge_scenes, judged_aspects, seen_by
-from t2i_xattn.judge.pixel_maps import NONE, PixelMaps, kinds_of_maps, true_maps
-from t2i_xattn.judge.segmenter import Segmenter, load_segmenter, save_segmenter, segment
-from t2i_xattn.judge.world import judge_world, read_maps
-from t2i_xattn.judge.world_verdict import AskedThings, AskedWorld, world_verdict
-from t2i_xattn.scenes import Description
-from t2i_xattn.scenes.world import (
+from lab.evaluation.segmentation import class_iou, confusion, mean_iou
+from lab.evaluation.world_judging import judge_scenes, judged_aspects, seen_by
+from lab.judge.pixel_maps import NONE, PixelMaps, kinds_of_maps, true_maps
+from lab.judge.segmenter import Segmenter, load_segmenter, save_segmenter, segment
+from lab.judge.world import judge_world, read_maps
+from lab.judge.world_verdict import AskedThings, AskedWorld, world_verdict
+from lab.scenes import Description
+from lab.scenes.world import (
     WorldScene,
     WorldThing,
     class_names,
@@ -29,12 +28,13 @@ from t2i_xattn.scenes.world import (
     sample_world,
     world_language,
 )
-from t2i_xattn.scenes.world.owners import PARTS
-from t2i_xattn.training import blocks
-from t2i_xattn.training import judge as training
-from t2i_xattn.training.spoiling import add_noise, blur, soften, tint
+from lab.scenes.world.owners import PARTS
+from lab.training import blocks
+from lab.training import judge as training
+from lab.training.spoiling import add_noise, blur, soften, tint
+from t2i_xattn.errors import UserError
 
-RECIPE = Path(__file__).parents[1] / "t2i_xattn" / "training" / "recipes" / "judge.toml"
+RECIPE = Path(__file__).parents[1] / "scripts" / "lab" / "training" / "recipes" / "judge.toml"
 
 
 @pytest.fixture(autouse=True)
@@ -222,7 +222,7 @@ def test_pictures_of_any_size_but_square(monkeypatch: pytest.MonkeyPatch) -> Non
         seen.append(segment(segmenter, image))
         return true_maps(_scene(RED_CAT))
 
-    monkeypatch.setattr("t2i_xattn.judge.world.segment", true)
+    monkeypatch.setattr("lab.judge.world.segment", true)
     (cat,) = judge_world(draw_world(_scene(RED_CAT), 256), network).things
     assert cat.x == pytest.approx(72, abs=8)
     assert seen[0].classes.shape == (128, 128)

@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from typer.testing import CliRunner
 
-from t2i_xattn.evaluation.ways import USUAL
-from t2i_xattn.evaluation.world_maps import CITY, CITY_WORDS, region
-from t2i_xattn.evaluation.world_pictures import seconds_of_a_picture, world_figures
-from t2i_xattn.judge.segmenter import Segmenter, save_segmenter
-from t2i_xattn.judge.world_verdict import WorldVerdict
-from t2i_xattn.scenes.world import class_names
+from lab.evaluation.ways import USUAL
+from lab.evaluation.world_maps import CITY, CITY_WORDS, region
+from lab.evaluation.world_pictures import seconds_of_a_picture, world_figures
+from lab.judge.segmenter import Segmenter, save_segmenter
+from lab.judge.world_verdict import WorldVerdict
+from lab.scenes.world import class_names
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "evaluate.py"
 

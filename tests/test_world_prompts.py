@@ -8,10 +8,10 @@ from pathlib import Path
 import typer
 from typer.testing import CliRunner
 
+from lab.evaluation import prompts
+from lab.evaluation.world_prompts import FILE_NAME, make_world_prompts, world_prompts
+from lab.scenes.world import world_language
 from scripts import make_prompts
-from t2i_xattn.evaluation import prompts
-from t2i_xattn.evaluation.world_prompts import FILE_NAME, make_world_prompts, world_prompts
-from t2i_xattn.scenes.world import world_language
 
 
 def test_the_files_are_what_the_command_makes(tmp_path: Path) -> None:
@@ -20,7 +20,7 @@ def test_the_files_are_what_the_command_makes(tmp_path: Path) -> None:
     for options, name in (([], prompts.FILE_NAME), (["--scenes", "world"], FILE_NAME)):
         out = tmp_path / name
         assert CliRunner().invoke(app, [*options, "--out", str(out)]).exit_code == 0
-        stored = files("t2i_xattn.evaluation").joinpath(name).read_text("utf-8")
+        stored = files("lab.evaluation").joinpath(name).read_text("utf-8")
         assert out.read_text("utf-8") == stored
 
 

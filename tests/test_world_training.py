@@ -8,19 +8,19 @@ from pathlib import Path
 
 import pytest
 import torch
+
+from lab.training import blocks, loop
+from lab.training.autoencoder import new_autoencoder
+from lab.training.card import model_card
+from lab.training.denoiser import new_denoiser
+from lab.training.recipe import STAGES, Recipe, load_recipe
+from lab.training.run import train_pipeline
+from lab.training.sources import source_named
+from lab.training.text import new_text_encoder
+from lab.training.tokenizer import build_tokenizer
 from weights import assert_same_weights
 
-from t2i_xattn.training import blocks, loop
-from t2i_xattn.training.autoencoder import new_autoencoder
-from t2i_xattn.training.card import model_card
-from t2i_xattn.training.denoiser import new_denoiser
-from t2i_xattn.training.recipe import STAGES, Recipe, load_recipe
-from t2i_xattn.training.run import train_pipeline
-from t2i_xattn.training.sources import source_named
-from t2i_xattn.training.text import new_text_encoder
-from t2i_xattn.training.tokenizer import build_tokenizer
-
-RECIPE = Path(__file__).parents[1] / "t2i_xattn" / "training" / "recipes" / "world.toml"
+RECIPE = Path(__file__).parents[1] / "scripts" / "lab" / "training" / "recipes" / "world.toml"
 
 
 def _tiny(steps: int, batch: int) -> Recipe:

@@ -7,9 +7,10 @@ from typing import Any
 
 import diffusers
 import torch
-from conftest import make_pipeline, make_tokenizer, make_unet
 from diffusers.models.attention_processor import IPAdapterAttnProcessor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+from conftest import make_pipeline, make_tokenizer, make_unet
 
 Run = Callable[[], Any]
 """Draws the picture, always the same, as a numpy array."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from t2i_xattn.errors import UserError
-from t2i_xattn.prompt import Word, find_phrase
+from t2i_xattn.prompts.words import Word, find_phrase
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from t2i_xattn.branches import BRANCHES, CONDITIONAL, PERTURBED
+from t2i_xattn.denoisers.branches import BRANCHES, CONDITIONAL, PERTURBED
+from t2i_xattn.denoisers.sites import AttentionSite, Kind, Sites
 from t2i_xattn.errors import UserError, WordNotFoundError, nearest
-from t2i_xattn.prompt import Word, find_phrase
-from t2i_xattn.sites import AttentionSite, Kind, Sites
+from t2i_xattn.prompts.words import Word, find_phrase
 
 Attend = Callable[[Tensor], Tensor]
 """What the places of the picture take from another text `(tokens, text channels)` at a site, fp32
@@ -29,7 +29,7 @@ class EditContext:
         site: the attention site.
         height, width: of the picture's states at the site; queries are in reading order.
         latent_size: height and width of the latent.
-        branch: of the guidance, see `t2i_xattn.branches`.
+        branch: of the guidance, see `t2i_xattn.denoisers.branches`.
         step: index in the run; a step is a call of the denoiser.
         steps: how many the run has; None if the pipeline does not say.
         timestep: the noise level, as handed to the denoiser.

@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import Tensor
 
+from t2i_xattn.denoisers.sites import Kind
 from t2i_xattn.edits.edit import Edit, EditContext
 from t2i_xattn.errors import UserError
-from t2i_xattn.sites import Kind
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from t2i_xattn.errors import UserError
-from t2i_xattn.trace import Trace
+from t2i_xattn.traces.trace import Trace
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,8 +13,8 @@ from t2i_xattn.edits.alignment import matrix_of_pairs
 from t2i_xattn.edits.edit import Edit, EditContext
 from t2i_xattn.edits.picture import at_site, checked_shares
 from t2i_xattn.errors import UserError
-from t2i_xattn.maps import HeatMap
-from t2i_xattn.trace import Trace
+from t2i_xattn.traces.heat_map import HeatMap
+from t2i_xattn.traces.trace import Trace
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,10 +19,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from t2i_xattn.denoisers.sites import Kind
 from t2i_xattn.edits.alignment import PromptTokens, aligned_by_place, aligned_by_words
 from t2i_xattn.edits.edit import Edit, EditContext
 from t2i_xattn.errors import UserError
-from t2i_xattn.sites import Kind
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

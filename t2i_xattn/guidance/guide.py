@@ -11,17 +11,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from t2i_xattn.branches import CONDITIONAL
+from t2i_xattn.denoisers.branches import CONDITIONAL
+from t2i_xattn.denoisers.followed_denoiser import FollowedDenoiser
+from t2i_xattn.denoisers.following import FollowedRun, Spans
+from t2i_xattn.denoisers.frozen import frozen
+from t2i_xattn.denoisers.sites import Sites, choose_sites, walk_sites
 from t2i_xattn.errors import UserError
-from t2i_xattn.followed_denoiser import FollowedDenoiser
-from t2i_xattn.following import FollowedRun, Spans
-from t2i_xattn.frozen import frozen
-from t2i_xattn.guidance.losses import GuidanceLoss
 from t2i_xattn.guidance.shallow_pass import GuidingProcessor, rows_of, shallow_maps
-from t2i_xattn.guidance.word_maps import WordMaps
-from t2i_xattn.prompt import Word
-from t2i_xattn.sites import Sites, choose_sites, walk_sites
-from t2i_xattn.sums import CallShape
+from t2i_xattn.losses.loss import GuidanceLoss
+from t2i_xattn.losses.word_maps import WordMaps
+from t2i_xattn.prompts.words import Word
+from t2i_xattn.recording.sums import CallShape
 
 USUAL_SIDE = 16
 """The side of the maps that the published methods read (of a picture of 512 × 512)."""

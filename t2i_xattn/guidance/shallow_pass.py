@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from t2i_xattn.attention import attention_probs
-from t2i_xattn.processors import WrappingProcessor, wrappers
-from t2i_xattn.targets import LayerCall
+from t2i_xattn.denoisers.wrapping import WrappingProcessor, wrappers
+from t2i_xattn.kernel.attention import attention_probs
+from t2i_xattn.recording.targets import LayerCall
 
 
 class _Deep(Exception):

@@ -13,8 +13,8 @@ from tqdm import tqdm
 
 from t2i_xattn.errors import UserError
 from t2i_xattn.inversion.ddim import Schedule, come_from, moved, schedule_of
+from t2i_xattn.inversion.latents import encoded
 from t2i_xattn.inversion.null_text import null_texts
-from t2i_xattn.latents import encoded
 
 Method = Literal["direct", "fixed-point", "null-text", "ddim"]
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from t2i_xattn.frozen import frozen
+from t2i_xattn.denoisers.frozen import frozen
 from t2i_xattn.inversion.ddim import Schedule, moved
 
 RATE = 1e-2

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import make_pipeline, state_of
 from test_works_with import OFFLOADS, WORKS_WITH, offload
-from tiny_pipelines import add_lora, runner
 
-from t2i_xattn.recording import record
-from t2i_xattn.sites import walk_sites
-from t2i_xattn.trace import Trace
+from conftest import make_pipeline, state_of
+from t2i_xattn.denoisers.sites import walk_sites
+from t2i_xattn.recording.record import record
+from t2i_xattn.traces.trace import Trace
+from tiny_pipelines import add_lora, runner
 
 NAMES = [
     "not square",

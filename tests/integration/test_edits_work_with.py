@@ -6,12 +6,12 @@ import dataclasses
 
 import numpy as np
 import pytest
-from conftest import state_of
 from test_works_with import WORKS_WITH
 
 import t2i_xattn as tx
+from conftest import state_of
+from t2i_xattn.denoisers.wrapping import WrappingProcessor
 from t2i_xattn.errors import UserError
-from t2i_xattn.processors import WrappingProcessor
 
 NAMES = [
     "guidance off",

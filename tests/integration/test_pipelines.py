@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import make_pipeline
 from diffusers import DiffusionPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline
-from tiny_pipelines import make_sdxl
 
 import t2i_xattn as tx
+from conftest import make_pipeline
+from tiny_pipelines import make_sdxl
 
 FOLDER = Path(__file__).parents[2] / "pipelines"
 BOX = (0.0, 0.0, 0.5, 0.5)

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import make_pipeline
 from diffusers import DiffusionPipeline, StableDiffusionPipeline
+
+from conftest import make_pipeline
 
 FILE = Path(__file__).parents[2] / "pipelines" / "stable_diffusion_words.py"
 

@@ -14,7 +14,10 @@ import diffusers
 import numpy as np
 import pytest
 import torch
+
 from conftest import make_pipeline, state_of
+from t2i_xattn.recording.denoiser_calls import DenoiserCalls
+from t2i_xattn.recording.record import record
 from tiny_pipelines import (
     Run,
     add_lora,
@@ -29,9 +32,6 @@ from tiny_pipelines import (
     with_scheduler,
     with_unet,
 )
-
-from t2i_xattn.denoiser_calls import DenoiserCalls
-from t2i_xattn.recording import record
 
 Case = tuple[Any, Run]
 SQUARE = torch.zeros(1, 1, 64, 64).index_fill_(2, torch.arange(20, 50), 1.0)

@@ -1,0 +1,1 @@
+"""What made and measures the model in the box: scenes, training, judge, evaluation, benchmark."""

@@ -1,0 +1,1 @@
+"""Edited runs: which edit acts at which site, in which call."""

@@ -1,0 +1,1 @@
+"""Attention as the kernel gets it: queries, keys, values, mask and scale."""

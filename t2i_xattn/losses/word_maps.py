@@ -1,0 +1,68 @@
+"""Maps of words with gradients, as a guided pass has left them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from t2i_xattn.edits.picture import box_coverage
+from t2i_xattn.prompts.words import Word, find_phrase
+
+
+@dataclass(frozen=True, eq=False)
+class WordMaps:
+    """The head mean over some sites of one resolution, for each image, with gradients.
+
+    Attributes:
+        shares: fp32 `(images, height, width, tokens)`: shares of attention, 0 to 1, summing to 1
+            over the tokens.
+        words: for each image, the words of its prompt.
+        steps_done: the part of the run that lies behind, 0 to 1.
+        prompts: each image's prompt as text; None where it was given as embeddings or in spans.
+    """
+
+    shares: Tensor
+    words: tuple[tuple[Word, ...], ...]
+    steps_done: float = 0.0
+    prompts: tuple[str | None, ...] = ()
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the maps."""
+        return self.shares.shape[1], self.shares.shape[2]
+
+    def columns(self, phrase: str, image: int) -> tuple[int, ...]:
+        """The columns of a word or phrase in an image's prompt.
+
+        Raises:
+            WordNotFoundError: if it is not there.
+        """
+        return find_phrase(self.words[image], phrase)
+
+    def of(self, phrase: str) -> Tensor:
+        """`(images, height, width)`: the shares of a word's columns, added up."""
+        return torch.stack(
+            [
+                self.shares[image][..., list(self.columns(phrase, image))].sum(dim=-1)
+                for image in range(len(self.words))
+            ]
+        )
+
+    def last_columns(self) -> list[int]:
+        """For each image, the column of its prompt's last token."""
+        return [max(column for word in words for column in word.columns) for words in self.words]
+
+
+def normalised(maps: Tensor) -> Tensor:
+    """Maps `(…, height, width)` as distributions over the places."""
+    total = maps.sum(dim=(-2, -1), keepdim=True)
+    return maps / total.clamp_min(torch.finfo(maps.dtype).tiny)
+
+
+def mask_at(size: tuple[int, int], boxes: Sequence[Sequence[float]]) -> Tensor:
+    """`(boxes, height, width)`: how much of each place a box (top, left, bottom, right; fractions
+    of the picture) covers, 0 to 1."""
+    return torch.stack([box_coverage(box, *size) for box in boxes])

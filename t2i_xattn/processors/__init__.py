@@ -1,0 +1,1 @@
+"""Whole attention processors, to set by hand or to swap in."""

@@ -1,0 +1,1 @@
+"""Prompts: their words, and the columns where the text encoders put them."""

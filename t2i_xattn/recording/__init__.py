@@ -1,0 +1,1 @@
+"""Recording: what of a run is kept, and how."""

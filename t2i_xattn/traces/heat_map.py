@@ -1,0 +1,73 @@
+"""Heat maps of words, and what can be read off them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from t2i_xattn.traces import regions
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+
+@dataclass(frozen=True, eq=False)
+class HeatMap:
+    """Where a word acted in a picture.
+
+    Attributes:
+        word: the word or phrase.
+        array: fp32 `(height, width)` of the picture, read-only: the share of attention that each
+            place gave to the word, 0 to 1.
+    """
+
+    word: str
+    array: NDArray[np.float32]
+
+    def __post_init__(self) -> None:
+        array = np.array(self.array, dtype=np.float32)
+        assert array.ndim == 2, array.shape
+        array.flags.writeable = False
+        object.__setattr__(self, "array", array)
+
+    @property
+    def share(self) -> float:
+        """The word's share of attention, 0 to 1: the mean over the picture."""
+        return float(self.array.mean(dtype=np.float64))
+
+    @property
+    def peakedness(self) -> float:
+        """1 − entropy / log(number of pixels) of the map taken as a distribution.
+
+        0 for a map that is the same everywhere, 1 for one with a single point.
+        """
+        p = self.array.astype(np.float64).ravel()
+        total = p.sum()
+        if total <= 0 or p.size < 2:
+            return 0.0
+        p = p[p > 0] / total
+        entropy = -(p * np.log(p)).sum()
+        return float(1 - entropy / np.log(self.array.size))
+
+    def peak(self) -> tuple[int, int]:
+        """Row and column of the highest value; the first in reading order of several."""
+        return regions.peak(self.array)
+
+    def mask(self, threshold: float | Literal["otsu"] = 0.5) -> NDArray[np.bool_]:
+        """The pixels where the word acted, `(height, width)` of bool; see `regions.threshold`."""
+        return regions.threshold(self.array, threshold)
+
+    def box(self, threshold: float | Literal["otsu"] = 0.5) -> regions.Box | None:
+        """The box around the largest connected part of the mask; None if the mask is empty."""
+        return regions.bounding_box(regions.largest_component(self.mask(threshold)))
+
+    def overlay(
+        self, image: Image.Image, colormap: str = "inferno", alpha: float = 0.6
+    ) -> Image.Image:
+        """The map laid over its picture, in colours; see `render.overlay`."""
+        from t2i_xattn.showing.render import overlay
+
+        return overlay(image, self, colormap=colormap, alpha=alpha)

@@ -1,0 +1,129 @@
+"""Parts, differences and means of recorded runs; `Trace` says what they are for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from t2i_xattn.aggregation import FloatMap, mean_of
+from t2i_xattn.denoisers.sites import Sites, choose_sites
+from t2i_xattn.errors import UserError
+from t2i_xattn.recording.keep import TEXT
+from t2i_xattn.traces.recorded_run import AXES, RecordedRun
+
+
+def selected(
+    run: RecordedRun,
+    sites: Sites | None,
+    branch: str | None,
+    steps: int | Sequence[int] | None,
+    heads: int | Sequence[int] | None,
+    images: int | Sequence[int] | None,
+) -> RecordedRun:
+    """See `Trace.select`."""
+    chosen = choose_sites(run.sites, sites)
+    branches, windows = run.branches, run.steps
+    takes: dict[int, list[int]] = {}
+    if branch is not None:
+        if branch not in branches:
+            raise UserError(
+                f"expected a branch of {', '.join(branches)}, but came {branch!r}; record with "
+                f"branches=[{branch!r}] to keep it"
+            )
+        takes[AXES.index("branch")] = [branches.index(branch)]
+        branches = (branch,)
+    if steps is not None:
+        places = _numbers(steps, len(windows), "step", 'steps="each"')
+        takes[AXES.index("step")] = places
+        windows = tuple(windows[place] for place in places)
+    prompts, words, groups = run.prompts, run.words, run.groups
+    if images is not None:
+        pictures = _numbers(images, len(prompts), "image", None)
+        takes[AXES.index("image")] = pictures
+        prompts = tuple(prompts[each] for each in pictures)
+        words = tuple(words[each] for each in pictures)
+        groups = None if groups is None else tuple(groups[each] for each in pictures)
+    if heads is not None:
+        axis = AXES.index("head")
+        lengths = {site.name: run.maps[TEXT][site.name].shape[axis] for site in chosen}
+        takes[axis] = _numbers(heads, max(lengths.values()), "head", 'heads="each"')
+        chosen = [site for site in chosen if lengths[site.name] > max(takes[axis])]
+
+    def taken(array: FloatMap, takes: dict[int, list[int]] = takes) -> FloatMap:
+        for axis, places in takes.items():
+            array = array.take(places, axis=axis)
+        return array
+
+    maps = {
+        stream: {site.name: taken(of_sites[site.name]) for site in chosen}
+        for stream, of_sites in run.maps.items()
+    }
+    weights = None
+    if run.site_weights is not None:
+        # They have no heads, and only the first three axes.
+        of_weights = {axis: places for axis, places in takes.items() if axis < AXES.index("head")}
+        weights = {site.name: taken(run.site_weights[site.name], of_weights) for site in chosen}
+    return replace(
+        run,
+        maps=maps,
+        sites=tuple(chosen),
+        branches=branches,
+        steps=windows,
+        prompts=prompts,
+        words=words,
+        groups=groups,
+        site_weights=weights,
+    )
+
+
+def difference(first: RecordedRun, second: RecordedRun) -> RecordedRun:
+    """See `Trace.__sub__`."""
+    _check_alike(first, second)
+    maps = {
+        stream: {name: array - second.maps[stream][name] for name, array in of_sites.items()}
+        for stream, of_sites in first.maps.items()
+    }
+    settings = first.settings | {"minus": second.settings}
+    # Weights of one run do not hold for what differs between two.
+    return replace(first, maps=maps, settings=settings, site_weights=None)
+
+
+def mean(runs: Sequence[RecordedRun]) -> RecordedRun:
+    """See `Trace.mean`."""
+    if not runs:
+        raise UserError("expected at least one trace to take the mean of, but came none")
+    for run in runs[1:]:
+        _check_alike(runs[0], run)
+    maps = {
+        stream: {name: mean_of([run.maps[stream][name] for run in runs]) for name in of_sites}
+        for stream, of_sites in runs[0].maps.items()
+    }
+    every = [run.site_weights for run in runs]
+    weights = None
+    if all(each is not None for each in every):
+        weights = {
+            site.name: mean_of([each[site.name] for each in every if each is not None])
+            for site in runs[0].sites
+        }
+    settings = runs[0].settings | {"mean_of": len(runs)}
+    return replace(runs[0], maps=maps, settings=settings, site_weights=weights)
+
+
+def _numbers(chosen: int | Sequence[int], count: int, axis: str, how: str | None) -> list[int]:
+    numbers = [chosen] if isinstance(chosen, int) else list(chosen)
+    if not numbers or not all(0 <= number < count for number in numbers):
+        hint = f"; record with {how} to keep more" if how else ""
+        raise UserError(f"expected {axis}s from 0 to {count - 1}, but came {numbers}{hint}")
+    return numbers
+
+
+def _check_alike(first: RecordedRun, second: RecordedRun) -> None:
+    def shapes(run: RecordedRun) -> dict[str, Any]:
+        return {f"{s}/{name}": a.shape for s, m in run.maps.items() for name, a in m.items()}
+
+    if shapes(first) != shapes(second) or first.groups != second.groups:
+        raise UserError(
+            "expected traces of the same sites, sizes, steps and columns, but they differ; record "
+            "both runs in the same way"
+        )
