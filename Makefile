@@ -1,9 +1,13 @@
-VENV ?= .venv
+VENV = .venv
+LOWEST = .venv-lowest
 PYTHON ?= python3.11
+WORKERS ?= 2
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
+# Each worker computes with one thread: together they fill the cores, and sums have one order.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
-.PHONY: demo test check format clean
+.PHONY: demo test check lint types slow lowest format clean
 
 # One environment for everything, with the versions of constraints.txt.
 $(READY): pyproject.toml constraints.txt
@@ -17,17 +21,37 @@ demo: $(READY)
 	@echo "open $(CURDIR)/demo/words.png"
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(PYTEST) -m "not slow"
 
-check: $(READY)
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
+# The one gate: what pre-commit looks at, types, and every test.
+check: lint types test slow
+
+lint: $(READY)
+	$(BIN)/pre-commit run --all-files
+
+types: $(READY)
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+
+# What trains, or measures how good a model is.
+slow: $(READY)
+	$(PYTEST) -m slow
+
+# The tests of all but the lab with the lowest versions that pyproject.toml allows. On Linux this
+# torch comes with CUDA: three gigabytes to fetch, six to keep.
+lowest: $(LOWEST)/.ready
+	$(PYTEST) -m "not slow" tests/integration $$(grep -L "^from lab" tests/test_*.py)
+lowest: BIN = $(LOWEST)/bin
+
+$(LOWEST)/.ready: pyproject.toml scripts/lowest.py
+	$(PYTHON) -m venv $(LOWEST)
+	$(PYTHON) scripts/lowest.py > $(LOWEST)/constraints.txt
+	$(LOWEST)/bin/python -m pip install --quiet --upgrade pip
+	$(LOWEST)/bin/python -m pip install --quiet -c $(LOWEST)/constraints.txt -e '.[dev]'
+	touch $@
 
 format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) demo out .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(LOWEST) demo out .pytest_cache .mypy_cache .ruff_cache

@@ -79,14 +79,14 @@ class StableDiffusionLayoutPipeline(StableDiffusionPipeline):
         Raises:
             UserError: for another method, a box outside the picture, a word that is not there.
         """
-        kinds = {"layout": t2i_xattn.Layout, "boxdiff": t2i_xattn.BoxDiff}
+        kinds = {"layout": t2i_xattn.losses.Layout, "boxdiff": t2i_xattn.losses.BoxDiff}
         if box_method not in kinds:
             raise t2i_xattn.UserError(
                 f"expected box_method of {', '.join(kinds)}, but came {box_method!r}"
             )
         losses = []
         if boxes is not None:
-            scale = {} if box_scale is None else {"scale": box_scale}
+            scale: dict[str, Any] = {} if box_scale is None else {"scale": box_scale}
             losses.append(kinds[box_method](boxes, **scale))
         with t2i_xattn.guide(self, *losses) if losses else nullcontext():
             return super().__call__(

@@ -92,7 +92,7 @@ class StableDiffusionXLAttendAndExcitePipeline(StableDiffusionXLPipeline):
             []
             if words is None
             else [
-                t2i_xattn.AttendAndExcite(
+                t2i_xattn.losses.AttendAndExcite(
                     words, scale=attend_scale, until=attend_until, refinements=refinements
                 )
             ]

@@ -28,6 +28,7 @@ from diffusers.image_processor import PipelineImageInput
 from diffusers.pipelines.stable_diffusion_xl import StableDiffusionXLPipelineOutput
 
 import t2i_xattn
+from t2i_xattn.edits import LocalBlend, Refine, Replace, Reweight, SelfReplace
 
 
 class StableDiffusionXLPromptToPromptPipeline(StableDiffusionXLPipeline):
@@ -82,54 +83,59 @@ class StableDiffusionXLPromptToPromptPipeline(StableDiffusionXLPipeline):
         """Arguments as for ``StableDiffusionXLPipeline``, and:
 
         Args:
-            prompt: the source and one or more targets. They start from the same noise, unless
-                ``latents`` or a list of generators says otherwise.
+            prompt: the source and one or more targets. The n-th picture of each starts from the
+                same noise, unless ``latents`` or a list of generators says otherwise, and the
+                targets' look at the source's. One prompt alone is painted by the stock pipeline.
             refine: whether words were added; else they were swapped, one for one or as ``swaps``
                 says.
             swaps: words or phrases of the source and what stands for each in the targets.
             weights: of words in the targets; 1 changes nothing.
             blend: a word of the source and one of the targets; outside of where they act, the
                 targets keep the source's latents.
-            cross_replace_steps: the part of the run in which the targets have the source's maps.
+            cross_replace_steps: the part of the run in which the targets have the source's maps,
+                rounded down to whole steps; 0 for none.
             self_replace_steps: the part in which they have its self-attention.
 
         Returns:
-            The stock output, the source's picture first.
+            The stock output, the source's pictures first.
 
         Raises:
-            UserError: for prompts that cannot be aligned, words that are not there, one prompt.
+            UserError: for prompts that cannot be aligned, words that are not there; for swaps,
+                weights or a blend without a target; for a blend beside a callback.
         """
-        if not isinstance(prompt, list) or len(prompt) < 2:
+        prompts, pictures = _count(prompt, prompt_embeds), num_images_per_prompt or 1
+        if prompts == 1 and (swaps or weights or blend):
             raise t2i_xattn.UserError(
-                f"expected prompt=[source, target, …], but came {prompt!r}; give the source first"
+                "expected prompt=[source, target, …] for swaps, weights or blend, but came "
+                f"{prompt!r}; give the source first"
             )
-        if (num_images_per_prompt or 1) > 1:
+        if blend is not None and callback_on_step_end is not None:
             raise t2i_xattn.UserError(
-                "expected one image a prompt, since the targets look at the source's in their "
-                f"batch, but came num_images_per_prompt={num_images_per_prompt}; call it several "
-                "times"
+                "expected blend or callback_on_step_end, but came both; call "
+                "t2i_xattn.edits.LocalBlend in a callback of your own"
             )
-        if latents is None and not isinstance(generator, list):
-            latents = self._same_noise(prompt, height, width, generator)
-        steps = (0, float(cross_replace_steps))
-        edits: list[Any] = [
-            t2i_xattn.Refine(steps=steps) if refine else t2i_xattn.Replace(swaps, steps=steps)
-        ]
-        if self_replace_steps > 0:
-            edits.append(t2i_xattn.SelfReplace(steps=(0, float(self_replace_steps))))
-        targets = list(range(1, len(prompt)))
-        for word, weight in (weights or {}).items():
-            edits.append(t2i_xattn.Reweight(word, weight, images=targets))
+        edits: list[Any] = []
+        if prompts > 1:
+            if latents is None and not isinstance(generator, list):
+                latents = self._same_noise(prompts, pictures, height, width, generator)
+            # A part of the run that is less than one step would be refused.
+            count = len(timesteps or sigmas or ()) or num_inference_steps
+            least = 1 / max(1, count * (denoising_end or 1))
+            if cross_replace_steps >= least:
+                steps = (0, float(cross_replace_steps))
+                edits.append(Refine(steps=steps) if refine else Replace(swaps, steps=steps))
+            if self_replace_steps >= least:
+                edits.append(SelfReplace(steps=(0, float(self_replace_steps))))
+            targets = range(pictures, prompts * pictures)
+            edits += [
+                Reweight(word, each, images=targets) for word, each in (weights or {}).items()
+            ]
         with ExitStack() as stack:
-            stack.enter_context(t2i_xattn.edit(self, *edits))
+            if edits:
+                stack.enter_context(t2i_xattn.edit(self, *edits))
             if blend is not None:
-                if callback_on_step_end is not None:
-                    raise t2i_xattn.UserError(
-                        "expected blend or callback_on_step_end, but came both; call "
-                        "t2i_xattn.LocalBlend in a callback of your own"
-                    )
                 trace = stack.enter_context(t2i_xattn.record(self))
-                callback_on_step_end = t2i_xattn.LocalBlend(trace, *blend)
+                callback_on_step_end = _blending(trace, blend, prompts, pictures)
             return super().__call__(
                 prompt=prompt,
                 prompt_2=prompt_2,
@@ -168,12 +174,12 @@ class StableDiffusionXLPromptToPromptPipeline(StableDiffusionXLPipeline):
             )
 
     def _same_noise(
-        self, prompts: list[str], height: int | None, width: int | None, generator: Any
+        self, prompts: int, pictures: int, height: int | None, width: int | None, generator: Any
     ) -> torch.Tensor:
         """Latents that are the same for every prompt."""
         side = self.unet.config.sample_size * self.vae_scale_factor
-        one = self.prepare_latents(
-            1,
+        each = self.prepare_latents(
+            pictures,
             self.unet.config.in_channels,
             height or side,
             width or side,
@@ -182,4 +188,28 @@ class StableDiffusionXLPromptToPromptPipeline(StableDiffusionXLPipeline):
             generator,
         )
         # The pipeline multiplies them by the sampler's own deviation once more.
-        return (one / self.scheduler.init_noise_sigma).repeat(len(prompts), 1, 1, 1)
+        return (each / self.scheduler.init_noise_sigma).repeat(prompts, 1, 1, 1)
+
+
+def _count(prompt: str | list[str] | None, embeds: torch.Tensor | None) -> int:
+    """How many prompts there are; what is none is left to the stock pipeline to refuse."""
+    if isinstance(prompt, list):
+        return len(prompt)
+    return 1 if prompt is not None or embeds is None else len(embeds)
+
+
+def _blending(
+    trace: t2i_xattn.Trace, words: tuple[str, str], prompts: int, pictures: int
+) -> Callable[[Any, int, int, dict[str, Any]], dict[str, Any]]:
+    """A callback that blends each picture of the targets with the source's of the same number."""
+    blends = [
+        LocalBlend(trace, *words, source=each, images=range(each, prompts * pictures, pictures))
+        for each in range(pictures)
+    ]
+
+    def blended(pipe: Any, step: int, timestep: int, tensors: dict[str, Any]) -> dict[str, Any]:
+        for each in blends:
+            tensors = tensors | each(pipe, step, timestep, tensors)
+        return tensors
+
+    return blended

@@ -91,7 +91,7 @@ class StableDiffusionXLRegionalPipeline(StableDiffusionXLPipeline):
         """
         edits = []
         if regions is not None:
-            edits.append(t2i_xattn.RegionalPrompts(regions, base_weight=base_weight))
+            edits.append(t2i_xattn.edits.RegionalPrompts(regions, base_weight=base_weight))
         with t2i_xattn.edit(self, *edits) if edits else nullcontext():
             return super().__call__(
                 prompt=prompt,

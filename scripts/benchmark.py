@@ -24,20 +24,11 @@ from lab.benchmark import (
 from lab.benchmark.timing import Ratio, ratio, time_in_turn
 from lab.evaluation.report import check_writable, circumstances, write_json
 from t2i_xattn.commands.one_sentence import mistakes_told
-from t2i_xattn.denoisers.sites import find_sites
 from t2i_xattn.errors import UserError
-from t2i_xattn.recording.keep import TEXT, Keep
-from t2i_xattn.recording.sums import CallShape, Kept
 
 app = typer.Typer(
     help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
 )
-
-
-def _kept_bytes(loop: Loop) -> int:
-    """Of the maps of a recorded run, of any number of steps."""
-    shape = CallShape(1, loop.size, {TEXT: loop.tokens})
-    return Kept(Keep(), tuple(find_sites(loop.pipe.unet)), shape, None).nbytes
 
 
 def _numbers(given: str) -> list[int]:
@@ -141,7 +132,7 @@ def _compare(
     settings = {"denoiser": denoiser, "steps": steps, "pairs": limit, **options}
     ratios: dict[str, Ratio] = {}
     added: dict[str, int] = {}
-    kept = _kept_bytes(loop)
+    kept = loop.kept_bytes
 
     def write() -> None:
         ways = {
@@ -239,7 +230,7 @@ def cost_command(
     try:
         for number, case in enumerate(dict.fromkeys(cases), 1):
             loop = replace(made, size=(case[2] // 8, case[2] // 8), tokens=case[1])
-            kept = _kept_bytes(loop)
+            kept = loop.kept_bytes
             label = f"row {number}: {case[0]} steps, {case[1]} tokens, {case[2]}²"
             for seconds in _timed(loop, ("plain", "record"), case[0], limit, label):
                 found = ratio(seconds["record"], seconds["plain"])

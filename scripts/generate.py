@@ -2,7 +2,7 @@
 
 import typer
 
-from t2i_xattn.commands.app import generate_command
+from t2i_xattn.commands.generate import generate_command
 
 if __name__ == "__main__":
     typer.run(generate_command)

@@ -2,7 +2,7 @@
 
 import typer
 
-from t2i_xattn.commands.app import inspect_command
+from t2i_xattn.commands.inspect import inspect_command
 
 if __name__ == "__main__":
     typer.run(inspect_command)

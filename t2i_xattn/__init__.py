@@ -13,125 +13,60 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from t2i_xattn import aggregation, edits, losses, processors
     from t2i_xattn.denoisers.sites import AttentionSite, find_sites
-    from t2i_xattn.denoisers.wrapping import RecordingProcessor
     from t2i_xattn.editing.edit import edit
-    from t2i_xattn.edits.distribution import MaskPadding, Temperature, TopK
-    from t2i_xattn.edits.edit import Edit, EditContext
-    from t2i_xattn.edits.function import EditFunction
-    from t2i_xattn.edits.local_blend import LocalBlend
-    from t2i_xattn.edits.maps import InjectMap, SwapMaps
-    from t2i_xattn.edits.prompt_to_prompt import Refine, Replace, SelfReplace
-    from t2i_xattn.edits.regional import RegionalPrompts
-    from t2i_xattn.edits.restrict import Restrict
-    from t2i_xattn.edits.weights import Add, Drop, Reweight
     from t2i_xattn.errors import UserError
-    from t2i_xattn.guidance import (
-        AttendAndExcite,
-        Binding,
-        BoxDiff,
-        GuidanceLoss,
-        Layout,
-        Segregation,
-        guide,
-    )
-    from t2i_xattn.inversion import invert
+    from t2i_xattn.guidance.guide import guide
+    from t2i_xattn.inversion.methods import invert
     from t2i_xattn.models.default import load_default
-    from t2i_xattn.processors.intercepting import InterceptingProcessor, attention_forward
+    from t2i_xattn.processors.swap import swap
     from t2i_xattn.recording.record import record
-    from t2i_xattn.showing.render import contact_sheet
     from t2i_xattn.traces.heat_map import HeatMap
     from t2i_xattn.traces.trace import Trace
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
-    "Add",
-    "AttendAndExcite",
     "AttentionSite",
-    "Binding",
-    "BoxDiff",
-    "Drop",
-    "Edit",
-    "EditContext",
-    "EditFunction",
-    "GuidanceLoss",
     "HeatMap",
-    "InjectMap",
-    "InterceptingProcessor",
-    "Layout",
-    "LocalBlend",
-    "MaskPadding",
-    "RecordingProcessor",
-    "Refine",
-    "RegionalPrompts",
-    "Replace",
-    "Restrict",
-    "Reweight",
-    "Segregation",
-    "SelfReplace",
-    "SwapMaps",
-    "Temperature",
-    "TopK",
     "Trace",
     "UserError",
-    "__version__",
-    "attention_forward",
-    "contact_sheet",
+    "aggregation",
     "edit",
+    "edits",
     "find_sites",
     "guide",
     "invert",
     "load_default",
+    "losses",
+    "processors",
     "record",
+    "swap",
 ]
 
-# Where each public name lives. They are imported when they are first asked for (PEP 562), since
-# torch and diffusers take seconds.
+# Where each public name lives; modules are themselves. They are imported when they are first asked
+# for (PEP 562), since torch and diffusers take seconds.
 _HOMES = {
-    "Add": "edits.weights",
-    "AttendAndExcite": "guidance",
     "AttentionSite": "denoisers.sites",
-    "Binding": "guidance",
-    "BoxDiff": "guidance",
-    "Drop": "edits.weights",
-    "Edit": "edits.edit",
-    "EditContext": "edits.edit",
-    "EditFunction": "edits.function",
-    "GuidanceLoss": "guidance",
     "HeatMap": "traces.heat_map",
-    "InjectMap": "edits.maps",
-    "InterceptingProcessor": "processors.intercepting",
-    "Layout": "guidance",
-    "LocalBlend": "edits.local_blend",
-    "MaskPadding": "edits.distribution",
-    "RecordingProcessor": "denoisers.wrapping",
-    "Refine": "edits.prompt_to_prompt",
-    "RegionalPrompts": "edits.regional",
-    "Replace": "edits.prompt_to_prompt",
-    "Restrict": "edits.restrict",
-    "Reweight": "edits.weights",
-    "Segregation": "guidance",
-    "SelfReplace": "edits.prompt_to_prompt",
-    "SwapMaps": "edits.maps",
-    "Temperature": "edits.distribution",
-    "TopK": "edits.distribution",
     "Trace": "traces.trace",
     "UserError": "errors",
-    "attention_forward": "processors.intercepting",
-    "contact_sheet": "showing.render",
     "edit": "editing.edit",
     "find_sites": "denoisers.sites",
-    "guide": "guidance",
-    "invert": "inversion",
+    "guide": "guidance.guide",
+    "invert": "inversion.methods",
     "load_default": "models.default",
     "record": "recording.record",
+    "swap": "processors.swap",
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in _HOMES:
+        return importlib.import_module(f"{__name__}.{name}")
     value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
     globals()[name] = value
     return value

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from right_maps import size_at
 from t2i_xattn.denoisers.sites import AttentionSite, walk_sites
 from t2i_xattn.kernel import reference
 
@@ -49,4 +50,11 @@ class Captured:
 
 def matrix_of(pipe: Any, site: AttentionSite) -> Tensor:
     """fp64 `(out, in)` of a site's output projection."""
-    return pipe.unet.get_submodule(site.name).to_out[0].weight.detach().to(torch.float64)
+    weight: Tensor = pipe.unet.get_submodule(site.name).to_out[0].weight
+    return weight.detach().to(torch.float64)
+
+
+def size_of(site: AttentionSite, latent: tuple[int, int]) -> tuple[int, int]:
+    """Height and width of a UNet's site, in a latent of a height and width."""
+    assert site.level is not None
+    return size_at(site.level, latent)

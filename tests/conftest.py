@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from torch.overrides import _get_current_function_mode_stack
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
-
-from t2i_xattn.denoisers.sites import walk_sites
 
 # As byte-level BPE joins them: these words are one token, all others several.
 _MERGES = ["r e", "re d</w>", "b l", "u e</w>", "bl ue</w>", "c i", "ci r", "cir c", "l e</w>"]
@@ -93,25 +92,78 @@ def make_pipeline() -> StableDiffusionPipeline:
 
 
 def state_of(pipe: Any) -> dict[str, Any]:
-    """All that recording touches; identities, not equality."""
-    unet = pipe.unet
+    """All that recording, editing and guidance touch; identities, not equality.
+
+    To be taken after a first run, in which a pipeline and its scheduler get attributes.
+    """
+    unet, names = pipe.unet, ("unet", "controlnet", "text_encoder", "text_encoder_2", "vae")
+    parts = {name: part for name in names if (part := getattr(pipe, name, None)) is not None}
+    own = vars(pipe)
+    # Model offloading is set up anew at the end of each run, by the pipeline itself.
+    renewed = bool(getattr(pipe, "_all_hooks", None))
     return {
         "processors": {name: id(p) for name, p in unet.attn_processors.items()},
-        "order": [list(attn._modules) for _, attn in walk_sites(unet)],
         "repr": repr(unet),
         "keys": list(unet.state_dict()),
-        "hooks": [
-            (name, len(m._forward_hooks), len(m._forward_pre_hooks))
-            for name, m in unet.named_modules()
+        "modules": {
+            (part, name): _state_of_module(module, renewed)
+            for part, model in parts.items()
+            for name, module in model.named_modules()
+        },
+        "gradients": [
+            (part, name)
+            for part, model in parts.items()
+            for name, parameter in model.named_parameters()
+            if parameter.requires_grad
         ],
-        "pipeline": dict(vars(pipe)).keys() - {"_guidance_scale"},
-        "own": [key for key in vars(pipe) if "encode_prompt" in key],
+        "parts": {name: id(part) for name, part in parts.items()},
+        "pipeline": own.keys() - {"_guidance_scale"},
+        "method": id(own.get("encode_prompt")),
+        "scheduler": (vars(pipe.scheduler).keys(), id(vars(pipe.scheduler).get("step"))),
+        "modes": len(_get_current_function_mode_stack()),
+        "grad": torch.is_grad_enabled(),
     }
+
+
+_HOOKS = [
+    "_forward_hooks",
+    "_forward_pre_hooks",
+    "_forward_hooks_with_kwargs",
+    "_forward_pre_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+    "_backward_hooks",
+    "_backward_pre_hooks",
+]
+
+
+def _state_of_module(module: torch.nn.Module, renewed: bool) -> tuple[Any, ...]:
+    own = vars(module)
+    return (
+        sorted(own),
+        list(module._modules),
+        None if renewed else id(own.get("forward")),
+        id(own.get("_compiled_call_impl")),
+        [list(getattr(module, name)) for name in _HOOKS],
+        id(type(module)),
+        id(type(module).forward),
+        module.training,
+    )
 
 
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def more_graphs() -> Iterator[None]:
+    """All blocks share the graphs of one forward, of which torch makes 8 unless told otherwise.
+
+    The tests' UNets have three shapes of blocks, each with a plain graph, a recording one and,
+    where the branches are called one by one, one for the calls in which nothing is recorded.
+    """
+    with torch._dynamo.config.patch(recompile_limit=9):
+        yield
 
 
 @pytest.fixture(scope="session")

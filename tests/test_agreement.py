@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,26 +14,14 @@ from numpy.typing import NDArray
 
 import t2i_xattn as tx
 from t2i_xattn.errors import UserError
-from t2i_xattn.traces.agreement import agreed_heatmap
+from t2i_xattn.traces.agreement import agreed
 from t2i_xattn.traces.heat_map import HeatMap
 
 SHARES = arrays(np.float32, (4, 5), elements=st.floats(0, 1, width=32))
 
 
-@dataclass
-class _Maps:
-    """As a trace: a plain and a carried map."""
-
-    text: NDArray[np.float32]
-    walked: NDArray[np.float32]
-
-    def heatmap(self, phrase: str, stream: str = "text") -> HeatMap:
-        return HeatMap(phrase, getattr(self, stream))
-
-
 def _agreed(text: Any, walked: Any) -> HeatMap:
-    maps: Any = _Maps(np.asarray(text, np.float32), np.asarray(walked, np.float32))
-    return agreed_heatmap(maps, "word")
+    return HeatMap("word", agreed(np.asarray(text, np.float32), np.asarray(walked, np.float32)))
 
 
 def test_the_word_stands_where_both_maps_are_high() -> None:
@@ -60,11 +47,25 @@ def test_a_carried_map_that_says_nothing_changes_nothing(text: NDArray[np.float3
     assert np.allclose(_agreed(text, np.full((4, 5), 0.2)).array, text, atol=1e-6)
 
 
-def test_a_run_that_was_not_carried_along_is_one_clear_error(pipe: Any) -> None:
+def test_a_trace_shows_the_agreed_map_where_it_has_both(pipe: Any) -> None:
+    with tx.record(pipe, walk=1) as trace:
+        pipe("a red circle", num_inference_steps=1)
+    plain, walked = (trace.heatmap("red", stream=each).array for each in ("text", "walked"))
+    assert np.array_equal(trace.heatmap("red").array, agreed(plain, walked))
+    assert not np.array_equal(trace.heatmap("red").array, plain)
+    # What is asked for by name is what it says.
+    assert np.array_equal(
+        trace.heatmap("red", aggregate=tx.aggregation.mean_over_sites).array, plain
+    )
+
+
+def test_without_the_carried_map_it_is_the_plain_one(pipe: Any) -> None:
     with tx.record(pipe) as trace:
         pipe("a red circle", num_inference_steps=1)
+    plain = trace.heatmap("red", stream="text").array
+    assert np.array_equal(trace.heatmap("red").array, plain)
     with pytest.raises(UserError, match="record with walk=1"):
-        agreed_heatmap(trace, "red")
+        trace.heatmap("red", stream="walked")
 
 
 def test_the_first_sheet_is_right() -> None:
@@ -87,4 +88,4 @@ def test_the_first_sheet_is_right() -> None:
         "square": redder < -60,
     }
     for word, where in shown.items():
-        assert where[agreed_heatmap(trace, word).peak()], word
+        assert where[trace.heatmap(word).peak()], word

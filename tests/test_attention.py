@@ -42,17 +42,46 @@ def test_a_walk_is_the_dense_matrix_to_a_power(
 
 
 def test_recorded_walks(pipe: Any, draw: Any) -> None:
-    """Against what the layers themselves projected, in fp64, one step of the sampler."""
+    """Against what the layers themselves projected, in fp64, one step of the sampler: the columns
+    of words, or those that were asked for."""
     captured = Captured(pipe, lambda: draw(pipe, num_inference_steps=1))
-    with record(pipe, walk=2) as trace:
+    with record(pipe, walk=2) as words:
         assert draw(pipe, num_inference_steps=1).tobytes() == captured.result.tobytes()
-    assert list(trace.run.maps) == ["text", "walked"]
-    for site in trace.sites:
-        dense = captured.probs(site, of="attn1").mean(1)[0].numpy()
-        maps = trace.to_numpy()[site.name][0, 0, 0, 0].reshape(len(dense), -1)
-        walked = trace.to_numpy("walked")[site.name][0, 0, 0, 0].reshape(len(dense), -1)
-        assert np.abs(walked - dense @ dense @ maps).max() < 1e-5
-        assert np.allclose(walked.sum(-1), 1, atol=1e-5)
+    with record(pipe, walk=2, columns=range(77)) as every:
+        draw(pipe, num_inference_steps=1)
+    assert words.run.walked_columns == (1, 2, 3)
+    assert every.run.walked_columns is None
+    for trace, columns in ((words, [1, 2, 3]), (every, list(range(77)))):
+        assert list(trace.run.maps) == ["text", "walked"]
+        for site in trace.sites:
+            dense = captured.probs(site, of="attn1").mean(1)[0].numpy()
+            maps = trace.to_numpy()[site.name][0, 0, 0, 0].reshape(len(dense), -1)
+            walked = trace.to_numpy("walked")[site.name][0, 0, 0, 0].reshape(len(dense), -1)
+            assert np.abs(walked - dense @ dense @ maps[:, columns]).max() < 1e-5
+            if trace is every:
+                assert np.allclose(walked.sum(-1), 1, atol=1e-5)
+
+
+def test_columns_that_were_not_walked(pipe: Any, draw: Any) -> None:
+    with record(pipe, walk=1) as trace:
+        draw(pipe)
+    with pytest.raises(UserError, match=r"columns that were kept, .* but came \[0\]"):
+        trace.heatmap(columns=[0], stream="walked")
+    # Without a stream it is the plain map.
+    assert np.array_equal(
+        trace.heatmap(columns=[0]).array, trace.heatmap(columns=[0], stream="text").array
+    )
+
+
+def test_embeddings_have_no_words_and_are_walked_whole(pipe: Any, draw: Any) -> None:
+    with torch.no_grad():
+        text, none = pipe.encode_prompt("a red circle", "cpu", 1, True)
+    with record(pipe, walk=1) as trace:
+        draw(pipe, None, prompt_embeds=text, negative_prompt_embeds=none)
+    assert trace.run.walked_columns is None
+    for maps in trace.to_numpy("walked").values():
+        assert maps.shape[-1] == 77
+        assert np.allclose(maps.sum(-1), 1, atol=1e-5)
 
 
 def test_words_are_carried_alone(pipe: Any, draw: Any) -> None:

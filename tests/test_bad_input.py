@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,12 +14,27 @@ import pytest
 
 import t2i_xattn as tx
 from conftest import state_of
+from t2i_xattn.edits import (
+    Add,
+    Drop,
+    InjectMap,
+    Refine,
+    RegionalPrompts,
+    Replace,
+    Restrict,
+    Reweight,
+    SelfReplace,
+    SwapMaps,
+    Temperature,
+    TopK,
+)
 from t2i_xattn.errors import UserError
+from t2i_xattn.losses import AttendAndExcite, Binding, BoxDiff, Layout
 
 BOX, WHOLE = (0.0, 0.0, 0.5, 0.5), (0.0, 0.0, 1.0, 1.0)
 PAIR = ["a red circle", "a blue circle left of red"]
 LONG = "a " * 80 + "red circle"
-BOXES = {
+BOXES: dict[str, tuple[float, ...]] = {
     "outside of the picture": (0.0, 0.0, 1.0, 1.5),
     "above it": (-0.1, 0.0, 1.0, 1.0),
     "inside out": (0.5, 0.0, 0.2, 1.0),
@@ -46,74 +62,88 @@ def recorded(**keep: Any) -> Steer:
 
 CASES: dict[str, tuple[Steer, Any, str]] = {
     # Words that are not there.
-    "reweight": (edits(lambda: tx.Reweight("green", 2.0)), None, "'green' is not in the prompt"),
-    "drop": (edits(lambda: tx.Drop("rde")), None, "did you mean 'red'"),
-    "add": (edits(lambda: tx.Add("green", 0.1)), None, "'green' is not in the prompt"),
-    "restrict": (edits(lambda: tx.Restrict("green", BOX)), None, "'green' is not in"),
-    "swap maps": (edits(lambda: tx.SwapMaps("red", "green")), None, "'green' is not in"),
-    "inject": (edits(lambda: tx.InjectMap("green", np.ones((8, 8)))), None, "'green' is not in"),
-    "words=": (edits(lambda: tx.TopK(2, words=["green"])), None, "'green' is not in"),
-    "swaps": (edits(lambda: tx.Replace({"green": "blue"})), PAIR, "'green' is not in"),
-    "attend": (losses(lambda: tx.AttendAndExcite(["green"])), None, "'green' is not in"),
-    "layout": (losses(lambda: tx.Layout({"green": BOX})), None, "'green' is not in"),
-    "boxdiff": (losses(lambda: tx.BoxDiff({"green": BOX})), None, "'green' is not in"),
-    "binding": (losses(lambda: tx.Binding([("green", "circle")])), None, "'green' is not in"),
-    "no pair": (losses(lambda: tx.Binding()), ["red", "blue"], "found none in 'red'"),
+    "reweight": (edits(lambda: Reweight("green", 2.0)), None, "'green' is not in the prompt"),
+    "drop": (edits(lambda: Drop("rde")), None, "did you mean 'red'"),
+    "add": (edits(lambda: Add("green", 0.1)), None, "'green' is not in the prompt"),
+    "restrict": (edits(lambda: Restrict("green", BOX)), None, "'green' is not in"),
+    "swap maps": (edits(lambda: SwapMaps("red", "green")), None, "'green' is not in"),
+    "inject": (edits(lambda: InjectMap("green", np.ones((8, 8)))), None, "'green' is not in"),
+    "words=": (edits(lambda: TopK(2, words=["green"])), None, "'green' is not in"),
+    "swaps": (edits(lambda: Replace({"green": "blue"})), PAIR, "'green' is not in"),
+    "attend": (losses(lambda: AttendAndExcite(["green"])), None, "'green' is not in"),
+    "layout": (losses(lambda: Layout({"green": BOX})), None, "'green' is not in"),
+    "boxdiff": (losses(lambda: BoxDiff({"green": BOX})), None, "'green' is not in"),
+    "binding": (losses(lambda: Binding([("green", "circle")])), None, "'green' is not in"),
+    "no pair": (losses(lambda: Binding()), ["red", "blue"], "found none in 'red'"),
     "record": (recorded(words=["green"]), None, "'green' is not in"),
+    "record, negative": (
+        recorded(words=["red"], branches=["conditional", "unconditional"]),
+        None,
+        "'red' is not in the prompt, which has no words",
+    ),
+    "drop, negative": (edits(lambda: Drop("red", branches="unconditional")), None, "'red' is not"),
+    # However late they are to act.
+    "drop, late": (edits(lambda: Drop("green", steps=(1, 2))), None, "'green' is not in"),
+    "words=, late": (
+        edits(lambda: TopK(2, words=["green"], steps=(0.5, 1.0))),
+        None,
+        "'green' is not in",
+    ),
+    "mask, late": (edits(lambda: Restrict("red", TALL, steps=(1, 2))), None, "aspect, 8:8"),
     # In one prompt only.
-    "one of two": (edits(lambda: tx.Drop("left")), PAIR, r"\(in image 0 of the batch; images="),
+    "one of two": (edits(lambda: Drop("left")), PAIR, r"\(in image 0 of the batch; images="),
     # Prompts of different length without an alignment.
-    "replace": (edits(lambda: tx.Replace()), PAIR, "as many words, .* came 3 words and 6"),
-    "no target": (edits(lambda: tx.Refine()), None, "a source and other images"),
+    "replace": (edits(lambda: Replace()), PAIR, "as many words, .* came 3 words and 6"),
+    "no target": (edits(lambda: Refine()), None, "a source and other prompts"),
     # Masks of another size.
-    "mask": (edits(lambda: tx.Restrict("red", TALL)), None, "picture's aspect, 8:8"),
-    "map": (edits(lambda: tx.InjectMap("red", TALL)), None, "picture's aspect, 8:8"),
-    "regional mask": (edits(lambda: tx.RegionalPrompts({"red": TALL})), None, "aspect, 8:8"),
-    "no mask": (edits(lambda: tx.Restrict("red", np.ones(8))), None, r"came shape \(8,\)"),
+    "mask": (edits(lambda: Restrict("red", TALL)), None, "picture's aspect, 8:8"),
+    "map": (edits(lambda: InjectMap("red", TALL)), None, "picture's aspect, 8:8"),
+    "regional mask": (edits(lambda: RegionalPrompts({"red": TALL})), None, "aspect, 8:8"),
+    "no mask": (edits(lambda: Restrict("red", np.ones(8))), None, r"came shape \(8,\)"),
     # Rows of the batch that are not there.
-    "row 1": (edits(lambda: tx.Drop("red", images=[1])), None, "images from 0 to 0 for Drop"),
-    "row 2": (edits(lambda: tx.RegionalPrompts({"red": BOX}, images=[2])), PAIR, "from 0 to 1"),
-    "row -1": (edits(lambda: tx.Drop("red", images=[-1])), None, "from 0 to 0 .* came -1"),
-    "row 0.5": (edits(lambda: tx.Drop("red", images=[0.5])), None, "came 0.5"),
-    "no list": (edits(lambda: tx.Drop("red", images=1)), None, r"images=\[…\] .* came 1"),
-    "source": (edits(lambda: tx.SelfReplace(source=2)), PAIR, "source=2"),
+    "row 1": (edits(lambda: Drop("red", images=[1])), None, "images from 0 to 0 for Drop"),
+    "row 2": (edits(lambda: RegionalPrompts({"red": BOX}, images=[2])), PAIR, "from 0 to 1"),
+    "row -1": (edits(lambda: Drop("red", images=[-1])), None, "from 0 to 0 .* came -1"),
+    "row 0.5": (edits(partial(Drop, "red", images=[0.5])), None, "came 0.5"),  # type: ignore[list-item]
+    "no list": (edits(partial(Drop, "red", images=1)), None, r"images=\[…\] .* came 1"),  # type: ignore[arg-type]
+    "source": (edits(lambda: SelfReplace(source=2)), PAIR, "source=2"),
     # Beyond the window of the text encoder.
-    "drop, far": (edits(lambda: tx.Drop("red")), LONG, "beyond the window"),
-    "attend, far": (losses(lambda: tx.AttendAndExcite(["circle"])), LONG, "beyond the window"),
-    "region, far": (edits(lambda: tx.RegionalPrompts({LONG: BOX})), None, "into the window"),
-    "binding, far": (losses(lambda: tx.Binding()), LONG, "found none in"),
-    "replace, far": (edits(lambda: tx.Replace({"red": "red"})), [LONG] * 2, "beyond the window"),
+    "drop, far": (edits(lambda: Drop("red")), LONG, "beyond the window"),
+    "attend, far": (losses(lambda: AttendAndExcite(["circle"])), LONG, "beyond the window"),
+    "region, far": (edits(lambda: RegionalPrompts({LONG: BOX})), None, "into the window"),
+    "binding, far": (losses(lambda: Binding()), LONG, "found none in"),
+    "replace, far": (edits(lambda: Replace({"red": "red"})), [LONG] * 2, "beyond the window"),
 }
 for name, box in BOXES.items():
     match = r"a box \(top, left, bottom, right\) inside the picture.* y comes first"
     CASES |= {
-        f"restrict, {name}": (edits(lambda box=box: tx.Restrict("red", box)), None, match),
-        f"region, {name}": (edits(lambda box=box: tx.RegionalPrompts({"a": box})), None, match),
-        f"layout, {name}": (losses(lambda box=box: tx.Layout({"red": box})), None, match),
-        f"boxdiff, {name}": (losses(lambda box=box: tx.BoxDiff({"red": box})), None, match),
+        f"restrict, {name}": (edits(partial(Restrict, "red", box)), None, match),
+        f"region, {name}": (edits(partial(RegionalPrompts, {"a": box})), None, match),
+        f"layout, {name}": (losses(partial(Layout, {"red": box})), None, match),
+        f"boxdiff, {name}": (losses(partial(BoxDiff, {"red": box})), None, match),
     }
 for wrong in (math.nan, math.inf, -math.inf):
     CASES |= {
-        f"reweight {wrong}": (edits(lambda w=wrong: tx.Reweight("red", w)), None, "finite number"),
-        f"add {wrong}": (edits(lambda w=wrong: tx.Add("red", w)), None, "finite number"),
-        f"temperature {wrong}": (edits(lambda w=wrong: tx.Temperature(w)), None, "finite number"),
+        f"reweight {wrong}": (edits(partial(Reweight, "red", wrong)), None, "finite number"),
+        f"add {wrong}": (edits(partial(Add, "red", wrong)), None, "finite number"),
+        f"temperature {wrong}": (edits(partial(Temperature, wrong)), None, "finite number"),
         f"inject {wrong}": (
-            edits(lambda w=wrong: tx.InjectMap("red", np.ones((8, 8)), strength=w)),
+            edits(partial(InjectMap, "red", np.ones((8, 8)), strength=wrong)),
             None,
             "strength above 0",
         ),
         f"map of {wrong}": (
-            edits(lambda w=wrong: tx.InjectMap("red", np.full((8, 8), w))),
+            edits(partial(InjectMap, "red", np.full((8, 8), wrong))),
             None,
             "values from 0 to 1",
         ),
         f"regional {wrong}": (
-            edits(lambda w=wrong: tx.RegionalPrompts({"red": WHOLE}, base_weight=w)),
+            edits(partial(RegionalPrompts, {"red": WHOLE}, base_weight=wrong)),
             None,
             "finite number as base_weight",
         ),
         f"scale {wrong}": (
-            losses(lambda w=wrong: tx.AttendAndExcite(["red"], scale=w)),
+            losses(partial(AttendAndExcite, ["red"], scale=wrong)),
             None,
             "finite scale above 0",
         ),

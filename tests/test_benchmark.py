@@ -10,6 +10,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from benchmark import app
 from lab.benchmark import (
     MODES,
     PEER_MODES,
@@ -20,6 +21,7 @@ from lab.benchmark import (
     mode,
 )
 from lab.benchmark.timing import ratio, time_in_turn
+from t2i_xattn.recording.record import record
 
 
 @pytest.mark.parametrize("name", [name for name in (*MODES, *PEER_MODES) if "compiled" not in name])
@@ -29,19 +31,21 @@ def test_every_way_paints_the_same(name: str) -> None:
     loop = make_loop("tiny", dtype=torch.float32)
     plain = loop.run(2)
     assert plain.isfinite().all()
-    processors = dict(loop.pipe.unet.attn_processors)
+    processors = dict(loop.unet.attn_processors)
     with mode(name, loop):
         found = loop.run(2)
     if name == "unfused":
         assert torch.allclose(found, plain, atol=1e-4)
     else:
         assert torch.equal(found, plain)
-        assert dict(loop.pipe.unet.attn_processors) == processors
+        assert dict(loop.unet.attn_processors) == processors
 
 
 def test_tokens_and_pixels() -> None:
     loop = make_loop("tiny", pixels=64, tokens=154, dtype=torch.float32)
-    assert loop.run(1).shape == (1, 4, 8, 8)
+    with record(loop) as trace:
+        assert loop.run(1).shape == (1, 4, 8, 8)
+    assert loop.kept_bytes == sum(each.nbytes for each in trace.run.maps["text"].values())
 
 
 def test_all_modes_are_timed_in_turn() -> None:
@@ -57,7 +61,7 @@ def test_all_modes_are_timed_in_turn() -> None:
         def __exit__(self, *_: object) -> None:
             pass
 
-    turns = time_in_turn(lambda: None, ("a", "b"), Entered, 3)  # type: ignore[arg-type]
+    turns = time_in_turn(lambda: None, ("a", "b"), Entered, 3)
     for number, seconds in enumerate(turns, 1):
         assert {name: len(each) for name, each in seconds.items()} == {"a": number, "b": number}
     assert order == ["a", "b", "a", "b", "b", "a", "a", "b"]
@@ -87,17 +91,15 @@ def test_ratios_are_of_pairs() -> None:
 def test_every_way_to_steer_changes_the_picture(name: str) -> None:
     loop = make_loop("tiny", dtype=torch.float32)
     plain = loop.run(2)
-    processors = dict(loop.pipe.unet.attn_processors)
+    processors = dict(loop.unet.attn_processors)
     with mode(name, loop):
         found = loop.run(2)
     assert found.isfinite().all()
     assert not torch.equal(found, plain)
-    assert dict(loop.pipe.unet.attn_processors) == processors
+    assert dict(loop.unet.attn_processors) == processors
 
 
 def test_the_command(tmp_path: Path) -> None:
-    from scripts.benchmark import app
-
     options = ["record", "--denoiser", "tiny", "--steps", "1", "--limit", "1", "--no-compiled"]
     path = tmp_path / "figures.json"
     result = CliRunner().invoke(app, [*options, "--no-memory", "--json", str(path)])
@@ -110,8 +112,6 @@ def test_the_command(tmp_path: Path) -> None:
 
 
 def test_figures_outlive_an_interrupt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from scripts.benchmark import app
-
     runs = []
 
     def interrupted(self: Loop, steps: int) -> None:
@@ -137,8 +137,6 @@ def test_figures_outlive_an_interrupt(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_cost(tmp_path: Path) -> None:
-    from scripts.benchmark import app
-
     path = tmp_path / "figures.json"
     options = ["--denoiser", "tiny", "--limit", "1", "--pixels", "64", "--json", str(path)]
     chosen = ["--steps", "1,3", "--tokens", "77,154", "--sizes", "64,128"]
@@ -157,8 +155,6 @@ def test_cost(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_memory_is_told_for_few_steps_and_for_many() -> None:
-    from scripts.benchmark import app
-
     result = CliRunner().invoke(app, ["memory", "--denoiser", "tiny", "--pixels", "64"])
     assert result.exit_code == 0, result.output
     assert [line.split()[1] for line in result.output.splitlines() if "│" in line] == [
@@ -170,7 +166,5 @@ def test_memory_is_told_for_few_steps_and_for_many() -> None:
 
 @pytest.mark.parametrize("command", ["record", "steer", "memory", "cost"])
 def test_a_denoiser_that_is_not_known(command: str) -> None:
-    from scripts.benchmark import app
-
     result = CliRunner().invoke(app, [command, "--denoiser", "sd9"])
     assert "a denoiser of sd15, sdxl, tiny, but came 'sd9'" in str(result.exception)

@@ -15,7 +15,7 @@ def test_every_scene_is_seen_as_often_as_asked(monkeypatch: pytest.MonkeyPatch) 
     schedule = DrawnSchedule(
         steps=20, batch=4, passes=2, learning_rate=0.1, warmup=0, decay=0, ema=0.9
     )
-    seen: Counter[tuple[int, int]] = Counter()
+    seen: Counter[tuple[int, int, int]] = Counter()
     orders = set()
     for step in range(12):
         number, turn, rows = blocks.block_and_rows(3, "judge", schedule, step)

@@ -5,8 +5,7 @@ from typing import Any
 
 import pytest
 
-from t2i_xattn.denoisers.branches import split_branches
-from t2i_xattn.errors import UserError
+from t2i_xattn.denoisers.branches import BRANCHES, ROLES, stacked
 
 STOCK = SimpleNamespace()
 PERTURBING = SimpleNamespace(do_perturbed_attention_guidance=True)
@@ -16,34 +15,54 @@ class StableDiffusionInstructPix2PixPipeline:
     pass
 
 
+def guiding(*names: str, prepared: int, conditional: bool, conditions: int | None = None) -> Any:
+    """A pipeline with a guider that prepares a branch after the other, these by its own names."""
+    guider = SimpleNamespace(
+        is_conditional=conditional,
+        _input_predictions=names,
+        _count_prepared=prepared,
+        num_conditions=len(names) if conditions is None else conditions,
+    )
+    return SimpleNamespace(guider=guider)
+
+
+THREE = ("pred_cond", "pred_uncond", "pred_cond_skip")
+
+
 @pytest.mark.parametrize(
-    ("pipe", "guided", "batch", "expected"),
+    ("pipe", "guided", "expected"),
     [
-        (STOCK, True, 4, {"unconditional": slice(0, 2), "conditional": slice(2, 4)}),
-        (STOCK, False, 3, {"conditional": slice(0, 3)}),
+        (None, True, ("unconditional", "conditional")),
+        (None, False, ("conditional",)),
+        (STOCK, True, ("unconditional", "conditional")),
+        (STOCK, False, ("conditional",)),
         (
-            StableDiffusionInstructPix2PixPipeline(), True, 3,
-            {"conditional": slice(0, 1), "image": slice(1, 2), "unconditional": slice(2, 3)},
+            StableDiffusionInstructPix2PixPipeline(),
+            True,
+            ("conditional", "image", "unconditional"),
         ),
-        (
-            PERTURBING, True, 6,
-            {"unconditional": slice(0, 2), "conditional": slice(2, 4), "perturbed": slice(4, 6)},
-        ),
-        (PERTURBING, False, 2, {"conditional": slice(0, 1), "perturbed": slice(1, 2)}),
-        (SimpleNamespace(guider=SimpleNamespace(is_conditional=False)), True, 2,
-         {"unconditional": slice(0, 2)}),
+        (StableDiffusionInstructPix2PixPipeline(), False, ("conditional",)),
+        (PERTURBING, True, ("unconditional", "conditional", "perturbed")),
+        (PERTURBING, False, ("conditional", "perturbed")),
+        # A guider is asked, whatever the guidance.
+        (SimpleNamespace(guider=SimpleNamespace(is_conditional=False)), True, ("unconditional",)),
+        (SimpleNamespace(guider=SimpleNamespace(is_conditional=True)), True, ("conditional",)),
+        (guiding(*THREE, prepared=1, conditional=True), True, ("conditional",)),
+        (guiding(*THREE, prepared=2, conditional=False), True, ("unconditional",)),
+        (guiding(*THREE, prepared=3, conditional=True), True, ("perturbed",)),
+        # One that leaves some of its branches out, so that their numbers say nothing.
+        (guiding(*THREE, prepared=2, conditional=True, conditions=2), True, ("conditional",)),
+        (guiding(*THREE, prepared=0, conditional=False), True, ("unconditional",)),
+        # A guider of a plain pipeline that has another use for the name.
+        (SimpleNamespace(guider=None), True, ("unconditional", "conditional")),
     ],
-)  # fmt: skip
-def test_rows(pipe: Any, guided: bool, batch: int, expected: dict[str, slice]) -> None:
-    images = batch // len(expected)
-    assert split_branches(pipe, batch, guided, images) == expected
-    assert split_branches(pipe, batch, guided) == expected
-
-
-@pytest.mark.parametrize(
-    ("batch", "guided", "images"),
-    [(3, True, 1), (6, True, 2), (2, False, 1), (2, True, 2), (5, True, None)],
 )
-def test_other_stacks_are_refused(batch: int, guided: bool, images: int | None) -> None:
-    with pytest.raises(UserError, match=rf"expected .* in the UNet's batch .* but came {batch};"):
-        split_branches(STOCK, batch, guided, images)
+def test_how_pipelines_stack_them(pipe: Any, guided: bool, expected: tuple[str, ...]) -> None:
+    assert stacked(pipe, guided) == expected
+
+
+def test_every_branch_is_given_a_text() -> None:
+    assert tuple(ROLES) == BRANCHES
+    assert set(ROLES.values()) == {"conditional", "unconditional"}
+    assert ROLES["image"] == "unconditional"  # the picture without the prompt
+    assert ROLES["perturbed"] == "conditional"

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from lab.training.drawing import AHEAD, Drawers, DrawnBlocks
+from lab.training.drawing import AHEAD, Arrays, Drawers, DrawnBlocks, DrawPart
 from lab.training.encoded import told_part
 from lab.training.judge import mapped_part
 from lab.training.recipe import Recipe, load_recipe
@@ -56,7 +57,7 @@ def test_blocks_are_drawn_ahead_and_none_beyond_the_last(two: Drawers) -> None:
     asked: list[tuple[int, int]] = []
 
     class Counting(Drawers):
-        def submit(self, draw: object, number: int, part: int) -> object:
+        def submit(self, draw: DrawPart, number: int, part: int) -> Future[Arrays]:
             asked.append((number, part))
             return super().submit(draw, number, part)
 

@@ -17,6 +17,21 @@ from torch import Tensor
 import t2i_xattn as tx
 from conftest import make_tokenizer
 from t2i_xattn.denoisers.sites import AttentionSite
+from t2i_xattn.edits import (
+    Add,
+    Drop,
+    EditContext,
+    EditFunction,
+    InjectMap,
+    MaskPadding,
+    Refine,
+    Restrict,
+    Reweight,
+    SelfReplace,
+    SwapMaps,
+    Temperature,
+    TopK,
+)
 from t2i_xattn.edits.alignment import (
     PromptTokens,
     aligned_by_place,
@@ -28,16 +43,17 @@ from t2i_xattn.edits.edit import renormalised
 from t2i_xattn.edits.picture import box_coverage
 from t2i_xattn.errors import UserError
 from t2i_xattn.prompts.words import split_words, token_ids
+from t2i_xattn.traces.heat_map import HeatMap
 
 TOKENIZER = make_tokenizer()
-SITE = AttentionSite("mid_block.attn2", "cross", "mid", 1, 2)
+SITE = AttentionSite("mid_block.attn2", "cross", 0, "mid", 1, 2)
 PROMPT = "a red circle left of blue"
 RED, CIRCLE, BLUE = 2, 3, 6
 
 
-def context(*prompts: str, images: tuple[int, ...] | None = None, **changes: Any) -> tx.EditContext:
+def context(*prompts: str, images: tuple[int, ...] | None = None, **changes: Any) -> EditContext:
     prompts = prompts or (PROMPT,)
-    made = tx.EditContext(
+    made = EditContext(
         site=SITE,
         height=4,
         width=6,
@@ -67,17 +83,17 @@ def sums_to_one(probs: Tensor) -> bool:
 class TestWeights:
     def test_reweight(self) -> None:
         probs = shares()
-        edited = tx.Reweight("red", -2.0)(probs, context())
+        edited = Reweight("red", -2.0)(probs, context())
         assert torch.equal(edited[..., RED], -2 * probs[..., RED])
         assert torch.equal(edited[..., RED + 1 :], probs[..., RED + 1 :])
-        edited = tx.Reweight("red circle", 3.0, renormalise=True)(probs, context())
+        edited = Reweight("red circle", 3.0, renormalise=True)(probs, context())
         assert sums_to_one(edited)
         ratio = edited[..., RED] / edited[..., BLUE]
         assert torch.allclose(ratio, 3 * probs[..., RED] / probs[..., BLUE], rtol=1e-4)
 
     def test_drop(self) -> None:
         probs = shares()
-        kept, lost = (tx.Drop("red", renormalise=each)(probs, context()) for each in (True, False))
+        kept, lost = (Drop("red", renormalise=each)(probs, context()) for each in (True, False))
         assert not kept[..., RED].any()
         assert not lost[..., RED].any()
         assert torch.allclose(kept, lost / (1 - probs[..., RED, None]), atol=1e-6)
@@ -87,14 +103,14 @@ class TestWeights:
 
     def test_add(self) -> None:
         probs = shares()
-        edited = tx.Add("red circle", 0.3)(probs, context())
+        edited = Add("red circle", 0.3)(probs, context())
         assert sums_to_one(edited)
         assert torch.allclose(edited[..., BLUE], 0.7 * probs[..., BLUE])
         assert torch.allclose(edited[..., CIRCLE], 0.7 * probs[..., CIRCLE] + 0.15)
 
     def test_only_the_images_that_are_to_be(self) -> None:
         probs = shares(2)
-        edited = tx.Drop("red")(probs, context(PROMPT, "blue", images=(0,)))
+        edited = Drop("red")(probs, context(PROMPT, "blue", images=(0,)))
         assert not edited[0, ..., RED].any()
         assert torch.allclose(edited[1], probs[1], atol=1e-7)
 
@@ -103,19 +119,19 @@ class TestDistribution:
     @pytest.mark.parametrize("temperature", [0.3, 1.0, 4.0])
     def test_temperature_is_that_of_the_scores(self, temperature: float) -> None:
         scores = 5 * torch.randn(1, 2, 24, 20)
-        edited = tx.Temperature(temperature)(scores.softmax(-1), context())
+        edited = Temperature(temperature)(scores.softmax(-1), context())
         assert torch.allclose(edited, (scores / temperature).softmax(-1), atol=1e-6)
 
     def test_a_query_that_looks_at_nothing_goes_on_doing_so(self) -> None:
         probs = torch.zeros(1, 2, 24, 20)
-        for edit in (tx.Temperature(2.0), tx.TopK(3), tx.MaskPadding(), tx.Drop("red")):
+        for edit in (Temperature(2.0), TopK(3), MaskPadding(), Drop("red")):
             assert torch.equal(edit(probs, context()), probs)
 
     @settings(max_examples=30, deadline=None)
     @given(k=st.integers(1, 25), seed=st.integers(0, 1000))
     def test_top_k(self, k: int, seed: int) -> None:
         probs = shares(seed=seed)
-        edited = tx.TopK(k)(probs, context())
+        edited = TopK(k)(probs, context())
         assert sums_to_one(edited)
         assert ((edited > 0).sum(-1) == min(k, 20)).all()
         kept = edited > 0
@@ -129,7 +145,7 @@ class TestDistribution:
     @given(words=st.lists(st.sampled_from(["red", "a", "of", "green,"]), max_size=4))
     def test_padding(self, words: list[str]) -> None:
         here = context(" ".join(words), PROMPT)
-        edited = tx.MaskPadding()(shares(2), here)
+        edited = MaskPadding()(shares(2), here)
         assert sums_to_one(edited)
         for image, ids in enumerate(here.token_ids):
             assert ids is not None
@@ -147,7 +163,7 @@ class TestDistribution:
 class TestMaps:
     def test_swap(self) -> None:
         probs = shares()
-        edited = tx.SwapMaps("red", "blue")(probs, context())
+        edited = SwapMaps("red", "blue")(probs, context())
         order = list(range(20))
         order[RED], order[BLUE] = BLUE, RED
         assert torch.allclose(edited, probs[..., order], atol=1e-7)
@@ -156,7 +172,7 @@ class TestMaps:
         probs, here = shares(), context("a red cat")
         cat = list(here.columns("cat", 0))
         assert len(cat) > 1
-        edited = tx.SwapMaps("red", "cat")(probs, here)
+        edited = SwapMaps("red", "cat")(probs, here)
         assert torch.allclose(edited[..., RED], probs[..., cat].sum(-1), atol=1e-6)
         assert torch.allclose(edited[..., cat].sum(-1), probs[..., RED], atol=1e-6)
         assert torch.allclose(edited[..., cat[0]], edited[..., cat[1]])
@@ -165,20 +181,20 @@ class TestMaps:
     def test_inject(self) -> None:
         probs = shares()
         given = np.linspace(0, 1, 24, dtype=np.float32).reshape(4, 6)
-        edited = tx.InjectMap("red circle", given, strength=0.5)(probs, context())
+        edited = InjectMap("red circle", given, strength=0.5)(probs, context())
         assert sums_to_one(edited)
         got = edited[0, :, :, [RED, CIRCLE]].sum(-1)
         assert torch.allclose(got, torch.from_numpy(given).flatten() / 2, atol=1e-6)
         ratio = edited[..., BLUE] / edited[..., 0]
         assert torch.allclose(ratio, probs[..., BLUE] / probs[..., 0], rtol=1e-4)
-        heat = tx.HeatMap("red", np.full((32, 48), 0.25))
-        edited = tx.InjectMap("red", heat)(probs, context())
+        heat = HeatMap("red", np.full((32, 48), 0.25))
+        edited = InjectMap("red", heat)(probs, context())
         assert torch.allclose(edited[..., RED], torch.tensor(0.25))
 
     def test_inject_what_was_recorded(self, pipe: Any, draw: Any) -> None:
         with tx.record(pipe) as source:
             draw(pipe, "blue left of red")
-        with tx.edit(pipe, tx.InjectMap("red", source)), tx.record(pipe) as trace:
+        with tx.edit(pipe, InjectMap("red", source)), tx.record(pipe) as trace:
             draw(pipe, "a red circle")
         of = source.words[-1].columns
         for site in trace.sites:
@@ -191,7 +207,7 @@ class TestMaps:
 class TestRestrict:
     def test_box(self) -> None:
         probs = shares()
-        edited = tx.Restrict("red", (0, 0, 0.5, 0.5))(probs, context())
+        edited = Restrict("red", (0, 0, 0.5, 0.5))(probs, context())
         assert sums_to_one(edited)
         red, own = (each[0, :, :, RED].reshape(2, 4, 6) for each in (edited, probs))
         assert torch.equal(red[:, :2, :3] > 0, torch.ones(2, 2, 3, dtype=torch.bool))
@@ -204,9 +220,9 @@ class TestRestrict:
         mask = np.zeros((4, 6), dtype=bool)
         mask[:2, :3] = True
         mask = mask.repeat(scale, 0).repeat(scale, 1)
-        expected = tx.Restrict("red", (0, 0, 0.5, 0.5))(shares(), context())
+        expected = Restrict("red", (0, 0, 0.5, 0.5))(shares(), context())
         for region in (mask, mask.astype(np.float64), Image.fromarray(mask)):
-            edited = tx.Restrict("red", region)(shares(), context())
+            edited = Restrict("red", region)(shares(), context())
             inside = expected[0, 0, :, RED] > 0
             assert torch.allclose(edited[..., inside, :], expected[..., inside, :], atol=0.1)
             if scale == 1:
@@ -273,9 +289,9 @@ class TestAlignment:
             aligned_by_words(source, target, {"red": "blue", "circle": "left"})
         gone = context("a red circle", "blue", images=(1,), token_ids=(None, None))
         with pytest.raises(UserError, match="prompts as text for Refine"):
-            tx.Refine()(shares(2), gone)
+            Refine()(shares(2), gone)
         with pytest.raises(UserError, match="prompts as text for MaskPadding"):
-            tx.MaskPadding()(shares(2), gone)
+            MaskPadding()(shares(2), gone)
 
 
 def _is_subsequence(short: str, long: str) -> bool:
@@ -287,31 +303,35 @@ def tokens(prompt: str) -> PromptTokens:
     return PromptTokens(split_words(TOKENIZER, prompt), token_ids(TOKENIZER, prompt), 40)
 
 
+def plain(probs: Tensor, context: EditContext) -> Tensor:
+    return probs
+
+
 @pytest.mark.parametrize(
     ("make", "match"),
     [
-        (lambda: tx.Reweight("red", float("nan")), "finite number as weight of Reweight"),
-        (lambda: tx.Reweight("red", "2"), "finite number as weight"),  # type: ignore[arg-type]
-        (lambda: tx.Reweight("red", -1.0, renormalise=True), "weight of 0 or more"),
-        (lambda: tx.Add("red", 1.5), "share from 0 to 1 for Add, but came 1.5"),
-        (lambda: tx.Temperature(0.0), "temperature above 0"),
-        (lambda: tx.TopK(0), "k=1 or more"),
-        (lambda: tx.InjectMap("red", np.ones((4, 4)), strength=-1.0), "strength above 0"),
-        (lambda: tx.InjectMap("red", np.full((4, 4), 7.0)), "values from 0 to 1, but came 7 to 7"),
-        (lambda: tx.InjectMap("red", np.ones((4, 4, 3))), r"shape \(4, 4, 3\)"),
-        (lambda: tx.Restrict("red", (0, 0, 1.2, 1)), "box .* inside the picture"),
-        (lambda: tx.Restrict("red", (0.5, 0, 0.2, 1)), "top above bottom"),
-        (lambda: tx.Restrict("red", (0, 0, float("nan"), 1)), "inside the picture"),
-        (lambda: tx.Restrict("red", (0, 0, 1)), r"box \(top, left, bottom, right\)"),
-        (lambda: tx.Restrict("red", np.zeros((4, 6))), "0 everywhere"),
-        (lambda: tx.Drop("red", steps=(0.5, 0.2)), "first before end"),
-        (lambda: tx.Drop("red", steps=(0, 1.5)), "fractions from 0.0 to 1.0"),
-        (lambda: tx.Drop("red", steps=0.4), r"such as \(0, 0.4\), but came 0.4"),  # type: ignore[arg-type]
-        (lambda: tx.Drop("red", branches="conditonal"), "did you mean 'conditional'"),
-        (lambda: tx.Drop("red", images=[]), r"expected images=\[…\] with at least one"),
-        (lambda: tx.TopK(2, words="red"), r"expected words=\[…\] with at least one"),
-        (lambda: tx.SelfReplace(words=["red"]), "which looks at no text"),
-        (lambda: tx.EditFunction(shares, attention="joint"), 'attention="cross" or "self"'),  # type: ignore[arg-type]
+        (lambda: Reweight("red", float("nan")), "finite number as weight of Reweight"),
+        (lambda: Reweight("red", "2"), "finite number as weight"),  # type: ignore[arg-type]
+        (lambda: Reweight("red", -1.0, renormalise=True), "weight of 0 or more"),
+        (lambda: Add("red", 1.5), "share from 0 to 1 for Add, but came 1.5"),
+        (lambda: Temperature(0.0), "temperature above 0"),
+        (lambda: TopK(0), "k=1 or more"),
+        (lambda: InjectMap("red", np.ones((4, 4)), strength=-1.0), "strength above 0"),
+        (lambda: InjectMap("red", np.full((4, 4), 7.0)), "values from 0 to 1, but came 7 to 7"),
+        (lambda: InjectMap("red", np.ones((4, 4, 3))), r"shape \(4, 4, 3\)"),
+        (lambda: Restrict("red", (0, 0, 1.2, 1)), "box .* inside the picture"),
+        (lambda: Restrict("red", (0.5, 0, 0.2, 1)), "top above bottom"),
+        (lambda: Restrict("red", (0, 0, float("nan"), 1)), "inside the picture"),
+        (lambda: Restrict("red", (0, 0, 1)), r"box \(top, left, bottom, right\)"),
+        (lambda: Restrict("red", np.zeros((4, 6))), "0 everywhere"),
+        (lambda: Drop("red", steps=(0.5, 0.2)), "first before end"),
+        (lambda: Drop("red", steps=(0, 1.5)), "fractions from 0.0 to 1.0"),
+        (lambda: Drop("red", steps=0.4), r"such as \(0, 0.4\), .* but came 0.4"),  # type: ignore[arg-type]
+        (lambda: Drop("red", branches="conditonal"), "did you mean 'conditional'"),
+        (lambda: Drop("red", images=[]), r"expected images=\[…\] with at least one"),
+        (lambda: TopK(2, words="red"), r"expected words=\[…\] with at least one"),
+        (lambda: SelfReplace(words=["red"]), "which looks at no text"),
+        (lambda: EditFunction(plain, attention="joint"), 'attention="cross" or "self"'),  # type: ignore[arg-type]
     ],
 )
 def test_mistakes_at_once(make: Any, match: str) -> None:
@@ -320,10 +340,10 @@ def test_mistakes_at_once(make: Any, match: str) -> None:
 
 
 def test_whole_steps_where_a_pipeline_does_not_say_how_many() -> None:
-    assert tx.Drop("red", steps=(1, 4)).window(None) == (1, 4)
-    assert tx.Drop("red", steps=(0.29, 1.0)).window(100) == (29, 100)
+    assert Drop("red", steps=(1, 4)).window(None) == (1, 4)
+    assert Drop("red", steps=(0.29, 1.0)).window(100) == (29, 100)
     with pytest.raises(UserError, match="in whole steps for Drop"):
-        tx.Drop("red", steps=(0, 0.5)).window(None)
+        Drop("red", steps=(0, 0.5)).window(None)
 
 
 def test_each_edit_changes_the_picture(pipe: Any, draw: Any) -> None:
@@ -332,17 +352,17 @@ def test_each_edit_changes_the_picture(pipe: Any, draw: Any) -> None:
     mask[2:5] = 1
     drawn = {draw(pipe).tobytes()}
     edits = [
-        tx.Reweight("red", 2.0),
-        tx.Drop("red"),
-        tx.Drop("red", renormalise=False),
-        tx.Add("red", 0.2),
-        tx.Temperature(0.5),
-        tx.TopK(2),
-        tx.MaskPadding(),
-        tx.SwapMaps("red", "circle"),
-        tx.InjectMap("red", mask),
-        tx.Restrict("red", box),
-        tx.Restrict("red", mask),
+        Reweight("red", 2.0),
+        Drop("red"),
+        Drop("red", renormalise=False),
+        Add("red", 0.2),
+        Temperature(0.5),
+        TopK(2),
+        MaskPadding(),
+        SwapMaps("red", "circle"),
+        InjectMap("red", mask),
+        Restrict("red", box),
+        Restrict("red", mask),
     ]
     for edit in edits:
         with tx.edit(pipe, edit):

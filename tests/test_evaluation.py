@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import importlib.util
 import json
 import math
 import subprocess
@@ -20,6 +19,7 @@ from PIL import Image
 from rich.console import Console
 from typer.testing import CliRunner
 
+from evaluate import app
 from lab.evaluation import report
 from lab.evaluation.figures import Share
 from lab.evaluation.judging import JudgeAccuracy
@@ -268,18 +268,7 @@ def test_tables_show_every_figure(pipe: Any) -> None:
         assert expected in text
 
 
-@pytest.fixture(scope="module")
-def app() -> Any:
-    """The script's commands, without the seconds that another interpreter takes to start."""
-    spec = importlib.util.spec_from_file_location("evaluate_script", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.app
-
-
-def test_the_command_runs_end_to_end(app: Any, pipe: Any, tmp_path: Path) -> None:
+def test_the_command_runs_end_to_end(pipe: Any, tmp_path: Path) -> None:
     pipe.save_pretrained(tmp_path / "model")
     out = tmp_path / "figures.json"
     options = ["--model", str(tmp_path / "model"), "--limit", "2", "--json", str(out)]
@@ -305,9 +294,7 @@ def test_the_command_runs_end_to_end(app: Any, pipe: Any, tmp_path: Path) -> Non
         (["pictures", "--save", "/proc/nowhere"], "folder that can be written to"),
     ],
 )
-def test_mistakes_are_told_before_anything_is_computed(
-    app: Any, options: list[str], reason: str
-) -> None:
+def test_mistakes_are_told_before_anything_is_computed(options: list[str], reason: str) -> None:
     done = CliRunner().invoke(app, options)
     assert isinstance(done.exception, UserError)
     assert reason in str(done.exception)

@@ -73,7 +73,7 @@ def test_only_the_kept_nouns_move_and_styles_are_written_into_them_more_alike(
 
 
 def test_the_same_twice(tokenizer: CLIPTokenizer, nouns: StyledNouns) -> None:
-    moved = []
+    moved: list[torch.Tensor] = []
     for _ in range(2):
         torch.manual_seed(0)
         one = new_text_encoder(load_recipe(RECIPE), tokenizer).eval()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from contextlib import ExitStack
 from typing import Any
 
 import diffusers
@@ -12,21 +13,21 @@ import torch
 from torch import Tensor
 
 from conftest import make_pipeline, state_of
-from t2i_xattn import (
+from t2i_xattn import edit, guide, record
+from t2i_xattn.denoisers.sites import find_sites
+from t2i_xattn.edits import Drop
+from t2i_xattn.errors import UserError, WordNotFoundError
+from t2i_xattn.kernel.reference import probs as reference_probs
+from t2i_xattn.kernel.reference import scores, split_heads
+from t2i_xattn.losses import (
     AttendAndExcite,
     Binding,
     BoxDiff,
     GuidanceLoss,
     Layout,
     Segregation,
-    guide,
-    record,
+    WordMaps,
 )
-from t2i_xattn.denoisers.sites import find_sites
-from t2i_xattn.errors import UserError, WordNotFoundError
-from t2i_xattn.guidance import WordMaps
-from t2i_xattn.kernel.reference import probs as reference_probs
-from t2i_xattn.kernel.reference import scores, split_heads
 from t2i_xattn.prompts.words import Word
 from tiny_pipelines import make_sdxl, noise_picture, of_class, runner
 
@@ -148,7 +149,7 @@ def test_one_update_is_the_gradient_of_the_whole_denoiser(pipe: Any) -> None:
     with guide(pipe, loss, sites=names):
         found = pipe("a red circle", latents=start.clone(), **options).images
 
-    captured: dict[str, Tensor] = {}
+    captured: dict[tuple[str, str], Tensor] = {}
     hooks = [
         getattr(pipe.unet.get_submodule(name), which).register_forward_hook(
             lambda _, __, out, key=(name, which): captured.__setitem__(key, out)
@@ -276,10 +277,10 @@ def test_only_in_its_part_of_the_run(pipe: Any) -> None:
 
 def test_refinement_ends_when_the_words_are_seen() -> None:
     loss = AttendAndExcite(["circle"], refinements=7)
-    assert loss.enough_at(0.0, 0, 50) == (7, 0.95)
-    assert loss.enough_at(0.2, 10, 50) == (7, 0.5)
-    assert loss.enough_at(0.4, 20, 50) == (7, pytest.approx(0.2))
-    assert loss.enough_at(0.1, 5, 50) == (1, 0.0)
+    for step, most, enough in ((0, 7, 0.95), (10, 7, 0.5), (20, 7, 0.2), (5, 1, 0.0)):
+        found = loss.enough_at(step / 50, step, 50)
+        assert found[0] == most
+        assert found[1] == pytest.approx(enough)
 
 
 def test_losses_add_up_and_leave_after_an_exception(pipe: Any, draw: Any) -> None:
@@ -296,6 +297,63 @@ def test_losses_add_up_and_leave_after_an_exception(pipe: Any, draw: Any) -> Non
     assert draw(pipe).tobytes() == plain.tobytes()
 
 
+class Looking(GuidanceLoss):
+    """A loss of one's own that keeps the maps that it is given, and wants nothing of them."""
+
+    def __init__(self) -> None:
+        super().__init__(until=1.0, iterations=1)
+        self.maps: list[WordMaps] = []
+
+    def phrases(self) -> list[str]:
+        return ["circle"]
+
+    def __call__(self, maps: WordMaps) -> Tensor:
+        self.maps.append(maps)
+        return 0 * maps.of("circle").sum(dim=(1, 2))
+
+
+class TestBesideOthers:
+    def test_losses_see_the_maps_before_edits(self, pipe: Any, draw: Any) -> None:
+        """At all sites that come before those of an edit, which changes what comes after it."""
+        seen = []
+        first = find_sites(pipe.unet)[0].name
+        for edits in ((), (Drop("circle", sites=[first]),)):
+            loss = Looking()
+            with ExitStack() as stack:
+                for each in edits:
+                    stack.enter_context(edit(pipe, each))
+                stack.enter_context(guide(pipe, loss, sites=[first]))
+                draw(pipe, num_inference_steps=1)
+            (maps,) = loss.maps
+            seen.append(maps.shares.detach())
+        assert torch.equal(seen[0], seen[1])
+        assert seen[0][..., 3].min() > 0
+
+    def test_another_pipeline_on_the_same_unet(self, pipe: Any, draw: Any) -> None:
+        """Is guided as little as it is refused for its words."""
+        other = of_class("StableDiffusionPipeline", pipe)
+        other.scheduler = diffusers.DDIMScheduler.from_config(pipe.scheduler.config)
+        plain = draw(other, "blue")
+        loss = Layout({"circle": BOX}, until=1.0, enough=0.0)
+        with guide(pipe, loss):
+            alone = draw(pipe)
+        with guide(pipe, loss):
+            assert draw(other, "blue").tobytes() == plain.tobytes()
+            assert draw(pipe).tobytes() == alone.tobytes()
+        assert draw(pipe).tobytes() != alone.tobytes()
+
+    def test_gradient_checkpointing(self, pipe: Any, draw: Any) -> None:
+        loss = Layout({"circle": BOX}, until=1.0, enough=0.0)
+        with guide(pipe, loss):
+            expected = draw(pipe)
+        pipe.unet.enable_gradient_checkpointing()
+        with guide(pipe, loss):
+            drawn = draw(pipe)
+        assert np.allclose(drawn, expected, atol=1e-5)
+        assert pipe.unet.is_gradient_checkpointing
+        assert not np.allclose(drawn, draw(pipe), atol=1e-4)
+
+
 class TestBadInput:
     @pytest.mark.parametrize(
         ("make", "message"),
@@ -307,10 +365,10 @@ class TestBadInput:
             (lambda: BoxDiff({"cat": (0, 0, 1, 1.5)}), "box"),
             (lambda: Segregation("cat"), "words="),
             (lambda: Segregation(["cat"]), "at least two"),
-            (lambda: Binding(["red"]), "pairs="),
+            (lambda: Binding(["red"]), "pairs="),  # type: ignore[list-item]
             (lambda: Binding([]), "pairs="),
-            (lambda: Binding("red cat"), "pairs="),
-            (lambda: Layout({"cat": "left"}), "box"),
+            (lambda: Binding("red cat"), "pairs="),  # type: ignore[arg-type]
+            (lambda: Layout({"cat": "left"}), "box"),  # type: ignore[dict-item]
             (lambda: Layout({"cat": BOX}, scale=float("inf")), "finite scale"),
             (lambda: Layout({"cat": BOX}, scale=float("nan")), "finite scale"),
             (lambda: Layout({"cat": BOX}, enough=float("nan")), "a number as enough"),
@@ -323,13 +381,20 @@ class TestBadInput:
             make()
 
     def test_what_is_no_loss(self, pipe: Any) -> None:
-        with pytest.raises(UserError, match="losses such as"), guide(pipe, "circle"):
+        word: Any = "circle"
+        with pytest.raises(UserError, match="losses such as"), guide(pipe, word):
             pass
         with pytest.raises(UserError, match="at least one loss"), guide(pipe):
             pass
         with (
-            pytest.raises(UserError, match="`unet` and a `scheduler`"),
+            pytest.raises(UserError, match="pipeline with a `scheduler`, but object has none"),
             guide(object(), *LOSSES.values()),
+        ):
+            pass
+        pipe.unet = None
+        with (
+            pytest.raises(UserError, match="with a denoiser"),
+            guide(pipe, *LOSSES.values()),
         ):
             pass
 

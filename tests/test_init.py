@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import inspect
 import subprocess
 import sys
 
@@ -9,10 +10,23 @@ import t2i_xattn
 
 
 def test_public_names_are_there() -> None:
-    for name in t2i_xattn.__all__:
-        if name != "load_default" and not name.startswith("_"):
-            assert getattr(t2i_xattn, name).__name__ == name
-    assert set(t2i_xattn.__all__) <= set(dir(t2i_xattn))
+    """Few, each once, and in the order of the alphabet: functions, classes and modules."""
+    names = t2i_xattn.__all__
+    assert len(names) <= 15
+    assert names == sorted(set(names))
+    for name in names:
+        found = getattr(t2i_xattn, name)
+        assert found.__name__.rpartition(".")[2] == name
+        assert inspect.ismodule(found) == (found.__name__ == f"t2i_xattn.{name}")
+    assert set(names) <= set(dir(t2i_xattn))
+
+
+@pytest.mark.parametrize("name", ["edits", "losses", "processors"])
+def test_public_modules_say_what_they_have(name: str) -> None:
+    module = getattr(t2i_xattn, name)
+    assert module.__all__ == sorted(set(module.__all__), key=str.swapcase)
+    for each in module.__all__:
+        assert getattr(module, each).__name__ == each
 
 
 def test_import_is_quick() -> None:
@@ -23,4 +37,4 @@ def test_import_is_quick() -> None:
 
 def test_other_names_are_not() -> None:
     with pytest.raises(AttributeError, match="module 't2i_xattn' has no attribute 'nope'"):
-        _ = t2i_xattn.nope  # type: ignore[attr-defined]
+        _ = t2i_xattn.nope

@@ -437,6 +437,25 @@ def test_one_graph_when_compiled(name: str) -> None:
     assert torch.compile(layer, fullgraph=True, backend="eager")(**call).isnan().any()
 
 
+@torch.no_grad()
+def test_compiled_too_only_an_interception_forms_the_probs() -> None:
+    kernels = []
+
+    def count(graph: torch.fx.GraphModule, _: list[Tensor]) -> torch.fx.GraphModule:
+        fused = torch.nn.functional.scaled_dot_product_attention
+        nodes = list(graph.graph.nodes)
+        softmax = sum(node.target == "softmax" for node in nodes)
+        kernels.append((sum(node.target is fused for node in nodes), softmax))
+        return graph
+
+    layer, call = make_call(CASES["cross"])
+    for processor in (InterceptingProcessor(), InterceptingProcessor(lambda probs: probs)):
+        torch.compiler.reset()
+        layer.set_processor(processor)
+        torch.compile(layer, fullgraph=True, backend=count)(**call)
+    assert kernels == [(1, 0), (1, 1)]
+
+
 class WithWeights(InterceptingProcessor, nn.Module):
     def __init__(self) -> None:
         nn.Module.__init__(self)
@@ -461,7 +480,7 @@ def test_a_pipeline_draws_the_same_bytes(pipe: Any, draw: Callable[..., np.ndarr
     pipe.unet.set_attn_processor(InterceptingProcessor())
     assert np.array_equal(draw(pipe), expected)
     pipe.unet.set_attn_processor(InterceptingProcessor(lambda probs: probs))
-    assert np.allclose(draw(pipe), expected, atol=1e-4)
+    assert np.array_equal(draw(pipe), expected)
 
 
 def test_the_example_runs_and_changes_the_picture(

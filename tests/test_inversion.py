@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -16,7 +16,9 @@ from lab.scenes import render_scene
 from t2i_xattn.errors import UserError
 from t2i_xattn.inversion import invert
 from t2i_xattn.inversion.ddim import moved, schedule_of
+from t2i_xattn.inversion.methods import REFINEMENTS, Method
 from t2i_xattn.recording.record import record
+from tiny_pipelines import make_refiner, make_sdxl, make_svd
 
 
 def picture(seed: int = 0, size: tuple[int, int] = (64, 64)) -> Image.Image:
@@ -83,16 +85,49 @@ def test_direct_inversion_is_exact(pipe: Any) -> None:
 
 
 def test_null_text_comes_closer_than_ddim(pipe: Any) -> None:
-    image, options = picture(), {"num_inference_steps": 6, "guidance_scale": 5.0}
+    image = picture()
+    options: dict[str, Any] = {"num_inference_steps": 6, "guidance_scale": 5.0}
     requires = [parameter.requires_grad for parameter in pipe.unet.parameters()]
     wanted = latents_of(pipe, image)
     errors = {}
+    method: Method
     for method in ("ddim", "null-text"):
         inversion = invert(pipe, image, "a red circle", method=method, iterations=20, **options)
         errors[method] = (painted(pipe, inversion) - wanted).square().mean().item()
     assert errors["null-text"] < 0.5 * errors["ddim"]
     assert [parameter.requires_grad for parameter in pipe.unet.parameters()] == requires
     assert all(parameter.grad is None for parameter in pipe.unet.parameters())
+
+
+@pytest.mark.parametrize(
+    ("method", "calls", "rows"),
+    [
+        ("direct", 1 + REFINEMENTS, 1),
+        ("fixed-point", 1 + REFINEMENTS, 2),
+        ("ddim", 1, 1),
+        # Each step's search begins with the conditional row and ends with a look at what came out.
+        ("null-text", 1 + REFINEMENTS + 3 + 2, 1),
+    ],
+)
+def test_how_often_the_denoiser_is_called(pipe: Any, method: Method, calls: int, rows: int) -> None:
+    seen: list[int] = []
+    pipe.unet.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
+    invert(pipe, picture(), "red", method=method, num_inference_steps=4, iterations=3)
+    assert seen == [rows] * 4 * calls
+
+
+@pytest.mark.parametrize("method", get_args(Method))
+def test_inference_mode_changes_nothing(pipe: Any, method: Method) -> None:
+    given: dict[str, Any] = {"method": method, "num_inference_steps": 3, "iterations": 2}
+    expected = invert(pipe, picture(), "red", **given)
+    with torch.inference_mode():
+        found = invert(pipe, picture(), "red", **given)
+        again = painted(pipe, found)
+    assert torch.equal(found.trajectory, expected.trajectory)
+    if expected.null_texts is not None:
+        assert found.null_texts is not None
+        assert torch.equal(found.null_texts, expected.null_texts)
+    assert torch.equal(again, painted(pipe, expected))
 
 
 def test_pictures_of_shapes_come_back() -> None:
@@ -106,9 +141,11 @@ def test_pictures_of_shapes_come_back() -> None:
     with torch.no_grad():
         wanted = pipe.vae.encode(pixels.to(pipe.vae.dtype)).latents * pipe.vae.config.scaling_factor
     errors = {}
+    method: Method
     for method in ("fixed-point", "ddim"):
-        options = {"method": method, "num_inference_steps": 10, "guidance_scale": 1.0}
-        inversion = invert(pipe, images, prompts, **options)
+        inversion = invert(
+            pipe, images, prompts, method=method, num_inference_steps=10, guidance_scale=1.0
+        )
         errors[method] = (painted(pipe, inversion) - wanted).square().mean().item()
     assert errors["fixed-point"] < 1e-3 * wanted.square().mean().item()
     assert errors["fixed-point"] < 0.1 * errors["ddim"]
@@ -146,7 +183,7 @@ def test_other_words_move_away_beside_the_picture(pipe: Any) -> None:
     ],
 )
 def test_bad_input(pipe: Any, changes: dict[str, Any], message: str) -> None:
-    given = {"images": picture(), "prompts": "red"} | changes
+    given: dict[str, Any] = {"images": picture(), "prompts": "red"} | changes
     with pytest.raises(UserError, match=message):
         invert(pipe, **given)
 
@@ -164,3 +201,15 @@ def test_prompts_of_several_pictures(pipe: Any) -> None:
     inversion = invert(pipe, [picture(0), picture(1)], ["red", "blue"], num_inference_steps=2)
     with pytest.raises(UserError, match="2 prompts, one for each inverted picture, but came 1"):
         inversion.arguments("red")
+
+
+def test_pipelines_of_other_parts(pipe: Any) -> None:
+    with pytest.raises(UserError, match=r"one text encoder, but StableDiffusionXLP.* has two"):
+        invert(make_sdxl(), picture(), "red")
+    with pytest.raises(UserError, match="with a text_encoder, but StableDiffusionXLImg2ImgP"):
+        invert(make_refiner(), picture(), "red")
+    with pytest.raises(UserError, match="with a text_encoder, but StableVideoDiffusionPipeline"):
+        invert(make_svd(), picture(), "red")
+    pipe.tokenizer = None
+    with pytest.raises(UserError, match="with a tokenizer, but StableDiffusionPipeline has none"):
+        invert(pipe, picture(), "red")

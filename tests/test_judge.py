@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFilter
 
-from lab.evaluation.judging import judge_accuracy, judged_rightly
+from lab.evaluation.judging import Spoiling, judge_accuracy, judged_rightly
 from lab.judge import judge_picture, stands, verdict
 from lab.scenes import Scene, SceneObject, draw_scene, language, render_scene
 
@@ -34,8 +34,16 @@ BLUE_SQUARE = ("blue", "square", 90.0, 70.0, 22.0)
 KINDS = [("red", "circle"), ("blue", "square")]
 
 
-@pytest.mark.parametrize(("spoiling", "scenes"), [("clean", 300), ("blurred", 90), ("noisy", 90)])
-def test_right_on_rendered_scenes(spoiling: str, scenes: int) -> None:
+@pytest.mark.parametrize(
+    ("spoiling", "scenes"),
+    [
+        pytest.param("clean", 300, marks=pytest.mark.slow),
+        ("clean", 90),
+        ("blurred", 90),
+        ("noisy", 90),
+    ],
+)
+def test_right_on_rendered_scenes(spoiling: Spoiling, scenes: int) -> None:
     accuracy = judge_accuracy(scenes, spoiling)
     assert accuracy.all.n == scenes
     assert list(accuracy.by_objects) == [1, 2, 3]

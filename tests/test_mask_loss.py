@@ -12,7 +12,7 @@ from lab.training.sources import ShapeScenes
 from lab.training.tokenizer import build_tokenizer
 from t2i_xattn.denoisers.sites import AttentionSite
 
-SITE = AttentionSite("here", "cross", "down", 0, 2)
+SITE = AttentionSite("here", "cross", 0, "down", 0, 2)
 
 
 def test_targets_are_the_noun_columns_with_the_masks_of_their_objects() -> None:

@@ -37,6 +37,7 @@ def test_a_step_has_the_size_of_the_learning_rate() -> None:
     layer = nn.Conv2d(8, 16, 3)
     before = layer.weight.detach().clone()
     layer(torch.randn(2, 8, 5, 5)).square().sum().backward()
+    assert layer.weight.grad is not None
     optimizer = Muon([{"params": [layer.weight], "lr": 0.01}])
     optimizer.step()
     moved = layer.weight.detach() - before

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 import t2i_xattn as tx
+from t2i_xattn.edits import Edit, Refine, Replace, Reweight, SelfReplace
 
 SAME, SWAPPED, LONGER = "a red circle", "a blue circle", "a red circle left of blue"
 STEPS = 5
@@ -81,7 +82,7 @@ def latents(pipe: Any, prompts: list[str]) -> np.ndarray:
 def check(
     pipe: Any,
     prompts: list[str],
-    edits: list[tx.Edit],
+    edits: list[Edit],
     change: Callable[[Tensor, Tensor, int], Tensor],
     self_steps: int = 0,
 ) -> None:
@@ -116,7 +117,7 @@ def test_replace(pipe: Any) -> None:
         alpha = float(step < 4)
         return replaced * alpha + (1 - alpha) * own
 
-    edits = [tx.Replace(steps=(0, 0.8)), tx.SelfReplace(steps=(0, 0.4))]
+    edits = [Replace(steps=(0, 0.8)), SelfReplace(steps=(0, 0.4))]
     check(pipe, [SAME, SWAPPED, "a circle blue"], edits, change, self_steps=2)
 
 
@@ -133,7 +134,7 @@ def test_replace_by_a_word_of_more_tokens(pipe: Any, swaps: dict[str, str] | Non
     padding = torch.arange(4 + count, 77)
     mapper[padding, padding] = 1
     change = lambda base, own, step: torch.einsum("hpw,wn->hpn", base, mapper)[None]  # noqa: E731
-    check(pipe, prompts, [tx.Replace(swaps)], change)
+    check(pipe, prompts, [Replace(swaps)], change)
 
 
 def test_refine(pipe: Any) -> None:
@@ -153,7 +154,7 @@ def test_refine(pipe: Any) -> None:
         alpha = float(step < 3)
         return refined * alpha + (1 - alpha) * own
 
-    check(pipe, [SAME, LONGER], [tx.Refine(steps=(0, 3))], change)
+    check(pipe, [SAME, LONGER], [Refine(steps=(0, 3))], change)
 
 
 @pytest.mark.parametrize("weight", [2.5, -1.0])
@@ -162,7 +163,7 @@ def test_reweight_of_the_sources_maps(pipe: Any, weight: float) -> None:
     equalizer = torch.ones(77)
     equalizer[2] = weight
     change = lambda base, own, step: base[None] * equalizer  # noqa: E731
-    edits = [tx.Replace(), tx.Reweight("red", weight, images=[1])]
+    edits = [Replace(), Reweight("red", weight, images=[1])]
     check(pipe, [SAME, SAME], edits, change)
 
 
@@ -178,17 +179,17 @@ def test_reweight_of_refined_maps(pipe: Any) -> None:
         refined[..., 8:] = base[None, ..., 8:]
         return refined * equalizer
 
-    check(pipe, [SAME, LONGER], [tx.Refine(), tx.Reweight("left of blue", 3.0, images=[1])], change)
+    check(pipe, [SAME, LONGER], [Refine(), Reweight("left of blue", 3.0, images=[1])], change)
 
 
 def test_another_source_and_only_some_images(pipe: Any) -> None:
     prompts = [SAME, SWAPPED, "a circle blue"]
     plain = latents(pipe, prompts)
-    with tx.edit(pipe, tx.Replace(source=2, images=[0])):
+    with tx.edit(pipe, Replace(source=2, images=[0])):
         drawn = latents(pipe, prompts)
     assert drawn[1:].tobytes() == plain[1:].tobytes()
     assert np.abs(drawn[0] - plain[0]).max() > 1e-3
-    with tx.edit(pipe, tx.Replace()):
+    with tx.edit(pipe, Replace()):
         expected = latents(pipe, [prompts[2], prompts[0]])[1]
     assert np.allclose(drawn[0], expected, atol=1e-4)
 
@@ -197,7 +198,7 @@ def test_self_attention_of_small_sites_only(pipe: Any) -> None:
     prompts = [SAME, SWAPPED]
     drawn = {}
     for up_to in (1, 4, 16):
-        with tx.edit(pipe, tx.SelfReplace(up_to=up_to)):
+        with tx.edit(pipe, SelfReplace(up_to=up_to)):
             drawn[up_to] = latents(pipe, prompts).tobytes()
     assert drawn[1] == latents(pipe, prompts).tobytes()
     assert len(set(drawn.values())) == 3

@@ -9,9 +9,9 @@ import pytest
 import torch
 from diffusers import StableDiffusionImg2ImgPipeline
 
-from captured import Captured
+from captured import Captured, size_of
 from t2i_xattn.denoisers.sites import find_sites
-from t2i_xattn.errors import UserError
+from t2i_xattn.errors import UserError, WordNotFoundError
 from t2i_xattn.recording.record import record
 
 Draw = Callable[..., np.ndarray]
@@ -42,7 +42,7 @@ def test_same_bytes_and_whole_maps(pipe: Any, draw: Draw, name: str) -> None:
     assert [site.name for site in trace.sites] == [site.name for site in find_sites(pipe.unet)]
     for site in trace.sites:
         maps = trace.maps[site.name]
-        assert maps.shape == (len(plain), *site.size(height // 8, width // 8), 77)
+        assert maps.shape == (len(plain), *size_of(site, (height // 8, width // 8)), 77)
         assert np.allclose(maps.sum(-1), 1, atol=1e-5)
         assert maps.min() >= 0
     # Words differ in the test model, or the comparisons below would show nothing.
@@ -136,11 +136,49 @@ def test_embeddings_without_text(pipe: Any, draw: Draw) -> None:
     assert (trace.heatmap(columns=[3]).array == expected).all()
 
 
-def test_a_prompt_encoded_by_hand_inside_the_context(pipe: Any, draw: Draw) -> None:
+def test_embeddings_encoded_inside_the_context_have_their_words(pipe: Any, draw: Draw) -> None:
+    """Rows are known by their text, whoever encoded it."""
+    with record(pipe) as expected:
+        draw(pipe)
     with record(pipe) as trace:
-        embeds, negative = pipe.encode_prompt("red", "cpu", 1, True)
+        embeds, negative = pipe.encode_prompt("a red circle", "cpu", 1, True)
         draw(pipe, None, prompt_embeds=embeds, negative_prompt_embeds=negative)
-    assert trace.prompts == (None,)
+    assert trace.prompts == ("a red circle",)
+    assert trace.words == expected.words
+    assert (trace.heatmap("red").array == expected.heatmap("red").array).all()
+
+
+def test_each_branch_has_its_own_words(pipe: Any, draw: Draw) -> None:
+    """Those of the negative prompt stand in other columns than the prompt's."""
+    branches = ["conditional", "unconditional"]
+    with record(pipe, branches=branches) as trace:
+        draw(pipe, "a red circle", negative_prompt="blue left of a circle")
+    negative = trace.select(branch="unconditional")
+    assert trace.prompts == ("a red circle",)
+    assert negative.prompts == ("blue left of a circle",)
+    assert [word.text for word in negative.words] == ["blue", "left", "of", "a", "circle"]
+    assert (trace.words[2].columns, negative.words[4].columns) == ((3,), (5,))
+    for part, column in ((trace, 3), (negative, 5)):
+        expected = part.heatmap(columns=[column]).array
+        assert (part.heatmap("circle").array == expected).all()
+    assert not np.allclose(
+        negative.heatmap("circle").array, trace.heatmap("circle").array, atol=1e-4
+    )
+    with pytest.raises(WordNotFoundError, match="'red' is not in the prompt"):
+        negative.heatmap("red")
+    with pytest.raises(WordNotFoundError, match="'blue' is not in the prompt"):
+        trace.heatmap("blue")
+
+
+def test_words_kept_are_looked_up_in_each_branch(pipe: Any, draw: Draw) -> None:
+    with record(pipe, branches=["conditional", "unconditional"]) as whole:
+        draw(pipe, "a red circle", negative_prompt="blue left of a circle")
+    with record(pipe, branches=["conditional", "unconditional"], words=["circle"]) as some:
+        draw(pipe, "a red circle", negative_prompt="blue left of a circle")
+    assert some.run.groups == {"conditional": (((3,),),), "unconditional": (((5,),),)}
+    for branch in ("conditional", "unconditional"):
+        one, other = (each.select(branch=branch).heatmap("circle").array for each in (whole, some))
+        assert np.allclose(one, other, atol=1e-7)
 
 
 @pytest.mark.parametrize("heard", [False, True])

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
-from torch import nn
+from torch import Tensor, nn
 
+from captured import Captured
 from conftest import state_of
 from t2i_xattn.recording.record import record
 
@@ -34,8 +35,13 @@ class Doubling:
         self.moods: list[Any] = []
 
     def __call__(
-        self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, mood=None
-    ):
+        self,
+        attn: Any,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        mood: Any = None,
+    ) -> Tensor:
         self.moods.append(mood)
         return 2 * self.inner(attn, hidden_states, encoder_hidden_states, attention_mask)
 
@@ -45,7 +51,13 @@ class Scaling(nn.Module):
         super().__init__()
         self.strength = nn.Parameter(torch.tensor(0.5))
 
-    def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None):
+    def __call__(
+        self,
+        attn: Any,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+    ) -> Tensor:
         out = AttnProcessor2_0()(attn, hidden_states, encoder_hidden_states, attention_mask)
         return out * self.strength
 
@@ -58,23 +70,34 @@ class TestComposition:
         plain = draw(pipe)
         assert make is AttnProcessor or plain.tobytes() != default.tobytes()
         before = state_of(pipe)
+        captured = Captured(pipe, lambda: draw(pipe))
         with record(pipe) as trace:
-            assert state_of(pipe)["keys"] == before["keys"]
+            inside = state_of(pipe)
+            assert {key: inside[key] for key in ("processors", "repr", "keys")} == {
+                key: before[key] for key in ("processors", "repr", "keys")
+            }
             assert draw(pipe).tobytes() == plain.tobytes()
         assert state_of(pipe) == before
-        assert np.allclose(trace.maps[trace.sites[0].name].sum(-1), 1, atol=1e-5)
+        for site in trace.sites:
+            each = [captured.probs(site, call).mean(dim=1) for call in range(captured.calls)]
+            expected = torch.stack(each).mean(dim=0).numpy().reshape(trace.maps[site.name].shape)
+            assert np.abs(trace.maps[site.name] - expected).max() < 1e-5
 
-    def test_attention_slicing(self, pipe: Any, draw: Draw) -> None:
-        pipe.enable_attention_slicing(1)
+    @pytest.mark.parametrize("slices", [1, "auto", "max"])
+    def test_attention_slicing(self, pipe: Any, draw: Draw, slices: Any) -> None:
+        with record(pipe) as expected:
+            draw(pipe)
+        pipe.enable_attention_slicing(slices)
         plain = draw(pipe)
         with record(pipe) as trace:
             assert draw(pipe).tobytes() == plain.tobytes()
-        assert trace.heatmap("red").share > 0
+        for name, maps in expected.maps.items():
+            assert np.allclose(trace.maps[name], maps, atol=1e-5)
 
     def test_cross_attention_kwargs(
         self, pipe: Any, draw: Draw, diffusers_log: pytest.LogCaptureFixture
     ) -> None:
-        """They reach the processor under the wrapper, and nobody warns."""
+        """They reach the processor, and nobody warns."""
         mine = Doubling()
         pipe.unet.set_attn_processor(mine)
         plain = draw(pipe, cross_attention_kwargs={"mood": "blue"})

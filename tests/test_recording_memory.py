@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import gc
+import math
 from typing import Any
 
 import pytest
 import torch
 
+from captured import size_of
 from t2i_xattn.denoisers.sites import find_sites
 from t2i_xattn.recording.record import record
 
 GROWTH = 1024
 """Bytes that may come with 96 more steps: the timesteps, 8 bytes each."""
+
+TEXTS = 4 * 77 * 32 * 4
+"""Bytes of the texts by which rows are known: prompt and negative prompt, as they were encoded and
+as the denoiser was given them last."""
 
 
 def live_bytes() -> int:
@@ -30,7 +36,8 @@ def live_bytes() -> int:
 
 def held(pipe: Any, draw: Any, count: int, **options: Any) -> int:
     """Bytes more than before while a recording is open and its run has ended."""
-    draw(pipe, num_inference_steps=count)  # so that the scheduler has its timesteps
+    draw(pipe, num_inference_steps=1)
+    pipe.scheduler.set_timesteps(count)  # it keeps those of the last run
     before = live_bytes()
     with record(pipe, **options):
         draw(pipe, num_inference_steps=count)
@@ -45,9 +52,24 @@ def held(pipe: Any, draw: Any, count: int, **options: Any) -> int:
 def test_the_same_at_4_and_at_100_steps(pipe: Any, draw: Any, options: dict[str, Any]) -> None:
     few, many = (held(pipe, draw, count, **options) for count in (4, 100))
     assert abs(many - few) < GROWTH
-    if not options:
-        maps = 4 * 77 * sum((8 >> site.level) ** 2 for site in find_sites(pipe.unet))
-        assert maps <= few < maps + GROWTH
+
+
+@pytest.mark.xfail(strict=True, reason="Ears._run holds the frame of the run that has ended")
+def test_maps_and_texts_are_all_that_is_held(pipe: Any, draw: Any) -> None:
+    """Not what the pipeline had at hand: latents, the picture."""
+    places = sum(math.prod(size_of(site, (8, 8))) for site in find_sites(pipe.unet))
+    maps = 4 * 77 * places
+    assert maps <= held(pipe, draw, 4) < maps + TEXTS + GROWTH
+
+
+def test_nothing_is_held_after_the_context(pipe: Any, draw: Any) -> None:
+    """But the maps themselves."""
+    draw(pipe)
+    before = live_bytes()
+    with record(pipe) as trace:
+        draw(pipe)
+    assert live_bytes() - before < GROWTH
+    assert trace.settings["calls"] == 2
 
 
 def test_what_grows_is_seen(pipe: Any, draw: Any) -> None:

@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 import t2i_xattn as tx
+from t2i_xattn.edits import Drop, Edit, RegionalPrompts
 from conftest import make_pipeline, state_of
 from t2i_xattn.denoisers.sites import walk_sites
 from t2i_xattn.errors import UserError
@@ -89,7 +90,7 @@ def test_every_output_is_the_mean_of_the_attention_to_all_texts(pipe: Any, draw:
     for site, attn in walk_sites(pipe.unet):
         if site.kind == "cross":
             attn.register_forward_hook(compare, with_kwargs=True)
-    with tx.edit(pipe, tx.RegionalPrompts(REGIONS, base_weight=0.3)):
+    with tx.edit(pipe, RegionalPrompts(REGIONS, base_weight=0.3)):
         draw(pipe, ["a red circle", "red"])
     assert len(seen) == 2 * 7
 
@@ -97,20 +98,20 @@ def test_every_output_is_the_mean_of_the_attention_to_all_texts(pipe: Any, draw:
 class TestWhatStays:
     @pytest.mark.parametrize("base_weight", [0.0, 0.4])
     def test_the_same_text_everywhere(self, pipe: Any, draw: Draw, base_weight: float) -> None:
-        edit = tx.RegionalPrompts({"a red circle": (0, 0, 1, 1)}, base_weight=base_weight)
+        edit = RegionalPrompts({"a red circle": (0, 0, 1, 1)}, base_weight=base_weight)
         with tx.edit(pipe, edit):
             found = draw(pipe)
         assert np.allclose(found, draw(pipe), rtol=0, atol=1e-5)
 
     def test_the_whole_weight_for_the_prompt(self, pipe: Any, draw: Draw) -> None:
         plain = draw(pipe)
-        with tx.edit(pipe, tx.RegionalPrompts(REGIONS, base_weight=1.0)):
+        with tx.edit(pipe, RegionalPrompts(REGIONS, base_weight=1.0)):
             assert np.allclose(draw(pipe), plain, rtol=0, atol=1e-5)
 
     def test_all_is_left_as_found(self, pipe: Any, draw: Draw) -> None:
         plain = draw(pipe)
         before = state_of(pipe)
-        with tx.edit(pipe, tx.RegionalPrompts(REGIONS)):
+        with tx.edit(pipe, RegionalPrompts(REGIONS)):
             assert not np.allclose(draw(pipe), plain, atol=1e-4)
         assert state_of(pipe) == before
         assert draw(pipe).tobytes() == plain.tobytes()
@@ -118,12 +119,12 @@ class TestWhatStays:
     def test_images_and_steps(self, pipe: Any, draw: Draw) -> None:
         prompts = ["a red circle", "blue"]
         plain = draw(pipe, prompts)
-        with tx.edit(pipe, tx.RegionalPrompts(REGIONS, images=[1])):
+        with tx.edit(pipe, RegionalPrompts(REGIONS, images=[1])):
             found = draw(pipe, prompts)
         assert found[0].tobytes() == plain[0].tobytes()
         assert not np.allclose(found[1], plain[1], atol=1e-4)
         late, early = (
-            tx.RegionalPrompts(REGIONS, steps=steps, sites=lambda site: site.level == 0)
+            RegionalPrompts(REGIONS, steps=steps, sites=lambda site: site.level == 0)
             for steps in ((1, 2), (0, 1))
         )
         drawn = []
@@ -135,7 +136,7 @@ class TestWhatStays:
 
 class TestComposing:
     def test_with_other_edits_in_any_order(self, pipe: Any, draw: Draw) -> None:
-        regional, drop = tx.RegionalPrompts(REGIONS), tx.Drop("red")
+        regional, drop = RegionalPrompts(REGIONS), Drop("red")
         drawn = []
         for edits in ((regional,), (drop,), (regional, drop), (drop, regional)):
             with tx.edit(pipe, *edits):
@@ -148,16 +149,16 @@ class TestComposing:
     def test_one_covers_the_other(self, pipe: Any, draw: Draw) -> None:
         """Of two, the second mixes into what the first made."""
         whole = {"blue": (0, 0, 1, 1)}
-        with tx.edit(pipe, tx.RegionalPrompts(whole, base_weight=0.0)):
+        with tx.edit(pipe, RegionalPrompts(whole, base_weight=0.0)):
             expected = draw(pipe)
-        edits = (tx.RegionalPrompts(REGIONS), tx.RegionalPrompts(whole, base_weight=0.0))
+        edits = (RegionalPrompts(REGIONS), RegionalPrompts(whole, base_weight=0.0))
         with tx.edit(pipe, *edits):
             assert np.allclose(draw(pipe), expected, rtol=0, atol=1e-5)
 
     @pytest.mark.parametrize("outer", ["record", "edit"])
     def test_with_record(self, pipe: Any, draw: Draw, outer: str) -> None:
         """The trace is of the prompt that was given, not of the regions' texts."""
-        edit = tx.RegionalPrompts(REGIONS)
+        edit = RegionalPrompts(REGIONS)
         with tx.edit(pipe, edit):
             plain = draw(pipe)
         first, second = (
@@ -173,10 +174,10 @@ class TestComposing:
             assert np.allclose(maps.sum(-1), 1, atol=1e-5)
 
 
-def changed(pipe: Any, draw: Callable[[], np.ndarray], edit: tx.Edit | None = None) -> None:
+def changed(pipe: Any, draw: Callable[[], np.ndarray], edit: Edit | None = None) -> None:
     plain = draw()
     before = state_of(pipe)
-    with tx.edit(pipe, edit or tx.RegionalPrompts(REGIONS)):
+    with tx.edit(pipe, edit or RegionalPrompts(REGIONS)):
         found = draw()
     assert np.isfinite(found).all()
     assert not np.allclose(found, plain, atol=1e-4)
@@ -199,7 +200,7 @@ class TestCircumstances:
     def test_sdxl_has_the_states_of_both_text_encoders(self) -> None:
         pipe = make_sdxl()
         whole = {"a red circle": (0, 0, 1, 1)}
-        with tx.edit(pipe, tx.RegionalPrompts(whole, base_weight=0.0)):
+        with tx.edit(pipe, RegionalPrompts(whole, base_weight=0.0)):
             found = runner(pipe)()
         assert np.allclose(found, runner(pipe)(), rtol=0, atol=1e-5)
         changed(pipe, runner(pipe))
@@ -220,7 +221,7 @@ class TestCircumstances:
         }
         draw = runner(pipe, **options)
         whole = {"a red circle": (0, 0, 1, 1)}
-        with tx.edit(pipe, tx.RegionalPrompts(whole, base_weight=0.0)):
+        with tx.edit(pipe, RegionalPrompts(whole, base_weight=0.0)):
             found = draw()
         assert np.allclose(found, draw(), rtol=0, atol=1e-5)
         changed(pipe, draw)
@@ -234,9 +235,9 @@ class TestCircumstances:
     def test_controlnet_s_own_sites(self) -> None:
         pipe = controlnet_pipeline()
         draw = runner(pipe, image=noise_picture())
-        with tx.edit(pipe, tx.RegionalPrompts(REGIONS)):
+        with tx.edit(pipe, RegionalPrompts(REGIONS)):
             without = draw()
-        with tx.edit(pipe, tx.RegionalPrompts(REGIONS), controlnet=True):
+        with tx.edit(pipe, RegionalPrompts(REGIONS), controlnet=True):
             assert not np.allclose(draw(), without, atol=1e-5)
 
     def test_bfloat16(self, pipe: Any) -> None:
@@ -244,7 +245,7 @@ class TestCircumstances:
         changed(pipe, runner(pipe))
 
     def test_compiled(self, pipe: Any, draw: Draw) -> None:
-        edit = tx.RegionalPrompts(REGIONS, sites=lambda site: site.place == "mid")
+        edit = RegionalPrompts(REGIONS, sites=lambda site: site.place == "mid")
         with tx.edit(pipe, edit):
             expected = draw(pipe)
         torch._dynamo.reset()
@@ -256,15 +257,15 @@ class TestCircumstances:
         sample, text = torch.randn(1, 4, 8, 8), torch.randn(1, 77, 32)
         with torch.no_grad():
             plain = pipe.unet(sample, 1, text).sample
-            with tx.edit(pipe, tx.RegionalPrompts(REGIONS)):
+            with tx.edit(pipe, RegionalPrompts(REGIONS)):
                 assert not torch.allclose(pipe.unet(sample, 1, text).sample, plain, atol=1e-4)
 
     def test_several_runs_and_a_negative_text(self, pipe: Any, draw: Draw) -> None:
         """In the unconditional branch the region's text is what to keep away from there."""
-        with tx.edit(pipe, tx.RegionalPrompts(REGIONS, branches="unconditional")):
+        with tx.edit(pipe, RegionalPrompts(REGIONS, branches="unconditional")):
             first, second = draw(pipe), draw(pipe)
         assert first.tobytes() == second.tobytes()
-        with tx.edit(pipe, tx.RegionalPrompts(REGIONS)):
+        with tx.edit(pipe, RegionalPrompts(REGIONS)):
             assert draw(pipe).tobytes() != first.tobytes()
 
 
@@ -273,7 +274,7 @@ def test_mask_picture_and_box_are_alike(pipe: Any, draw: Draw) -> None:
     mask[:, :32] = True
     drawn = []
     for region in (LEFT, mask, mask.astype(np.float32), Image.fromarray(mask)):
-        with tx.edit(pipe, tx.RegionalPrompts({"blue": region})):
+        with tx.edit(pipe, RegionalPrompts({"blue": region})):
             drawn.append(draw(pipe))
     # A mask's edge is softened on the way to a coarse site.
     assert np.abs(drawn[1] - drawn[0]).mean() < 0.2 * np.abs(drawn[1] - draw(pipe)).mean()
@@ -284,15 +285,15 @@ class TestMistakes:
     @pytest.mark.parametrize(
         ("make", "match"),
         [
-            (lambda: tx.RegionalPrompts({}), "with at least one, but came {}"),
-            (lambda: tx.RegionalPrompts("a red circle"), "but came 'a red circle'"),  # type: ignore[arg-type]
-            (lambda: tx.RegionalPrompts({3: LEFT}), "a text for each region, but came 3"),  # type: ignore[dict-item]
-            (lambda: tx.RegionalPrompts({"red": (0, 0, 1, 2)}), "box .* inside the picture"),
-            (lambda: tx.RegionalPrompts({"red": (0.5, 0, 0.1, 1)}), "top above bottom"),
-            (lambda: tx.RegionalPrompts({"red": np.zeros((8, 8))}), "0 everywhere"),
-            (lambda: tx.RegionalPrompts(REGIONS, base_weight=float("nan")), "finite number"),
-            (lambda: tx.RegionalPrompts(REGIONS, base_weight=1.5), "base_weight from 0 to 1"),
-            (lambda: tx.RegionalPrompts(REGIONS, words=["red"]), "expected no words=…"),
+            (lambda: RegionalPrompts({}), "with at least one, but came {}"),
+            (lambda: RegionalPrompts("a red circle"), "but came 'a red circle'"),  # type: ignore[arg-type]
+            (lambda: RegionalPrompts({3: LEFT}), "a text for each region, but came 3"),  # type: ignore[dict-item]
+            (lambda: RegionalPrompts({"red": (0, 0, 1, 2)}), "box .* inside the picture"),
+            (lambda: RegionalPrompts({"red": (0.5, 0, 0.1, 1)}), "top above bottom"),
+            (lambda: RegionalPrompts({"red": np.zeros((8, 8))}), "0 everywhere"),
+            (lambda: RegionalPrompts(REGIONS, base_weight=float("nan")), "finite number"),
+            (lambda: RegionalPrompts(REGIONS, base_weight=1.5), "base_weight from 0 to 1"),
+            (lambda: RegionalPrompts(REGIONS, words=["red"]), "expected no words=…"),
         ],
     )
     def test_at_once(self, make: Any, match: str) -> None:
@@ -312,7 +313,7 @@ class TestMistakes:
         pipe.unet.conv_in.register_forward_pre_hook(lambda *_: pytest.fail("a step was taken"))
         with (
             pytest.raises(UserError, match=match),
-            tx.edit(pipe, tx.RegionalPrompts(regions)),
+            tx.edit(pipe, RegionalPrompts(regions)),
         ):
             draw(pipe)
         assert state_of(pipe)["processors"] == before["processors"]
@@ -328,6 +329,6 @@ class TestMistakes:
         pipe.encode_prompt.__signature__ = inspect.signature(encode)
         with (
             pytest.raises(UserError, match=r"texts of 32 channels at .*encodes them in 64"),
-            tx.edit(pipe, tx.RegionalPrompts(REGIONS)),
+            tx.edit(pipe, RegionalPrompts(REGIONS)),
         ):
             pipe("a red circle", num_inference_steps=1, output_type="latent")

@@ -5,7 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from PIL import Image
 
+from t2i_xattn.edits.picture import checked_box
 from t2i_xattn.errors import UserError
 from t2i_xattn.traces.regions import (
     Box,
@@ -66,8 +68,28 @@ class TestComponents:
         mask[0, 0:3] = mask[3:5, 4:7] = True
         largest = largest_component(mask)
         assert largest.sum() == 6
-        assert bounding_box(largest) == Box(top=3, left=4, bottom=5, right=7)
-        assert bounding_box(mask) == Box(0, 0, 5, 7)
+        assert bounding_box(largest) == Box(top=3 / 6, left=4 / 8, bottom=5 / 6, right=7 / 8)
+        assert bounding_box(mask) == Box(0, 0, 5 / 6, 7 / 8)
+
+    @given(hnp.arrays(bool, hnp.array_shapes(min_dims=2, max_dims=2, max_side=40)))
+    def test_a_box_is_found_again_in_pixels(self, mask: np.ndarray) -> None:
+        """In those of the mask it has all of it, to the row; and edits and losses take it."""
+        box = bounding_box(mask)
+        assert (box is None) == (not mask.any())
+        if box is None:
+            return
+        assert checked_box(box) == tuple(box)
+        left, top, right, bottom = box.pixels(*mask.shape)
+        inside = mask[top:bottom, left:right]
+        assert inside.sum() == mask.sum()
+        for edge in (inside[0], inside[-1], inside[:, 0], inside[:, -1]):
+            assert edge.any()
+
+    def test_pixels_of_a_picture(self) -> None:
+        """As `Image.crop` takes them: left and right first."""
+        assert Box(0.25, 0.5, 0.75, 1.0).pixels(64, 96) == (48, 16, 96, 48)
+        picture = Image.new("RGB", (96, 64))
+        assert picture.crop(Box(0.25, 0.5, 0.75, 1.0).pixels(64, 96)).size == (48, 32)
 
     def test_corners_touch(self) -> None:
         assert largest_component(np.eye(4, dtype=bool)).sum() == 4

@@ -28,7 +28,7 @@ class TestOverlay:
         result = overlay(picture, spot(40, 60, 10, 45))
         assert (result.size, result.mode) == ((60, 40), "RGB")
         light = np.asarray(result.convert("L"), dtype=float)
-        assert np.unravel_index(light.argmax(), light.shape) == (10, 45)
+        assert divmod(int(light.argmax()), 60) == (10, 45)
         assert light[10, 45] > light[35, 5] + 50
 
     def test_alpha(self) -> None:

@@ -92,7 +92,7 @@ def test_every_word_is_found_at_its_place(seed: int, objects: int) -> None:
 def test_words_name_the_pixels_of_their_object(seed: int) -> None:
     scene = render_scene(seed, split="any")
     truth = object_masks(scene.scene)
-    named = {"colour": set(), "shape": set()}
+    named: dict[str, set[int]] = {"colour": set(), "shape": set()}
     for word, mask in zip(scene.description.words, scene.masks, strict=True):
         if word.kind in ("colour", "shape"):
             (index,) = word.objects
@@ -114,8 +114,8 @@ def test_words_name_the_pixels_of_their_object(seed: int) -> None:
 def test_the_relation_that_is_stated_is_true(seed: int) -> None:
     scene = render_scene(seed, objects=2, relation=True)
     if scene.description.relation is None:
-        first, second = scene.scene.objects
-        assert relation_between((first.x, first.y), (second.x, second.y)) is None
+        one, other = scene.scene.objects
+        assert relation_between((one.x, one.y), (other.x, other.y)) is None
         return
     first, name, second = scene.description.relation
     masks = object_masks(scene.scene)

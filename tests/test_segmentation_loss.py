@@ -21,7 +21,7 @@ RECIPE = Path(__file__).parents[1] / "scripts" / "lab" / "training" / "recipes" 
 
 def _recipe() -> Recipe:
     recipe = load_recipe(RECIPE)
-    small = dataclasses.replace(recipe.denoiser, channels=[32, 32, 32], heads=[2, 2, 2])
+    small = dataclasses.replace(recipe.denoiser, layers=1, channels=[32, 32, 32], heads=[2, 2, 2])
     return dataclasses.replace(recipe, denoiser=small)
 
 
@@ -52,6 +52,7 @@ def test_the_two_languages_share_colours_and_no_classes() -> None:
 def test_a_head_that_knows_nothing_pays_the_logarithm_of_the_values() -> None:
     head = SegmentationHead(_recipe().denoiser, (5, 3))
     torch.nn.init.zeros_(head.tell.weight)
+    assert head.tell.bias is not None
     torch.nn.init.zeros_(head.tell.bias)
     labels = torch.full((2, 2, 4, 4), NOTHING, dtype=torch.uint8)
     labels[:, 0] = 1  # the second label holds nowhere and costs nothing
@@ -59,7 +60,7 @@ def test_a_head_that_knows_nothing_pays_the_logarithm_of_the_values() -> None:
     assert float(loss.detach()) == pytest.approx(math.log(5), rel=1e-5)
 
 
-@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_features_are_the_denoiser_s(compiled: bool) -> None:
     recipe = _recipe()
     unet = new_denoiser(recipe)

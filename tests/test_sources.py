@@ -7,6 +7,7 @@ import hashlib
 import numpy as np
 import pytest
 
+from lab.judge.pixel_maps import STYLES
 from lab.scenes import Description, Scene, language, sample_scene
 from lab.scenes.layout import Split
 from lab.scenes.world import (
@@ -27,7 +28,7 @@ from lab.training.sources import (
     source_named,
 )
 from lab.training.sources.quiz import PLACES, SIDES, UNSAID
-from lab.training.sources.world_quiz import OWN, STYLES, world_quiz
+from lab.training.sources.world_quiz import OWN, world_quiz
 from lab.training.text import tokenize
 from lab.training.tokenizer import build_tokenizer
 from t2i_xattn.errors import UserError

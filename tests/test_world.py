@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+import draw_scenes
 from lab.scenes.layout import SIDE, Split, relation_between
 from lab.scenes.world import (
     WorldScene,
@@ -315,8 +316,6 @@ def test_stray_words_name_nothing() -> None:
 
 
 def test_sheets_of_scenes(tmp_path: Path) -> None:
-    from scripts import draw_scenes
-
     app = typer.Typer()
     app.command()(draw_scenes.main)
     for options in ([], ["--words"]):

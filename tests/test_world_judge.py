@@ -13,6 +13,7 @@ import typer
 from PIL import Image
 from typer.testing import CliRunner
 
+import train_judge
 from lab.evaluation.segmentation import class_iou, confusion, mean_iou
 from lab.evaluation.world_judging import judge_scenes, judged_aspects, seen_by
 from lab.judge.pixel_maps import NONE, PixelMaps, kinds_of_maps, true_maps
@@ -270,8 +271,6 @@ def test_a_short_training_tells_pixels_apart(tmp_path: Path) -> None:
 def test_the_script_trains_writes_and_measures(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from scripts import train_judge
-
     monkeypatch.setattr(train_judge, "load_judge_recipe", lambda path: _tiny(2))
     app = typer.Typer()
     app.command()(train_judge.main)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import time
 from pathlib import Path
@@ -11,14 +10,13 @@ import numpy as np
 import torch
 from typer.testing import CliRunner
 
+from evaluate import app
 from lab.evaluation.ways import USUAL
 from lab.evaluation.world_maps import CITY, CITY_WORDS, region
 from lab.evaluation.world_pictures import seconds_of_a_picture, world_figures
 from lab.judge.segmenter import Segmenter, save_segmenter
 from lab.judge.world_verdict import WorldVerdict
 from lab.scenes.world import class_names
-
-SCRIPT = Path(__file__).parents[1] / "scripts" / "evaluate.py"
 
 
 def _verdict(things: bool, light: bool | None, place: bool | None) -> WorldVerdict:
@@ -46,16 +44,11 @@ def test_a_word_names_the_pixels_of_its_classes() -> None:
 
 
 def test_the_commands_write_their_figures(tmp_path: Path) -> None:
-    spec = importlib.util.spec_from_file_location("evaluate_script", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
     torch.manual_seed(0)
     save_segmenter(Segmenter([8, 8, 8, 8, 8]), tmp_path / "judge")
     short = ["--steps", "2", "--limit", "1", "--json", str(tmp_path / "figures.json")]
     world = ["world", "--judge", str(tmp_path / "judge"), "--save", str(tmp_path / "pictures")]
-    done = CliRunner().invoke(script.app, [*world, *short])
+    done = CliRunner().invoke(app, [*world, *short])
     assert done.exit_code == 0, done.output
     figures = json.loads((tmp_path / "figures.json").read_text("utf-8"))
     assert figures["pictures"]["singles"]["all right"]["n"] == 1
@@ -63,13 +56,13 @@ def test_the_commands_write_their_figures(tmp_path: Path) -> None:
     assert all(set(peaks) == set(CITY_WORDS) for peaks in figures["peaks"].values())
     assert len(list((tmp_path / "pictures").glob("*.png"))) == len(figures["pictures"])
     options = ["world-judge", "--judge", str(tmp_path / "judge"), "--limit", "2"]
-    done = CliRunner().invoke(script.app, [*options, "--json", str(tmp_path / "judge.json")])
+    done = CliRunner().invoke(app, [*options, "--json", str(tmp_path / "judge.json")])
     assert done.exit_code == 0, done.output
     own = json.loads((tmp_path / "judge.json").read_text("utf-8"))["judge"]
     assert own["all"]["n"] == 2
     assert 0 <= own["mean IoU"] <= max(own["IoU"].values())
     assert "sky" in own["IoU"]
-    done = CliRunner().invoke(script.app, ["nearest", "--training", "40", *short])
+    done = CliRunner().invoke(app, ["nearest", "--training", "40", *short])
     assert done.exit_code == 0, done.output
     assert json.loads((tmp_path / "figures.json").read_text("utf-8"))["nearest"]["trained_on"] == 40
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import typer
 from typer.testing import CliRunner
 
+import make_prompts
 from lab.evaluation import prompts
 from lab.evaluation.world_prompts import FILE_NAME, make_world_prompts, world_prompts
 from lab.scenes.world import world_language
-from scripts import make_prompts
 
 
 def test_the_files_are_what_the_command_makes(tmp_path: Path) -> None:

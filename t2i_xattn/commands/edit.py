@@ -1,95 +1,97 @@
-"""What `t2i-xattn edit` is asked for, checked before anything runs, and the pictures it gives."""
+"""`t2i-xattn edit`: a picture before and after words do something else in it."""
 
 from __future__ import annotations
 
-import math
-import re
-from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from t2i_xattn.commands.generate import Request, generate
+import typer
+
+from t2i_xattn.commands import options
+from t2i_xattn.commands.edit_request import (
+    EditRequest,
+    parse_boxes,
+    parse_pairs,
+    parse_regions,
+    parse_weights,
+)
+from t2i_xattn.commands.inspect import heatmaps
+from t2i_xattn.commands.output import output_folder
+from t2i_xattn.commands.request import Request, paint, parse_list, parse_size
 from t2i_xattn.errors import UserError
-from t2i_xattn.prompts.words import check_whole, find_phrase, split_words
 
 if TYPE_CHECKING:
     from PIL import Image
 
     from t2i_xattn.traces.heat_map import HeatMap
 
-Box = tuple[float, float, float, float]
+WALK = 1
+"""As `inspect` has it, so that both show the same maps."""
 
 
-@dataclass(frozen=True)
-class EditRequest:
-    """A prompt and what is to be done to its picture.
+@options.one_sentence
+def edit_command(
+    prompt: options.Prompt,
+    replace: Annotated[
+        list[str] | None, typer.Option(help="cat=dog: other words in the prompt; may be repeated.")
+    ] = None,
+    weight: Annotated[
+        list[str] | None, typer.Option(help="red=1.5: more or less of a word; may be repeated.")
+    ] = None,
+    box: Annotated[
+        list[str] | None,
+        typer.Option(help="circle=0.1,0.2,0.4,0.5: top, left, bottom, right; may be repeated."),
+    ] = None,
+    attend: Annotated[
+        str | None, typer.Option(help="circle,star: words of which none may be left out.")
+    ] = None,
+    region: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="0.1,0.2,0.4,0.5=a red circle: a text of its own for a box; may be repeated."
+        ),
+    ] = None,
+    image: Annotated[
+        Path | None, typer.Option(help="A picture of your own that shows what the prompt says.")
+    ] = None,
+    model: options.Model = None,
+    seed: options.Seed = 0,
+    steps: options.Steps = 25,
+    guidance: options.Guidance = 5.0,
+    size: options.Size = None,
+    negative: options.Negative = None,
+    out: options.Out = Path("out"),
+    device: options.Device = None,
+) -> None:
+    """Change what words do in a picture: before, after, and the difference."""
+    asked = EditRequest(
+        Request(prompt, seed, steps, guidance, parse_size(size), 1, negative),
+        parse_pairs("replace", replace or ()),
+        parse_weights(weight or ()),
+        parse_boxes(box or ()),
+        parse_list(attend),
+        image,
+        parse_regions(region or ()),
+    )
+    asked.check()
+    with output_folder(out) as folder:
+        pipe = options.load(model, device)
+        asked.check_against(pipe)
+        from t2i_xattn.showing.render import comparison, contact_sheet
 
-    Attributes:
-        request: the prompt and its settings; one picture.
-        replace: phrases of the prompt, and what is to stand in their place.
-        weights: phrases of the prompt after the replacement, and their weights.
-        boxes: phrases of the prompt, and boxes (top, left, bottom, right) in fractions.
-        regions: texts of their own, and the boxes where they are looked at.
-        attend: phrases of which none may be left out.
-        image: a picture to edit instead of a painted one; it must show what the prompt says.
-    """
-
-    request: Request
-    replace: Mapping[str, str] = field(default_factory=dict)
-    weights: Mapping[str, float] = field(default_factory=dict)
-    boxes: Mapping[str, Box] = field(default_factory=dict)
-    attend: Sequence[str] = ()
-    image: Path | None = None
-    regions: Mapping[str, Box] = field(default_factory=dict)
-
-    @property
-    def target(self) -> str:
-        """The prompt after the replacements."""
-        prompt = self.request.prompt
-        for old, new in self.replace.items():
-            words = r"\s+".join(re.escape(word) for word in old.split())
-            literally = new.replace("\\", r"\\")
-            prompt = re.sub(rf"(?<!\w){words}(?!\w)", literally, prompt, flags=re.IGNORECASE)
-        return prompt
-
-    def check(self) -> None:
-        """What can be known without the model.
-
-        Raises:
-            UserError: there is nothing to do, or two things that cannot be done together.
-        """
-        self.request.check()
-        guided = bool(self.boxes or self.attend)
-        if not (self.replace or self.weights or self.regions or guided):
-            raise UserError(
-                "expected something to edit, but came nothing; give --replace old=new, "
-                '--weight word=1.5, --box "word=top,left,bottom,right", --attend word,word or '
-                '--region "top,left,bottom,right=text"'
-            )
-        if guided and (self.replace or self.image is not None):
-            raise UserError(
-                "expected --box and --attend without --replace and --image, since they lay the "
-                "picture out anew; do one after the other"
-            )
-
-    def check_against(self, pipe: Any) -> None:
-        """What depends on the model.
-
-        Raises:
-            UserError: a phrase is not in the prompt, a region's text is too long, or see
-                `Request.check_against`.
-        """
-        self.request.check_against(pipe)
-        words = split_words(pipe.tokenizer, self.request.prompt)
-        for phrase in (*self.replace, *self.boxes, *self.attend):
-            find_phrase(words, phrase)
-        words = split_words(pipe.tokenizer, self.target)
-        for phrase in (*self.replace.values(), *self.weights):
-            find_phrase(words, phrase)
-        for text in self.regions:
-            check_whole(text, split_words(pipe.tokenizer, text))
+        edited = paint_edited(pipe, asked)
+        edited.before.save(folder / "before.png")
+        edited.after.save(folder / "after.png")
+        comparison(edited.before, edited.after, (prompt, asked.target)).save(folder / "edit.png")
+        for name, picture, maps, text in (
+            ("before", edited.before, edited.maps_before, prompt),
+            ("after", edited.after, edited.maps_after, asked.target),
+        ):
+            contact_sheet(picture, maps, prompt=text).save(folder / f"words-{name}.png")
+    for name in ("edit", "before", "after", "words-before", "words-after"):
+        typer.echo(out / f"{name}.png")
 
 
 @dataclass(frozen=True)
@@ -109,12 +111,12 @@ def paint_edited(pipe: Any, asked: EditRequest) -> Edited:
         UserError: the picture that is to be edited cannot be read or has a size that the model
             cannot take.
     """
-    from t2i_xattn.commands.inspect import heatmaps
     from t2i_xattn.editing.edit import edit
     from t2i_xattn.edits.prompt_to_prompt import Replace, SelfReplace
     from t2i_xattn.edits.regional import RegionalPrompts
     from t2i_xattn.edits.weights import Reweight
-    from t2i_xattn.guidance import AttendAndExcite, GuidanceLoss, Layout, guide
+    from t2i_xattn.guidance.guide import guide
+    from t2i_xattn.losses import AttendAndExcite, GuidanceLoss, Layout
     from t2i_xattn.recording.record import record
 
     if asked.boxes or asked.attend:
@@ -123,8 +125,8 @@ def paint_edited(pipe: Any, asked: EditRequest) -> Edited:
             losses.append(Layout(asked.boxes))
         if asked.attend:
             losses.append(AttendAndExcite(list(asked.attend)))
-        with record(pipe) as plain:
-            (before,) = generate(pipe, asked.request)
+        with record(pipe, walk=WALK) as plain:
+            (before,) = paint(pipe, asked.request)
         edits: list[Any] = [Reweight(word, weight) for word, weight in asked.weights.items()]
         if asked.regions:
             edits.append(RegionalPrompts(asked.regions))
@@ -132,8 +134,8 @@ def paint_edited(pipe: Any, asked: EditRequest) -> Edited:
             stack.enter_context(guide(pipe, *losses))
             if edits:
                 stack.enter_context(edit(pipe, *edits))
-            trace = stack.enter_context(record(pipe))
-            (after,) = generate(pipe, asked.request)
+            trace = stack.enter_context(record(pipe, walk=WALK))
+            (after,) = paint(pipe, asked.request)
         return Edited(before, after, heatmaps(plain), heatmaps(trace))
 
     edits = []
@@ -143,7 +145,7 @@ def paint_edited(pipe: Any, asked: EditRequest) -> Edited:
     if asked.regions:
         edits.append(RegionalPrompts(asked.regions, images=[1]))
     arguments = _two_rows(pipe, asked)
-    with edit(pipe, *edits), record(pipe) as trace:
+    with edit(pipe, *edits), record(pipe, walk=WALK) as trace:
         before, after = pipe(**arguments).images
     return Edited(before, after, heatmaps(trace, 0), heatmaps(trace, 1))
 
@@ -189,77 +191,3 @@ def _read(path: Path) -> Image.Image:
             f"expected a picture that can be read at --image {path}, but it cannot; give a PNG or "
             "JPEG file"
         ) from error
-
-
-def parse_pairs(option: str, texts: Sequence[str]) -> dict[str, str]:
-    """`["cat=dog", …]` as a mapping.
-
-    Raises:
-        UserError: a text without an equals sign, or with nothing beside it.
-    """
-    pairs = {}
-    for text in texts:
-        name, sign, value = text.partition("=")
-        if not (name.strip() and sign and value.strip()):
-            raise UserError(f"expected --{option} word=…, but came {text!r}")
-        pairs[name.strip()] = value.strip()
-    return pairs
-
-
-def parse_weights(texts: Sequence[str]) -> dict[str, float]:
-    """`["red=1.5", …]` as a mapping.
-
-    Raises:
-        UserError: a weight that is not a finite number.
-    """
-    weights = {}
-    for word, text in parse_pairs("weight", texts).items():
-        try:
-            weights[word] = float(text)
-        except ValueError:
-            weights[word] = math.nan
-        if not math.isfinite(weights[word]):
-            raise UserError(f"expected --weight {word}=1.5 or another number, but came {text!r}")
-    return weights
-
-
-def parse_boxes(texts: Sequence[str]) -> dict[str, Box]:
-    """`["circle=0.1,0.2,0.4,0.5", …]` as a mapping.
-
-    Raises:
-        UserError: a box that is not four numbers inside the picture.
-    """
-    return {
-        word: _box(f'--box "{word}=top,left,bottom,right"', text)
-        for word, text in parse_pairs("box", texts).items()
-    }
-
-
-def parse_regions(texts: Sequence[str]) -> dict[str, Box]:
-    """`["0.1,0.2,0.4,0.5=a red circle", …]` as a mapping from the text to its box.
-
-    Raises:
-        UserError: a text without a box or without words, or twice the same.
-    """
-    regions: dict[str, Box] = {}
-    for text in texts:
-        box, _, prompt = (part.strip() for part in text.partition("="))
-        if not prompt or prompt in regions:
-            raise UserError(
-                'expected --region "top,left,bottom,right=text", each with a text of its own, but '
-                f"came {text!r}"
-            )
-        regions[prompt] = _box(f'--region "top,left,bottom,right={prompt}"', box)
-    return regions
-
-
-def _box(option: str, text: str) -> Box:
-    from t2i_xattn.edits.picture import checked_box
-
-    try:
-        sides = [float(part) for part in text.split(",")]
-    except ValueError:
-        raise UserError(
-            f"expected {option} with four numbers from 0 to 1, but came {text!r}"
-        ) from None
-    return checked_box(sides)

@@ -1,14 +1,13 @@
-"""Attention sites: the attention layers of a denoiser, found and named.
+"""Attention sites: the attention modules of a denoiser, found and named.
 
-Nothing here imports diffusers: the UNet is read by its attributes, and a site is a plain record
-that a saved trace can carry.
+Nothing here imports diffusers or torch: a site is a plain record that a saved trace can carry.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from t2i_xattn.errors import UserError, nearest
 
@@ -21,33 +20,24 @@ Place = Literal["down", "mid", "up"]
 
 @dataclass(frozen=True)
 class AttentionSite:
-    """One attention layer of a UNet.
+    """One attention module of a denoiser.
 
     Attributes:
         name: module name, such as `"down_blocks.0.attentions.0.transformer_blocks.0.attn2"`.
         kind: `"cross"` (queries from the picture, keys from the text) or `"self"`.
-        place: part of the UNet: `"down"`, `"mid"` or `"up"`.
-        level: how often the latent has been halved where the layer works; 0 is full resolution.
+        depth: its place among the sites of its kind, 0 the first of the forward pass.
+        place: part of a UNet: `"down"`, `"mid"` or `"up"`; None for other denoisers.
+        level: in a UNet, how often the latent has been halved before; 0 is full resolution. None
+            for other denoisers.
         heads: number of attention heads.
     """
 
     name: str
     kind: Kind
-    place: Place
-    level: int
+    depth: int
+    place: Place | None
+    level: int | None
     heads: int
-
-    def size(self, latent_height: int, latent_width: int) -> tuple[int, int]:
-        """Height and width of this site's map for a latent of the given size.
-
-        Each halving rounds up, as the UNet's strided convolutions (kernel 3, stride 2, padding 1)
-        do, and on the way up the UNet is forced to the sizes of the way down. So odd and non-square
-        latents come out right, which a square root of the number of queries cannot promise.
-        """
-        height, width = latent_height, latent_width
-        for _ in range(self.level):
-            height, width = -(-height // 2), -(-width // 2)
-        return height, width
 
 
 Sites = Callable[[AttentionSite], bool] | Iterable[str]
@@ -82,47 +72,24 @@ def choose_sites(sites: Sequence[AttentionSite], choice: Sites | None) -> list[A
     return chosen
 
 
-def find_sites(unet: nn.Module, kind: Kind = "cross") -> list[AttentionSite]:
-    """The attention sites of a diffusers `UNet2DConditionModel`, in the order of its forward pass.
+def find_sites(denoiser: nn.Module, kind: Kind = "cross") -> list[AttentionSite]:
+    """The attention sites of a denoiser, in the order of its forward pass.
 
     Args:
-        unet: the denoiser; one wrapped by `torch.compile` is looked through.
+        denoiser: such as `pipe.unet`; one wrapped by `torch.compile` is looked through.
         kind: `"cross"` or `"self"`.
 
     Returns:
-        Sites of that kind, down blocks first, then the middle, then the up blocks. Empty if the
-        model has none (or is not a UNet of down and up blocks).
+        Sites of that kind. Empty if the denoiser has none, or is of no family that is known.
     """
-    return [site for site, _ in walk_sites(unet) if site.kind == kind]
+    return [site for site, _ in walk_sites(denoiser) if site.kind == kind]
 
 
-def walk_sites(unet: nn.Module) -> Iterator[tuple[AttentionSite, nn.Module]]:
+def walk_sites(denoiser: nn.Module) -> Iterator[tuple[AttentionSite, nn.Module]]:
     """Every attention site with its module, in the order of the forward pass."""
-    # torch.compile puts the model into a wrapper whose own module names have a prefix.
-    unet = getattr(unet, "_orig_mod", unet)
-    level = 0
-    for index, block in enumerate(getattr(unet, "down_blocks", ())):
-        yield from _block_sites(block, f"down_blocks.{index}", "down", level)
-        # The halving comes after the block's layers; the last down block has none.
-        level += _resamples(block, "downsamplers")
-    mid_block = getattr(unet, "mid_block", None)
-    if mid_block is not None:
-        yield from _block_sites(mid_block, "mid_block", "mid", level)
-    for index, block in enumerate(getattr(unet, "up_blocks", ())):
-        yield from _block_sites(block, f"up_blocks.{index}", "up", level)
-        level -= _resamples(block, "upsamplers")
+    from t2i_xattn.denoisers.families import family_of
+    from t2i_xattn.kernel.module_calls import uncompiled
 
-
-def _block_sites(
-    block: nn.Module, block_name: str, place: Place, level: int
-) -> Iterator[tuple[AttentionSite, nn.Module]]:
-    for name, module in block.named_modules(prefix=block_name):
-        if hasattr(module, "set_processor") and hasattr(module, "is_cross_attention"):
-            # Not by the name "attn2": with `only_cross_attention` the first layer crosses too.
-            attn: Any = module
-            kind: Kind = "cross" if attn.is_cross_attention else "self"
-            yield AttentionSite(name, kind, place, level, int(attn.heads)), module
-
-
-def _resamples(block: nn.Module, which: str) -> int:
-    return 1 if getattr(block, which, None) is not None else 0
+    family = family_of(denoiser)
+    if family is not None:
+        yield from family.walk(uncompiled(denoiser))

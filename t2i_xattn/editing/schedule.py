@@ -4,162 +4,246 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from t2i_xattn.denoisers.rows import Layout
+from t2i_xattn.denoisers.seen import Change, Rows, Seen
 from t2i_xattn.denoisers.sites import AttentionSite
-from t2i_xattn.editing.editing_processor import ActingEdit, BranchEdits
+from t2i_xattn.denoisers.streams import SELF, TEXT
+from t2i_xattn.editing.acting import ActingEdit
 from t2i_xattn.edits.edit import Edit, EditContext
 from t2i_xattn.errors import UserError
+from t2i_xattn.prompts.encoded import Text
 from t2i_xattn.prompts.words import Word
-from t2i_xattn.recording.keep import TEXT
-from t2i_xattn.recording.sums import CallShape
+
+Placed = tuple[Edit, frozenset[str]]
+"""An edit and the names of its sites."""
 
 
-class EditSchedule:
-    """Says at each call which edits act at which site, and looks at what they made.
+class EditedRun:
+    """What stays the same over one run of an edited denoiser.
 
     Attributes:
-        shape: what the first call of a run fixed; None before it.
-        calls: calls of this run so far.
+        placed: the edits in their order, with their sites.
+        layout: of the first call.
+        latent_size: height and width of the latent.
+        words, prompts: by branch, the words of each image's text, and that text.
+        steps: of the run, if they are known.
+        copies: pictures a prompt.
+        texts: the embeddings of the edits' own texts.
     """
 
-    def __init__(self, placed: Sequence[tuple[Edit, Sequence[AttentionSite]]]) -> None:
-        """
-        Args:
-            placed: the edits in their order, and the sites of each.
-        """
-        self.placed = placed
-        self.reset()
-
-    def reset(self) -> None:
-        """Forgets the run that was."""
-        self.shape: CallShape | None = None
-        self.calls = 0
-        self._words: tuple[tuple[Word, ...], ...] = ()
-        self._token_ids: tuple[tuple[int, ...] | None, ...] = ()
-        self._steps: int | None = None
-        self._texts: Mapping[str, Tensor] = {}
-        self._windows: list[tuple[int, float]] = []
-        # By branch and site, each with the number of its edit.
-        self._prepared: dict[str, dict[str, list[tuple[int, ActingEdit]]]] = {}
-        self._step: dict[str, int] = {}
-        self._acting: list[ActingEdit] = []
-
-    def begin_run(
+    def __init__(
         self,
-        shape: CallShape,
-        words: tuple[tuple[Word, ...], ...],
-        token_ids: tuple[tuple[int, ...] | None, ...],
+        placed: Sequence[Placed],
+        layout: Layout,
+        latent_size: tuple[int, int],
         steps: int | None,
-        texts: Mapping[str, Tensor] | None = None,
+        copies: int,
+        texts: Mapping[str, Tensor],
     ) -> None:
-        """Fixes what stays the same over a run.
-
-        Args:
-            shape: of every call to come.
-            words, token_ids: of each image's prompt, see `EditContext`.
-            steps: of the run, if they are known.
-            texts: the embeddings of the edits' own texts.
-
-        Raises:
-            UserError: if a window holds none of the steps.
         """
-        self.shape, self._words, self._token_ids, self._steps = shape, words, token_ids, steps
-        self._texts = texts or {}
-        self._windows = [each.window(steps) for each, _ in self.placed]
+        Raises:
+            UserError: if a window holds none of the steps, or an edit names images that are not
+                there.
+        """
+        self.placed, self.layout, self.latent_size = placed, layout, latent_size
+        self.words: dict[str, tuple[tuple[Word, ...], ...]] = {}
+        self.prompts: dict[str, tuple[Text | None, ...]] = {}
+        self.steps, self.copies, self.texts = steps, copies, texts
+        self.windows = [each.window(steps) for each, _ in placed]
+        self.images = [each.images_of(layout.images, self._copies()) for each, _ in placed]
+        self._step: dict[str, int] = {}
+        self._prepared: dict[tuple[str, str, int], ActingEdit | None] = {}
 
     def begin_call(
-        self,
-        shape: CallShape,
-        branches: Mapping[str, slice],
-        timestep: Tensor | float,
-        device: torch.device,
-    ) -> dict[str, tuple[BranchEdits, ...]]:
-        """The edits that act at each site in this call.
+        self, layout: Layout, latent_size: tuple[int, int], timestep: Any, prefix: str
+    ) -> EditingCall:
+        """What is edited in a call.
 
         Raises:
-            UserError: if this call has another shape than the first, or, at the first call of a
-                branch, an edit does not fit the run.
+            UserError: if this call has another shape than the first.
         """
-        if shape != self.shape:
+        first, came = (
+            (each.images, each.frames, size)
+            for each, size in ((self.layout, self.latent_size), (layout, latent_size))
+        )
+        if first != came:
             raise UserError(
-                f"expected every UNet call of a run to be like the first, {self.shape}, but came "
-                f"{shape}; edit each run on its own"
+                "expected every call of a run to be like the first, (pictures, frames, latent) "
+                f"{first}, but came {came}; edit each run on its own"
             )
-        self.calls += 1
-        self._acting = []
-        targets: dict[str, tuple[BranchEdits, ...]] = {}
-        for branch, rows in branches.items():
-            if branch not in self._prepared:
-                self._prepared[branch] = self._prepare(branch, timestep, device)
-            step = self._step.get(branch, 0)
+        acting: dict[str, list[int]] = {}
+        steps = {}
+        for branch in layout.rows:
+            steps[branch] = step = self._step.get(branch, 0)
             self._step[branch] = step + 1
-            for name, prepared in self._prepared[branch].items():
-                acting = tuple(
-                    each._replace(
-                        context=dataclasses.replace(each.context, step=step, timestep=timestep)
-                    )
-                    for number, each in prepared
-                    if self._windows[number][0] <= step < self._windows[number][1]
-                )
-                if acting:
-                    targets[name] = (*targets.get(name, ()), BranchEdits(rows, acting))
-                    self._acting += acting
-        return targets
+            acting[branch] = [
+                number
+                for number, (each, _) in enumerate(self.placed)
+                if branch in each.of_branches
+                and self.windows[number][0] <= step < self.windows[number][1]
+            ]
+        return EditingCall(self, layout, acting, steps, timestep, prefix)
 
-    def end_call(self) -> None:
+    def prepared(self, branch: str, number: int, seen: Seen, name: str) -> ActingEdit | None:
+        """An edit at a site, made ready at the first call that comes there; None if it does not act
+        at a site of this size.
+
+        Raises:
+            UserError: if it does not fit the run.
+        """
+        key = (branch, name, number)
+        if key not in self._prepared:
+            self._prepared[key] = self._prepare(branch, number, seen, name)
+        return self._prepared[key]
+
+    def _copies(self) -> int:
+        return self.copies if self.layout.images % self.copies == 0 else 1
+
+    def check(
+        self, branch: str, sites: Sequence[AttentionSite], tokens: int, device: torch.device
+    ) -> None:
+        """Looks, before anything is computed, whether the edits can act on a branch's texts.
+
+        Their sites' sizes are not seen yet, so each is prepared for that of the latent.
+
+        Raises:
+            UserError: if one cannot.
+        """
+        for number, (edit, names) in enumerate(self.placed):
+            own = [site for site in sites if site.name in names]
+            if own and branch in edit.of_branches:
+                height, width = self.latent_size
+                keys = tokens if edit.kind == "cross" else height * width
+                context = self._context(branch, number, own[0], self.latent_size, keys, device)
+                edit.prepare(context)
+                _only(edit, context)
+
+    def _context(
+        self,
+        branch: str,
+        number: int,
+        site: AttentionSite,
+        size: tuple[int, int],
+        tokens: int,
+        device: torch.device,
+    ) -> EditContext:
+        edit, frames = self.placed[number][0], self.layout.frames
+        ids = [None if text is None else text.ids for text in self.prompts[branch]]
+        return EditContext(
+            site=site,
+            height=size[0],
+            width=size[1],
+            latent_size=self.latent_size,
+            branch=branch,
+            step=0,
+            steps=self.steps,
+            timestep=0,
+            # Each frame counts as an image.
+            words=tuple(words for words in self.words[branch] for _ in range(frames)),
+            token_ids=tuple(each for each in ids for _ in range(frames)),
+            tokens=tokens,
+            images=tuple(
+                image * frames + frame for image in self.images[number] for frame in range(frames)
+            ),
+            device=device,
+            copies=self._copies() * frames,
+            encoded={text: self.texts[text] for text in edit.texts},
+        )
+
+    def _prepare(self, branch: str, number: int, seen: Seen, name: str) -> ActingEdit | None:
+        edit, key = self.placed[number][0], seen.kernel.key
+        assert seen.size is not None
+        site = dataclasses.replace(seen.site, name=name)
+        context = self._context(
+            branch, number, site, seen.size, int(key.shape[2]), seen.kernel.query.device
+        )
+        if not edit.acts_at(context):
+            return None
+        return ActingEdit(
+            edit=edit,
+            prepared=edit.prepare(context),
+            context=context,
+            only=_only(edit, context),
+            finite=torch.ones((), dtype=torch.bool, device=context.device),
+        )
+
+
+class EditingCall:
+    """One call of an edited denoiser; see `denoisers.registry.Acting`."""
+
+    def __init__(
+        self,
+        run: EditedRun,
+        layout: Layout,
+        acting: Mapping[str, Sequence[int]],
+        steps: Mapping[str, int],
+        timestep: Any,
+        prefix: str,
+    ) -> None:
+        self.run, self.layout, self.acting = run, layout, acting
+        self.steps, self.timestep, self.prefix = steps, timestep, prefix
+        numbers = {number for each in acting.values() for number in each}
+        self._names = {name for number in numbers for name in run.placed[number][1]}
+        self._acted: list[ActingEdit] = []
+
+    def wants(self, site: AttentionSite) -> bool:
+        return self.prefix + site.name in self._names
+
+    def changes(self, seen: Seen) -> Sequence[tuple[Rows, Change]]:
+        name = self.prefix + seen.site.name
+        if name not in self._names or seen.stream not in (TEXT, SELF):
+            return ()
+        found: list[tuple[Rows, Change]] = []
+        for branch, numbers in self.acting.items():
+            for number in numbers:
+                if name not in self.run.placed[number][1]:
+                    continue
+                problem = seen.problem_of(self.layout.rows[branch])
+                if problem is not None:
+                    self._cannot(seen.site, problem)
+                ready = self.run.prepared(branch, number, seen, name)
+                if ready is not None:
+                    context = dataclasses.replace(
+                        ready.context, step=self.steps[branch], timestep=self.timestep
+                    )
+                    acting = ready._replace(context=context)
+                    self._acted.append(acting)
+                    found.append((self.layout.rows[branch], acting))
+        return found
+
+    def take(self, seen: Seen) -> None:
+        """Nothing is read."""
+
+    def missed(self, site: AttentionSite, module: nn.Module) -> None:
+        kind = type(getattr(module, "processor", module)).__name__
+        self._cannot(site, f"{kind} does not call a kernel that can be seen")
+
+    def end(self) -> None:
         """Looks whether the edits made finite probs.
 
         Raises:
             UserError: if one did not, naming the first.
         """
-        if self._acting and not torch.stack([each.finite for each in self._acting]).all():
-            wrong = next(each for each in self._acting if not each.finite)
+        if self._acted and not torch.stack([each.finite for each in self._acted]).all():
+            wrong = next(each for each in self._acted if not each.finite)
             raise UserError(
                 f"expected {wrong.edit.name} to return finite probs at {wrong.context.site.name}, "
                 "but came NaN or infinity; is there a division by 0 (all shares of a query taken "
                 "away), or a logarithm of 0?"
             )
 
-    def _prepare(
-        self, branch: str, timestep: Tensor | float, device: torch.device
-    ) -> dict[str, list[tuple[int, ActingEdit]]]:
-        assert self.shape is not None
-        prepared: dict[str, list[tuple[int, ActingEdit]]] = {}
-        for number, (each, sites) in enumerate(self.placed):
-            if branch not in each.of_branches:
-                continue
-            images = each.images_of(self.shape.images)
-            for site in sites:
-                height, width = site.size(*self.shape.latent_size)
-                context = EditContext(
-                    site=site,
-                    height=height,
-                    width=width,
-                    latent_size=self.shape.latent_size,
-                    branch=branch,
-                    step=0,
-                    steps=self._steps,
-                    timestep=timestep,
-                    words=self._words,
-                    token_ids=self._token_ids,
-                    tokens=self.shape.tokens[TEXT] if site.kind == "cross" else height * width,
-                    images=images,
-                    device=device,
-                    encoded={text: self._texts[text] for text in each.texts},
-                )
-                if each.acts_at(context):
-                    acting = ActingEdit(
-                        edit=each,
-                        prepared=each.prepare(context),
-                        context=context,
-                        only=_only(each, context),
-                        finite=torch.ones((), dtype=torch.bool, device=device),
-                    )
-                    prepared.setdefault(site.name, []).append((number, acting))
-        return prepared
+    def _cannot(self, site: AttentionSite, problem: str) -> None:
+        name = self.prefix + site.name
+        edit = next(each for each, names in self.run.placed if name in names)
+        raise UserError(
+            f"expected attention of {self.layout.images} pictures at {name} for {edit.name}, but "
+            f"{problem}; leave such sites out with sites=… of the edit"
+        )
 
 
 def _only(edit: Edit, context: EditContext) -> Tensor | None:

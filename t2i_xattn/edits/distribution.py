@@ -72,7 +72,6 @@ class MaskPadding(Edit):
     """
 
     def prepare(self, context: EditContext) -> Any:
-        context.text_of_branch()
         visible = torch.ones(len(context.words), 1, 1, context.tokens)
         for image in context.images:
             ids = context.token_ids[image]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Integral
 from typing import Any
@@ -11,14 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from t2i_xattn.denoisers.branches import BRANCHES, CONDITIONAL, PERTURBED
+from t2i_xattn.denoisers.branches import BRANCHES, CONDITIONAL
+from t2i_xattn.denoisers.seen import Attend
 from t2i_xattn.denoisers.sites import AttentionSite, Kind, Sites
+from t2i_xattn.denoisers.steps import Window, checked_window, whole_steps
 from t2i_xattn.errors import UserError, WordNotFoundError, nearest
 from t2i_xattn.prompts.words import Word, find_phrase
-
-Attend = Callable[[Tensor], Tensor]
-"""What the places of the picture take from another text `(tokens, text channels)` at a site, fp32
-`(images, heads, queries, d)`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,12 +31,15 @@ class EditContext:
         step: index in the run; a step is a call of the denoiser.
         steps: how many the run has; None if the pipeline does not say.
         timestep: the noise level, as handed to the denoiser.
-        words: for each image of the batch, the words of its prompt with their columns.
-        token_ids: for each image, the tokens of its prompt from the start token to the end token,
-            without padding; None where the prompt was given as embeddings.
+        words: for each image of the batch, the words of its text in the branch (in the
+            unconditional one, of the negative prompt) with their columns. Each frame of a video
+            counts as an image here.
+        token_ids: for each image, the tokens of that text from the start token to the end token,
+            without padding; None where it was given as embeddings.
         tokens: length of the text sequence; in self-attention, height · width.
         images: the images of the batch that the edit may change.
         device: where the probs are.
+        copies: images that stand for one prompt: pictures a prompt, times frames.
         encoded: for each of the edit's `texts`, its embeddings `(tokens, text channels)`.
     """
 
@@ -55,15 +56,15 @@ class EditContext:
     tokens: int
     images: tuple[int, ...]
     device: torch.device
+    copies: int = 1
     encoded: Mapping[str, Tensor] = field(default_factory=dict)
 
     def columns(self, phrase: str, image: int) -> tuple[int, ...]:
         """The columns of a word or phrase in the prompt of an image.
 
         Raises:
-            UserError: if it is not there, or the branch's prompt is not known.
+            UserError: if it is not there.
         """
-        self.text_of_branch()
         try:
             return find_phrase(self.words[image], phrase)
         except WordNotFoundError as error:
@@ -79,20 +80,17 @@ class EditContext:
         All 0 for the images that the edit does not change.
 
         Raises:
-            UserError: if one of the others does not have it, or the branch's prompt is not known.
+            UserError: if one of the others does not have it.
         """
         span = torch.zeros(len(self.words), 1, 1, self.tokens)
         for image in self.images:
             span[image, ..., list(self.columns(phrase, image))] = 1
         return span.to(self.device)
 
-    def text_of_branch(self) -> None:
-        """Raises `UserError` where the prompt of the branch is not known."""
-        if self.branch not in (CONDITIONAL, PERTURBED):
-            raise UserError(
-                f"expected an edit without words in the branch {self.branch!r}, whose prompt is "
-                "another one, but came one with words; leave that branch out of branches=…"
-            )
+    def of_prompt(self, prompt: int) -> list[int]:
+        """For each image, the one of another prompt that was made like it: the same picture number
+        and frame."""
+        return [prompt * self.copies + each % self.copies for each in range(len(self.words))]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -107,16 +105,14 @@ class Edit:
         sites: which sites, of the edit's kind: names, or a function of the `AttentionSite` that
             says yes or no. By default all.
         steps: the window of steps, first and end: an `int` is a number of steps, a `float` a
-            fraction of the run. So `(0, 0.4)` are the first two fifths (rounded down to whole
-            steps), `(0, 1)` is the first step only, `(0, 1.0)` all. By default all. A step is a
-            call of the denoiser.
+            fraction of the run; see `t2i_xattn.denoisers.steps`. By default all.
         branches: of the guidance; `"conditional"` by default, or several.
         images: the images of the batch that are changed; by default all. All are seen.
         words: the words whose columns are changed; by default all. Nothing is renormalised after.
     """
 
     sites: Sites | None = None
-    steps: tuple[float, float] | None = None
+    steps: Window | None = None
     branches: str | Sequence[str] = CONDITIONAL
     images: Sequence[int] | None = None
     words: Sequence[str] | None = None
@@ -129,7 +125,7 @@ class Edit:
                     f"{nearest(branch, BRANCHES)}"
                 )
         if self.steps is not None:
-            self._check_steps()
+            checked_window(self.steps, self.name)
         for name, chosen in (("images", self.images), ("words", self.words)):
             listed = isinstance(chosen, Collection) and not isinstance(chosen, str)
             if chosen is not None and not (listed and len(chosen)):
@@ -175,9 +171,7 @@ class Edit:
     def apply(self, probs: Tensor, prepared: Any, context: EditContext) -> Tensor:
         """The edit itself, with what `prepare` gave.
 
-        In a compiled UNet this is compiled too, with `fullgraph=True`. Tensors in `prepared` may
-        differ from step to step and from run to run, but a number read off the context makes a
-        graph of its own.
+        It is never compiled, so it may read what it likes off the context.
         """
         raise NotImplementedError
 
@@ -199,8 +193,12 @@ class Edit:
         """Whether it acts at a site of this size."""
         return True
 
-    def images_of(self, count: int) -> tuple[int, ...]:
+    def images_of(self, count: int, copies: int = 1) -> tuple[int, ...]:
         """The images of a batch of so many that are changed.
+
+        Args:
+            count: pictures in the batch.
+            copies: pictures of each prompt.
 
         Raises:
             UserError: if one of them is not in the batch.
@@ -224,39 +222,7 @@ class Edit:
         """
         if self.steps is None:
             return 0, math.inf
-        if steps is None:
-            if any(isinstance(end, float) for end in self.steps):
-                raise UserError(
-                    f"expected steps=(first, end) in whole steps for {self.name}, since this "
-                    f"pipeline does not say how many it has, but came {self.steps}"
-                )
-            return int(self.steps[0]), int(self.steps[1])
-        # 0.29 · 100 is a little less than 29 in floating point.
-        first, end = (
-            int(each * steps + 1e-6) if isinstance(each, float) else each for each in self.steps
-        )
-        if not first < min(end, steps):
-            raise UserError(
-                f"expected a window of steps that holds one of {steps} for {self.name}, but came "
-                f"{self.steps}; a float is a fraction of the run, an int a number of steps"
-            )
-        return int(first), end
-
-    def _check_steps(self) -> None:
-        window: Any = self.steps
-        if isinstance(window, (int, float)) or len(window) != 2:
-            raise UserError(
-                f"expected steps=(first, end) for {self.name}, such as (0, 0.4), but came "
-                f"{window!r}"
-            )
-        first, end = window
-        fractions = all(0 <= each <= 1 for each in window if isinstance(each, float))
-        alike = isinstance(first, float) == isinstance(end, float)
-        if not (fractions and min(window) >= 0 and end > 0) or (alike and first >= end):
-            raise UserError(
-                f"expected steps=(first, end) for {self.name} with first before end, as whole "
-                f"steps or as fractions from 0.0 to 1.0, but came {window!r}"
-            )
+        return whole_steps(self.steps, steps, self.name)
 
 
 def renormalised(probs: Tensor) -> Tensor:

@@ -17,9 +17,6 @@ from t2i_xattn.errors import UserError
 class EditFunction(Edit):
     """An edit by a function of one's own.
 
-    Compiled with the UNet like all edits. Reading `context.step` or `context.timestep` in there
-    makes a graph for each step, so use `steps=…` for a window.
-
     Attributes:
         function: from probs and context to probs, see `Edit.apply`.
         attention: `"cross"`, or `"self"` for an edit of self-attention.
@@ -27,7 +24,7 @@ class EditFunction(Edit):
     Example:
         >>> def louder(probs, context):
         ...     return probs * (1 + context.span("red"))
-        >>> with tx.edit(pipe, tx.EditFunction(louder, steps=(0, 0.5))):
+        >>> with tx.edit(pipe, edits.EditFunction(louder, steps=(0, 0.5))):
         ...     image = pipe("a red circle").images[0]
     """
 

@@ -6,7 +6,7 @@ prompts, whose own maps are M*_t. Their noise is to be the same as well:
 
 >>> prompts = ["a photo of a cat", "a photo of a tiger"]
 >>> noise = [torch.Generator().manual_seed(0) for _ in prompts]
->>> with tx.edit(pipe, tx.Replace(steps=(0, 0.8)), tx.SelfReplace(steps=(0, 0.4))):
+>>> with tx.edit(pipe, edits.Replace(steps=(0, 0.8)), edits.SelfReplace(steps=(0, 0.4))):
 ...     cat, tiger = pipe(prompts, generator=noise).images
 """
 
@@ -27,20 +27,25 @@ from t2i_xattn.errors import UserError
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class _FromSource(Edit):
-    """An edit that takes the maps of one image of the batch to others.
+    """An edit that takes the maps of one prompt of the batch to others.
 
     Attributes:
-        source: the image whose maps are taken. The others are changed, unless `images` says less.
+        source: number of the prompt whose maps are taken, 0 the first. The pictures of the others
+            are changed, unless `images` says less; each has the maps of the source's picture of the
+            same number.
     """
 
     source: int = 0
 
-    def images_of(self, count: int) -> tuple[int, ...]:
-        images = tuple(image for image in super().images_of(count) if image != self.source)
-        if not 0 <= self.source < count or not images:
+    def images_of(self, count: int, copies: int = 1) -> tuple[int, ...]:
+        prompts = count // copies
+        images = tuple(
+            each for each in super().images_of(count, copies) if each // copies != self.source
+        )
+        if not 0 <= self.source < prompts or not images:
             raise UserError(
-                f"expected a source and other images in one batch for {self.name}, but came "
-                f"{count} and source={self.source}; run pipe([source prompt, target prompt])"
+                f"expected a source and other prompts in one batch for {self.name}, but came "
+                f"{prompts} and source={self.source}; run pipe([source prompt, target prompt])"
             )
         return images
 
@@ -54,20 +59,19 @@ class _Aligning(_FromSource):
 
     def prepare(self, context: EditContext) -> Any:
         matrices = torch.zeros(len(context.words), 1, context.tokens, context.tokens)
+        sources = context.of_prompt(self.source)
         for image in context.images:
-            source, target = (self._prompt(context, each) for each in (self.source, image))
+            source, target = (self._prompt(context, each) for each in (sources[image], image))
             matrices[image, 0] = self._aligned(source, target)
         matrices = matrices.to(context.device)
         # Target columns that nothing goes to keep their own maps.
-        return matrices, matrices.sum(dim=-2, keepdim=True) > 0
+        return matrices, matrices.sum(dim=-2, keepdim=True) > 0, sources
 
     def apply(self, probs: Tensor, prepared: Any, context: EditContext) -> Tensor:
-        matrices, known = prepared
-        taken = torch.matmul(probs[self.source : self.source + 1], matrices)
-        return torch.where(known, taken, probs)
+        matrices, known, sources = prepared
+        return torch.where(known, torch.matmul(probs[sources], matrices), probs)
 
     def _prompt(self, context: EditContext, image: int) -> PromptTokens:
-        context.text_of_branch()
         ids = context.token_ids[image]
         if ids is None:
             raise UserError(
@@ -145,4 +149,4 @@ class SelfReplace(_FromSource):
         return context.height * context.width <= self.up_to**2
 
     def apply(self, probs: Tensor, prepared: Any, context: EditContext) -> Tensor:
-        return probs[self.source : self.source + 1].expand_as(probs)
+        return probs[context.of_prompt(self.source)]

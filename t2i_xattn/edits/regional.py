@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from t2i_xattn.edits.edit import Attend, Edit, EditContext, checked_number
+from t2i_xattn.denoisers.seen import Attend
+from t2i_xattn.edits.edit import Edit, EditContext, checked_number
 from t2i_xattn.edits.picture import checked_region, region_coverage
 from t2i_xattn.errors import UserError
 

@@ -1,4 +1,4 @@
-"""A pass of the denoiser for its attention only: on the conditional half, as deep as needed."""
+"""A pass of the denoiser for its attention only: on the conditional rows, as deep as needed."""
 
 from __future__ import annotations
 
@@ -9,96 +9,119 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from t2i_xattn.denoisers.wrapping import WrappingProcessor, wrappers
-from t2i_xattn.kernel.attention import attention_probs
-from t2i_xattn.recording.targets import LayerCall
+from t2i_xattn.denoisers.registry import Registry
+from t2i_xattn.denoisers.seen import Change, Rows, Seen
+from t2i_xattn.denoisers.sites import AttentionSite
+from t2i_xattn.denoisers.streams import TEXT
+from t2i_xattn.errors import UserError
+from t2i_xattn.kernel.call import as_index
+from t2i_xattn.kernel.cover import restored
 
 
 class _Deep(Exception):
     """Ends a pass at its last site."""
 
 
-class Keeping(NamedTuple):
-    """Where a site's probs go in a shallow pass.
+class SeenMaps(NamedTuple):
+    """The maps of a site.
 
     Attributes:
-        probs: the head means `(images, queries, tokens)` of the sites reached so far.
-        sites: how many of them end the pass.
+        probs: the head mean `(images, queries, tokens)`, with gradients.
+        size: height and width of its places.
     """
 
-    probs: list[Tensor]
-    sites: int
+    probs: Tensor
+    size: tuple[int, int]
 
 
-class GuidingProcessor(WrappingProcessor):
-    """Keeps the probs of a site, with gradients; ends the pass at the last."""
+class ShallowPass:
+    """Keeps the probs of some sites, with gradients, and ends at the last; see
+    `denoisers.registry.Acting`. Nobody else records or edits meanwhile."""
 
-    targets: tuple[Keeping, ...]
+    def __init__(self, names: Sequence[str]) -> None:
+        self._names = set(names)
+        self._seen: dict[str, SeenMaps] = {}
 
-    def before(self, call: LayerCall) -> None:
-        for keeping in self.targets:
-            every = slice(None)
-            query, key = call.queries_and_keys(every)
-            probs = attention_probs(query, key, call.attn.scale, call.mask(every))
-            keeping.probs.append(probs.mean(dim=1))
-            if len(keeping.probs) == keeping.sites:
-                raise _Deep
+    def run(self, registry: Registry, given: Mapping[str, Any]) -> dict[str, SeenMaps]:
+        """The maps of the sites.
 
+        Args:
+            registry: of the denoiser; one that was compiled is run as it was before.
+            given: its arguments, for the conditional rows only.
+        """
+        denoiser: Any = registry.denoiser
+        with (
+            registry.watched(self, given),
+            _without_checkpoints(denoiser),
+            torch.compiler.set_stance("force_eager"),
+            suppress(_Deep),
+        ):
+            # Not the module itself, whose compiled call and hooks belong to the run.
+            denoiser.forward(**given)
+        return self._seen
 
-def shallow_maps(
-    unet: nn.Module,
-    layers: Sequence[tuple[str, nn.Module]],
-    size: tuple[int, int],
-    arguments: Mapping[str, Any],
-) -> Tensor:
-    """The mean over some sites, `(images, height, width, tokens)`, with gradients.
+    def wants(self, site: AttentionSite) -> bool:
+        return site.name in self._names
 
-    The pass ends at the last of the sites, so the blocks behind it cost nothing. Nothing that
-    stands at the sites records or edits meanwhile.
+    def changes(self, seen: Seen) -> Sequence[tuple[Rows, Change]]:
+        return ()
 
-    Args:
-        unet: the denoiser; one that was compiled is run as it was before.
-        layers: the sites, with the layers that have a `GuidingProcessor`.
-        size: height and width of their maps.
-        arguments: of the denoiser, for the conditional rows only.
-    """
-    unet = getattr(unet, "_orig_mod", unet)
-    keeping = Keeping([], len(layers))
-    with _silent(unet):
-        for _, attn in layers:
-            layer: Any = attn
-            for each in wrappers(layer.processor):
-                if isinstance(each, GuidingProcessor):
-                    each.targets = (keeping,)
-                    break
-        with suppress(_Deep):
-            # Not the module itself, whose hooks belong to the run and not to this pass.
-            unet.forward(**arguments)
-    mean = torch.stack(keeping.probs).mean(dim=0)
-    return mean.unflatten(1, size)
+    def take(self, seen: Seen) -> None:
+        if seen.stream != TEXT:
+            return
+        if seen.problem is not None:
+            self._cannot(seen.site, seen.problem)
+        assert seen.size is not None
+        every = tuple(range(seen.kernel.query.shape[0]))
+        self._seen[seen.site.name] = SeenMaps(seen.probs(every).mean(dim=1), seen.size)
+        if len(self._seen) == len(self._names):
+            raise _Deep
+
+    def missed(self, site: AttentionSite, module: nn.Module) -> None:
+        kind = type(getattr(module, "processor", module)).__name__
+        self._cannot(site, f"{kind} does not call a kernel that can be seen")
+
+    def end(self) -> None:
+        """Nothing is left to do."""
+
+    def _cannot(self, site: AttentionSite, problem: str) -> None:
+        raise UserError(
+            f"expected maps of the text at {site.name} to guide by, but {problem}; leave such "
+            "sites out with sites=…"
+        )
 
 
 @contextmanager
-def _silent(unet: nn.Module) -> Iterator[None]:
-    """No wrapper at any site does anything; afterwards each does what it did."""
-    found: list[tuple[WrappingProcessor, Any]] = []
-    for module in unet.modules():
-        for each in wrappers(getattr(module, "processor", None)):
-            found.append((each, each.targets))
-            each.targets = ()
-    try:
+def _without_checkpoints(denoiser: nn.Module) -> Iterator[None]:
+    """No part is computed again in the backward pass, where nobody would keep its probs."""
+    flag = "gradient_checkpointing"
+    checkpointing = [each for each in denoiser.modules() if getattr(each, flag, False)]
+
+    def switch(on: bool) -> None:
+        for each in checkpointing:
+            setattr(each, flag, on)
+
+    with restored(lambda: switch(False), lambda: switch(True)):
         yield
-    finally:
-        for each, targets in found:
-            each.targets = targets
 
 
-def rows_of(value: Any, rows: slice, batch: int) -> Any:
+def rows_of(value: Any, rows: Sequence[int], batch: int) -> Any:
     """The rows of every tensor in an argument of the denoiser that has as many as the batch."""
     if isinstance(value, Tensor):
-        return value[rows] if value.ndim and value.shape[0] == batch else value
+        return value[as_index(rows)] if value.ndim and value.shape[0] == batch else value
     if isinstance(value, Mapping):
         return {key: rows_of(each, rows, batch) for key, each in value.items()}
     if isinstance(value, tuple | list):
         return type(value)(rows_of(each, rows, batch) for each in value)
+    return value
+
+
+def writable(value: Any) -> Any:
+    """An argument with its tensors as ones that gradients may pass through."""
+    if isinstance(value, Tensor):
+        return value.clone() if value.is_inference() else value
+    if isinstance(value, Mapping):
+        return {key: writable(each) for key, each in value.items()}
+    if isinstance(value, tuple | list):
+        return type(value)(writable(each) for each in value)
     return value

@@ -19,7 +19,7 @@ from t2i_xattn.inversion.null_text import null_texts
 Method = Literal["direct", "fixed-point", "null-text", "ddim"]
 
 REFINEMENTS = 5
-"""Fixed-point iterations at each step back."""
+"""Fixed-point iterations at each step back; each calls the denoiser once more."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,25 +129,30 @@ def invert(
 
     DDIM inversion runs the deterministic sampler backwards (Dhariwal and Nichol, arXiv 2105.05233,
     appendix F). What the denoiser says of the noisier latents is taken from the cleaner ones, so
-    the way back differs from the way there; and guidance pulls the run off it again. The methods
-    deal with that in their ways:
+    the way back differs from the way there; and guidance pulls the run off it again. So all methods
+    but `"ddim"` solve every step back by fixed-point iteration, which makes the step there lead to
+    the same latents (Pan et al., "Effective Real Image Editing with Accelerated Iterative Diffusion
+    Inversion", arXiv 2309.04907, without its acceleration). They call the denoiser
+    1 + `REFINEMENTS` times a step on the way back, where `"ddim"` calls it once. And they deal with
+    the guidance in their ways:
 
     - `"direct"`: the way is taken without guidance, and when painting, the picture's own row is set
       back on it at every step (Ju et al., "Direct Inversion", arXiv 2310.01506). Exact up to the
-      autoencoder, and costs nothing. For edits that look from one prompt to another, see
-      `Inversion.arguments`.
-    - `"fixed-point"`: every step back is solved, with guidance, by fixed-point iteration, so that
-      the step there leads to the same latents (Pan et al., "Effective Real Image Editing with
-      Accelerated Iterative Diffusion Inversion", arXiv 2309.04907, without its acceleration). The
-      noise alone then holds the picture. Strong guidance may keep it from converging.
+      autoencoder; the painting takes no further call. For edits that look from one prompt to
+      another, see `Inversion.arguments`.
+    - `"fixed-point"`: the way is taken with guidance, so the calls are of twice the rows. The noise
+      alone then holds the picture. Strong guidance may keep it from converging.
     - `"null-text"`: the way is taken without guidance, and at every step the unconditional
       embedding is optimised until the guided step lands on it (Mokady et al., arXiv 2211.09794,
-      eq. 3). So the picture is held by the conditioning. Costs `iterations` training steps of the
-      denoiser at each step.
+      eq. 3). So the picture is held by the conditioning. It adds at most `iterations` training
+      steps of the denoiser, and two calls, at each step.
     - `"ddim"`: nothing; the reconstruction drifts, the more the stronger the guidance.
 
+    It may be called inside of `torch.inference_mode()`.
+
     Args:
-        pipe: a Stable Diffusion pipeline with a `DDIMScheduler`. It is left as it is.
+        pipe: a pipeline of Stable Diffusion's parts (`vae`, `text_encoder`, `tokenizer`, `unet`),
+            with a `DDIMScheduler`. It is left as it is.
         images: one or more pictures, whose size the model can take.
         prompts: what is in each.
         method: see above.
@@ -157,8 +162,9 @@ def invert(
         iterations: of the optimisation at each step, for `"null-text"`.
 
     Raises:
-        UserError: pictures without a prompt each, of differing or impossible size; an unknown
-            method; `"null-text"` without guidance; a sampler whose steps cannot be taken back.
+        UserError: a pipeline of other parts, such as SDXL with its two text encoders; pictures
+            without a prompt each, of differing or impossible size; an unknown method;
+            `"null-text"` without guidance; a sampler whose steps cannot be taken back.
 
     Example:
         >>> inversion = invert(pipe, picture, "a red circle")
@@ -167,26 +173,50 @@ def invert(
     """
     pictures = [images] if isinstance(images, Image.Image) else list(images)
     texts = [prompts] if isinstance(prompts, str) else list(prompts)
+    _check_parts(pipe)
     _check(pipe, pictures, texts, method, guidance_scale)
     for name, value in (("num_inference_steps", num_inference_steps), ("iterations", iterations)):
         if value < 1:
             raise UserError(f"expected {name} of 1 or more, but came {value}")
-    schedule = schedule_of(pipe, num_inference_steps)
-    with torch.no_grad():
-        conditional, unconditional = pipe.encode_prompt(
-            texts, pipe.device, 1, True, negative_prompt=[negative_prompt] * len(texts)
+    # Tensors of inference mode take part in no gradient.
+    with torch.inference_mode(False):
+        schedule = schedule_of(pipe, num_inference_steps)
+        with torch.no_grad():
+            conditional, unconditional = pipe.encode_prompt(
+                texts, pipe.device, 1, True, negative_prompt=[negative_prompt] * len(texts)
+            )
+            clean = _encoded(pipe, pictures)
+            guided = (unconditional, guidance_scale) if method == "fixed-point" else None
+            refinements = 0 if method == "ddim" else REFINEMENTS
+            trajectory = _backwards(pipe, schedule, clean, conditional, guided, refinements)
+        inversion = Inversion(
+            tuple(texts), trajectory, guidance_scale, method, None, negative_prompt
         )
-        clean = _encoded(pipe, pictures)
-        guided = (unconditional, guidance_scale) if method == "fixed-point" else None
-        refinements = 0 if method == "ddim" else REFINEMENTS
-        trajectory = _backwards(pipe, schedule, clean, conditional, guided, refinements)
-    inversion = Inversion(tuple(texts), trajectory, guidance_scale, method, None, negative_prompt)
-    if method != "null-text":
-        return inversion
-    found = null_texts(
-        pipe.unet, schedule, trajectory, conditional, unconditional, guidance_scale, iterations
-    )
-    return replace(inversion, null_texts=found)
+        if method != "null-text":
+            return inversion
+        found = null_texts(
+            pipe.unet, schedule, trajectory, conditional, unconditional, guidance_scale, iterations
+        )
+        return replace(inversion, null_texts=found)
+
+
+def _check_parts(pipe: Any) -> None:
+    name = type(pipe).__name__
+    missing = [
+        part
+        for part in ("vae", "text_encoder", "tokenizer", "unet", "scheduler")
+        if getattr(pipe, part, None) is None
+    ]
+    if missing:
+        raise UserError(
+            f"expected a pipeline with a {missing[0]}, but {name} has none; invert with one of "
+            "Stable Diffusion's parts"
+        )
+    if getattr(pipe, "text_encoder_2", None) is not None:
+        raise UserError(
+            f"expected a pipeline with one text encoder, but {name} has two, and inversion does "
+            "not go through both; invert with one of Stable Diffusion's parts"
+        )
 
 
 def _check(

@@ -107,12 +107,13 @@ def attention_probs(query: Tensor, key: Tensor, scale: float, mask: Tensor | Non
         return scores.masked_fill(nothing, 0.0).softmax(dim=-1).masked_fill(nothing, 0.0)
 
 
-def attend(attn: Any, query: Tensor, text: Tensor) -> Tensor:
+def attend(attn: Any, query: Tensor, scale: float, text: Tensor) -> Tensor:
     """What queries take from a text: softmax(Q Kᵀ · scale) V, before the output projection.
 
     Args:
         attn: a diffusers `Attention`.
         query: `(batch, heads, queries, d)`.
+        scale: of the scores, usually 1 / √d.
         text: another text's states, as the denoiser's sites get them, `(tokens, text channels)`.
 
     Returns:
@@ -120,13 +121,23 @@ def attend(attn: Any, query: Tensor, text: Tensor) -> Tensor:
     """
     states = normed_text(attn, text[None])
     value = split_heads(attn.to_v(states), attn.heads)
-    return mixed_values(attention_probs(query, projected_keys(attn, states), attn.scale), value)
+    return mixed_values(attention_probs(query, projected_keys(attn, states), scale), value)
 
 
 def mixed_values(probs: Tensor, value: Tensor) -> Tensor:
     """P V, fp32 `(batch, heads, queries, d)` under autocast too: values in the shares of probs."""
     with torch.autocast(device_type=value.device.type, enabled=False):
         return torch.matmul(probs, value.float())
+
+
+def plus(taken: Tensor, change: Tensor) -> Tensor:
+    """The sum in the dtype of the first; where the change is 0, the first to the byte.
+
+    Adding 0 would turn −0 into 0, and adding −0 turns nothing into anything: so no change is made
+    a −0, whose gradient is still that of the change.
+    """
+    change = torch.where(change == 0, -(change.detach() - change), change)
+    return (taken + change).to(taken.dtype)
 
 
 def carried(query: Tensor, key: Tensor, scale: float, maps: Tensor, steps: int = 1) -> Tensor:

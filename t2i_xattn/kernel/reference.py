@@ -21,6 +21,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from t2i_xattn.shapes import Bool, Float
+
 
 @dataclass(frozen=True)
 class Weights:
@@ -34,21 +36,21 @@ class Weights:
         out_bias: `(picture channels,)`, or None.
     """
 
-    query: Tensor
-    key: Tensor
-    value: Tensor
-    out: Tensor
-    out_bias: Tensor | None = None
+    query: Float[Tensor, "channels picture"]
+    key: Float[Tensor, "channels text"]
+    value: Float[Tensor, "channels text"]
+    out: Float[Tensor, "picture channels"]
+    out_bias: Float[Tensor, " picture"] | None = None
 
 
 def cross_attention(
-    picture: Tensor,
-    text: Tensor,
+    picture: Float[Tensor, "batch queries picture"],
+    text: Float[Tensor, "batch tokens text"],
     weights: Weights,
     heads: int,
-    mask: Tensor | None = None,
+    mask: Bool[Tensor, "batch tokens"] | None = None,
     dtype: torch.dtype = torch.float64,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Float[Tensor, "batch queries picture"], Float[Tensor, "batch {heads} queries tokens"]]:
     """One layer of cross-attention.
 
     Args:
@@ -87,19 +89,25 @@ def cross_attention(
     return out, p
 
 
-def split_heads(x: Tensor, heads: int) -> Tensor:
+def split_heads(
+    x: Float[Tensor, "batch length channels"], heads: int
+) -> Float[Tensor, "batch {heads} length channels//{heads}"]:
     """`(batch, length, heads · d)` to `(batch, heads, length, d)`."""
     batch, length, channels = x.shape
     return x.reshape(batch, length, heads, channels // heads).transpose(1, 2)
 
 
-def merge_heads(x: Tensor) -> Tensor:
+def merge_heads(
+    x: Float[Tensor, "batch heads length d"],
+) -> Float[Tensor, "batch length heads*d"]:
     """`(batch, heads, length, d)` to `(batch, length, heads · d)`."""
     batch, heads, length, d = x.shape
     return x.transpose(1, 2).reshape(batch, length, heads * d)
 
 
-def scores(q: Tensor, k: Tensor) -> Tensor:
+def scores(
+    q: Float[Tensor, "batch heads queries d"], k: Float[Tensor, "batch heads tokens d"]
+) -> Float[Tensor, "batch heads queries tokens"]:
     """Q Kᵀ / √d, `(batch, heads, queries, tokens)`: any real number, large for a good fit.
 
     A dot product of d independent terms grows like √d; dividing by it keeps the softmax away from
@@ -109,7 +117,10 @@ def scores(q: Tensor, k: Tensor) -> Tensor:
     return torch.matmul(q, k.transpose(-1, -2)) / math.sqrt(d)
 
 
-def probs(scores: Tensor, mask: Tensor | None = None) -> Tensor:
+def probs(
+    scores: Float[Tensor, "batch heads queries tokens"],
+    mask: Bool[Tensor, "batch tokens"] | None = None,
+) -> Float[Tensor, "batch heads queries tokens"]:
     """The softmax of the scores over the tokens: shares from 0 to 1.
 
     Args:

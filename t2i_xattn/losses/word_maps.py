@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from t2i_xattn.edits.picture import box_coverage
 from t2i_xattn.prompts.words import Word, find_phrase
@@ -66,3 +67,12 @@ def mask_at(size: tuple[int, int], boxes: Sequence[Sequence[float]]) -> Tensor:
     """`(boxes, height, width)`: how much of each place a box (top, left, bottom, right; fractions
     of the picture) covers, 0 to 1."""
     return torch.stack([box_coverage(box, *size) for box in boxes])
+
+
+def smoothed(maps: Tensor) -> Tensor:
+    """Maps `(n, height, width)` under a Gaussian of 3 × 3, σ = 0.5."""
+    line = torch.exp(-torch.tensor([-1.0, 0.0, 1.0]).square() / (2 * 0.5**2)).to(maps)
+    kernel = torch.outer(line, line)
+    kernel = kernel / kernel.sum()
+    padded = functional.pad(maps[:, None], (1, 1, 1, 1), mode="reflect")
+    return functional.conv2d(padded, kernel[None, None])[:, 0]

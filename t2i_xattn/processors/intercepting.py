@@ -2,7 +2,7 @@
 
 diffusers' `AttnProcessor2_0` forms softmax(Q Kᵀ / √d) V inside a fused kernel, where the probs are
 never seen. `attention_forward` does the same layer, branch for branch; given an `intercept`, it
-forms the probs explicitly, hands them over, and multiplies what comes back with the values.
+forms the probs beside it, hands them over, and adds what that changes to what the kernel gave.
 `InterceptingProcessor` is that as a processor.
 """
 
@@ -13,10 +13,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from t2i_xattn.errors import UserError
-from t2i_xattn.kernel.attention import attention_probs, normed_inputs, projected
+from t2i_xattn.kernel.attention import attention_probs, mixed_values, plus
+from t2i_xattn.processors.layer import after_kernel, before_kernel
 
 
 class InterceptingProcessor:
@@ -74,12 +74,22 @@ class InterceptingProcessor:
         attention_mask: Tensor | None = None,
         temb: Tensor | None = None,
     ) -> Tensor:
-        own = getattr(self.intercept, "__func__", None) is not InterceptingProcessor.intercept
-        used = own or self.function is not None
-        intercept = (lambda probs: self.intercept(probs, attn)) if used else None
         return attention_forward(
-            attn, hidden_states, encoder_hidden_states, attention_mask, temb, intercept=intercept
+            attn,
+            hidden_states,
+            encoder_hidden_states,
+            attention_mask,
+            temb,
+            intercept=self._interception(attn),
         )
+
+    def _interception(self, attn: Any) -> Callable[[Tensor], Tensor] | None:
+        """From probs to probs at this layer; None if there is nothing to intercept."""
+        # Not by the bound method's `__func__`, which torch.compile takes for another function.
+        overridden = type(self).intercept is not InterceptingProcessor.intercept
+        if overridden or "intercept" in self.__dict__ or self.function is not None:
+            return lambda probs: self.intercept(probs, attn)
+        return None
 
 
 def attention_forward(
@@ -90,6 +100,7 @@ def attention_forward(
     temb: Tensor | None = None,
     *,
     intercept: Callable[[Tensor], Tensor] | None = None,
+    observe: Callable[[Tensor], object] | None = None,
 ) -> Tensor:
     """A whole attention layer, as diffusers' `AttnProcessor2_0` does it.
 
@@ -106,8 +117,11 @@ def attention_forward(
             places; added to the scores (−inf: may not be looked at), or of bool (False: may not).
             Of added keys, a mask that is too short for all is the text's.
         temb: for layers with a spatial norm, `(batch, its channels, height, width)`.
-        intercept: from probs to probs, see `InterceptingProcessor.intercept`; a query whose tokens
-            are all masked with −inf gets zeros. None: the fused kernel.
+        intercept: from probs P to P′, see `InterceptingProcessor.intercept`; (P′ − P) V is added to
+            what the fused kernel gives, so that what does not change keeps its bytes.
+        observe: is shown the probs, fp32 `(batch, heads, queries, tokens)` without gradients, those
+            that `intercept` gave back if there is one. They are not to be changed. Without an
+            `intercept`, they are formed beside the fused kernel, whose output stays the same.
 
     Returns:
         The shape of `hidden_states`, with the residual and the rescaling that the layer asks for.
@@ -116,84 +130,39 @@ def attention_forward(
         UserError: `intercept` gave back another shape, or values that are not finite (the latter
             is not looked for in a compiled graph); a joint layer; the inputs of an IP-Adapter.
     """
-    if getattr(attn, "add_q_proj", None) is not None:
-        raise UserError(
-            "expected an attention layer with one output, as in a UNet, but came a joint layer of "
-            "a transformer; leave its own processor there"
-        )
-    if isinstance(encoder_hidden_states, tuple):
-        raise UserError(
-            "expected the text as one tensor, but came text and pictures of an IP-Adapter; "
-            "call pipe.unload_ip_adapter() first, or leave its processors where they are"
-        )
-    added = getattr(attn, "add_k_proj", None) is not None
-    if added:
-        query, key, value = _with_added_keys(attn, hidden_states, encoder_hidden_states)
-    else:
-        picture, text = normed_inputs(attn, hidden_states, encoder_hidden_states, temb)
-        query, key = projected(attn, picture, text)
-        value = attn.head_to_batch_dim(attn.to_v(text), out_dim=4)
-    mask = None
-    if attention_mask is not None:
-        mask = _prepared(attn, attention_mask, key.shape[0], key.shape[2] if added else 0)
-
-    if intercept is None:
-        out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=attn.scale)
-    else:
-        probs = attention_probs(query, key, attn.scale, mask)
-        shape = probs.shape
-        probs = _checked(intercept(probs), shape)
-        out = torch.matmul(probs.to(value.dtype), value)
-    out = out.transpose(1, 2).flatten(2).to(query.dtype)
-
-    out = attn.to_out[1](attn.to_out[0](out))  # projection and dropout
-    if added or hidden_states.ndim == 4:
-        out = out.transpose(-1, -2).reshape(hidden_states.shape)
-    if added:  # always with the residual and never rescaled, whatever the layer says
-        return out + hidden_states
-    if attn.residual_connection:
-        out = out + hidden_states
-    return out / attn.rescale_output_factor
+    inputs = before_kernel(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
+    query, key, value, mask, scale = inputs
+    # The fused kernel in any case: who records or edits the layer sees it there.
+    taken = inputs.fused()
+    probs = None
+    if intercept is not None:
+        probs = attention_probs(query, key, scale, mask)
+        came = checked(intercept(probs.clone()), probs.shape, "`intercept`")
+        taken, probs = plus(taken, mixed_values(came.float() - probs, value)), came
+    if observe is not None:
+        with torch.no_grad():
+            if probs is None:
+                probs = attention_probs(query, key, scale, mask)
+            observe(probs.detach().float())
+    return after_kernel(attn, taken.to(query.dtype), hidden_states)
 
 
-def _with_added_keys(
-    attn: Any, picture: Tensor, text: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries, keys and values, `(batch, heads, n, d)` each, as `AttnAddedKVProcessor2_0` forms
-    them: no spatial norm, none of query and key."""
-    picture = picture.flatten(2).transpose(1, 2)
-    if text is None:
-        text = picture  # before its group norm
-    elif attn.norm_cross is not None:
-        text = attn.norm_encoder_hidden_states(text)
-    if attn.group_norm is not None:
-        picture = attn.group_norm(picture.transpose(1, 2)).transpose(1, 2)
-    query, key, value = attn.to_q(picture), attn.add_k_proj(text), attn.add_v_proj(text)
-    if not attn.only_cross_attention:
-        key = torch.cat([key, attn.to_k(picture)], dim=1)
-        value = torch.cat([value, attn.to_v(picture)], dim=1)
-    query, key, value = (attn.head_to_batch_dim(each, out_dim=4) for each in (query, key, value))
-    return query, key, value
+def checked(probs: Any, expected: torch.Size, name: str) -> Tensor:
+    """What a function gave back, if it can stand for probs.
 
+    Args:
+        probs: what came.
+        expected: the shape that it was to have, `(batch, heads, queries, tokens)`.
+        name: the function, as a sentence names it.
 
-def _prepared(attn: Any, mask: Tensor, batch: int, keys: int) -> Tensor:
-    """The mask as `(batch, heads, 1 or queries, tokens)`, with at least so many tokens.
-
-    diffusers fills up a mask of the text only if it is not as long as the picture, and even if
-    there are no other keys; here the picture's own keys are visible in any case.
+    Raises:
+        UserError: another shape, no tensor, or values that are not finite (these are not looked
+            for in a compiled graph).
     """
-    mask = attn.prepare_attention_mask(mask, mask.shape[-1], batch)
-    mask = mask.view(batch, attn.heads, -1, mask.shape[-1])
-    visible = 1.0 if mask.dtype == torch.bool else 0.0
-    return F.pad(mask, (0, max(0, keys - mask.shape[-1])), value=visible)
-
-
-def _checked(probs: Any, expected: torch.Size) -> Tensor:
-    """What an intercept gave back, if it can stand for probs."""
     came = tuple(probs.shape) if isinstance(probs, Tensor) else type(probs).__name__
     if came != tuple(expected):
         raise UserError(
-            f"expected `intercept` to return probs of shape {tuple(expected)} (batch, heads, "
+            f"expected {name} to return probs of shape {tuple(expected)} (batch, heads, "
             f"queries, tokens), but came {came}; return them with no axis added or dropped"
         )
     # A sum over anything that is not finite is not finite: one pass, and no mask the probs' size.
@@ -204,7 +173,7 @@ def _checked(probs: Any, expected: torch.Size) -> Tensor:
         and not probs.isfinite().all()
     ):
         raise UserError(
-            f"expected `intercept` to return finite probs, but came {int(probs.isnan().sum())} NaN "
+            f"expected {name} to return finite probs, but came {int(probs.isnan().sum())} NaN "
             f"and {int(probs.isinf().sum())} infinite of {probs.numel()}; is there a division by 0 "
             "(all shares of a query taken away), or a logarithm of 0?"
         )

@@ -1,50 +1,228 @@
-"""Learns the prompts of a run by listening at the pipeline's own `encode_prompt`.
+"""Hears what a pipeline encodes: its own `encode_prompt`, and its text encoders.
 
-A pipeline without one (Modular Diffusers) is listened to at its text encoder.
+One `Ears` a pipeline, shared by all who listen. A pipeline without `encode_prompt` (Modular
+Diffusers), and a loop by hand that calls the text encoder, are heard at the encoder alone.
 """
 
 from __future__ import annotations
 
-import functools
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from typing import Any
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from types import FrameType
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from t2i_xattn.errors import UserError
-from t2i_xattn.prompts.words import Word, check_whole, split_words
+from t2i_xattn.kernel.cover import Cover
+from t2i_xattn.kernel.module_calls import ModuleCalls
+from t2i_xattn.kernel.owner import owner_of_call, running
+from t2i_xattn.prompts.encoded import EncoderCall, Text
+from t2i_xattn.prompts.texts import texts_by_hand, texts_of_encoding
+from t2i_xattn.prompts.words import check_whole, split_words
 
 _SETTINGS = ("device", "lora_scale", "clip_skip")
 """Arguments of `encode_prompt` that say how, and not what."""
 
+_ears: dict[int, Ears] = {}
+"""Of the pipelines that somebody listens to, by their id."""
 
-@dataclass(frozen=True)
-class EncodedPrompts:
-    """What a pipeline was asked to draw, one entry a picture, in the order of the pictures.
+_lock = threading.RLock()
+
+
+class Listener(Protocol):
+    """Who listens to a pipeline's texts."""
+
+    def run_again(self) -> None:
+        """A further run begins; raises `UserError` where there must be none."""
+        ...
+
+    def heard(self) -> None:
+        """Texts of the run have been encoded; raises `UserError` for those that cannot be."""
+        ...
+
+
+class Ears:
+    """What is heard of one pipeline, while somebody listens.
 
     Attributes:
-        prompts: the prompt of each picture; None where it was given as embeddings only.
-        words: the words of each prompt; empty where there is no text.
-        guided: whether an unconditional half was encoded too.
-        settings: with what they were encoded: `device`, `lora_scale`, `clip_skip`.
+        texts: of the run that is going on, in the order in which they were encoded.
+        number: of the run, counted from the first listener on.
+        called: whether the run's denoiser has been called, see `note_call`.
+        settings: with what the texts were encoded: `device`, `lora_scale`, `clip_skip`.
+        guided: whether an unconditional text was encoded too.
+        copies: pictures a prompt.
     """
 
-    prompts: tuple[str | None, ...]
-    words: tuple[tuple[Word, ...], ...]
-    guided: bool
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    def __init__(self, pipe: Any) -> None:
+        self.pipe = pipe
+        self.listeners: list[Listener] = []
+        self.number = 0
+        self._local = threading.local()
+        self._encoders: list[tuple[str, ModuleCalls]] = []
+        self._method: Cover | None = None
+        self._run: FrameType | None = None
+        self.called = False
+        self._forget()
 
-    def repeated(self, times: int) -> EncodedPrompts:
-        """For so many pictures a prompt, prompt-major: a a b b."""
-        return replace(
-            self,
-            prompts=tuple(each for each in self.prompts for _ in range(times)),
-            words=tuple(each for each in self.words for _ in range(times)),
-        )
+    @classmethod
+    def of(cls, pipe: Any) -> Ears:
+        """The pipeline's ears; made where nobody listens yet."""
+        return _ears.get(id(pipe)) or cls(pipe)
+
+    def join(self, listener: Listener) -> None:
+        """Tells a listener what is heard from now on."""
+        with _lock:
+            _ears[id(self.pipe)] = self
+            self.listeners.append(listener)
+            if self._method is None and (name := _method_name(self.pipe)) is not None:
+                self._method = Cover(self.pipe, name, self._encode)
+                self._method.put()
+            if not self._encoders:
+                self._encoders = [
+                    (name, ModuleCalls(encoder, self._encoder_called(name)))
+                    for name, encoder in text_encoders(self.pipe)
+                ]
+            self.link()
+
+    def leave(self, listener: Listener) -> None:
+        """Stops telling a listener; may be called again."""
+        with _lock:
+            self.listeners = [each for each in self.listeners if each is not listener]
+            if self.listeners:
+                return
+            for _, calls in self._encoders:
+                calls.unlink()
+            if self._method is not None:
+                self._method.take_off()
+            self._encoders, self._method = [], None
+            _ears.pop(id(self.pipe), None)
+            self._forget()
+
+    def link(self) -> None:
+        """Covers encoders that have been compiled since."""
+        now = dict(text_encoders(self.pipe))
+        for name, calls in self._encoders:
+            if name in now:
+                calls.link(now[name])
+
+    def note_call(self) -> None:
+        """The run has come to its denoiser."""
+        if not self.called:
+            self.called, self._run = True, running(self.pipe)
+
+    def encode(self, texts: Sequence[str]) -> dict[str, Tensor]:
+        """Texts as the pipeline's own text encoders give them, unheard.
+
+        Args:
+            texts: each by itself, without an unconditional half.
+
+        Returns:
+            By text, its embeddings `(tokens, text channels)`.
+
+        Raises:
+            UserError: if the pipeline has no method to encode prompts, or a text is too long.
+        """
+        name = _method_name(self.pipe)
+        if name is None:
+            raise UserError(
+                "expected a pipeline with `encode_prompt` to encode other texts with, but came "
+                f"{type(self.pipe).__name__}; use a pipeline such as StableDiffusionXLPipeline"
+            )
+        tokenizer = _tokenizer(self.pipe)
+        for text in texts:
+            check_whole(text, split_words(tokenizer, text))
+        known = _signature(self.pipe, name).parameters
+        options = {"num_images_per_prompt": 1, "do_classifier_free_guidance": False, "device": None}
+        options = {k: v for k, v in (options | dict(self.settings)).items() if k in known}
+        self._local.deaf = True
+        try:
+            with torch.no_grad():
+                found = getattr(self.pipe, name)(prompt=list(texts), **options)
+        finally:
+            self._local.deaf = False
+        # The prompts come first of several tensors; `_encode_prompt` gives one.
+        embeddings = found[0] if isinstance(found, tuple) else found
+        return dict(zip(texts, embeddings, strict=True))
+
+    def empty_text(self) -> list[Text]:
+        """The prompt without words, as the pipeline's encoders give it; nothing if they do not."""
+        tokenizer = _tokenizer(self.pipe)
+        if _method_name(self.pipe) is None or tokenizer is None or not text_encoders(self.pipe):
+            return []
+        (embedding,) = self.encode([""]).values()
+        nothing = tuple(tokenizer("")["input_ids"])
+        # SDXL has zeros in its place.
+        return [
+            Text(each, None, 0, "", ids=nothing)
+            for each in (embedding, embedding.new_zeros(embedding.shape))
+        ]
+
+    def _forget(self) -> None:
+        self.texts: list[Text] = []
+        self.called, self._run = False, None
+        self.settings: Mapping[str, Any] = {}
+        self.guided = False
+        self.copies = 1
+
+    def _encode(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """In the place of the pipeline's `encode_prompt`."""
+        if getattr(self._local, "deaf", False):
+            return method(*args, **kwargs)
+        name = self._method.name if self._method is not None else "encode_prompt"
+        bound = _signature(self.pipe, name).bind(*args, **kwargs)
+        bound.apply_defaults()
+        given = bound.arguments
+        self._begin()
+        calls: list[EncoderCall] = []
+        self._local.inside, before = calls, getattr(self._local, "inside", None)
+        try:
+            result = method(*args, **kwargs)
+        finally:
+            self._local.inside = before
+        texts, self.copies = texts_of_encoding(self.pipe, given, result, calls)
+        self.settings = {key: given[key] for key in _SETTINGS if key in given}
+        self.guided = bool(given.get("do_classifier_free_guidance", False))
+        self._add(texts)
+        return result
+
+    def _encoder_called(self, name: str) -> Callable[..., Any]:
+        def called(method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+            result = method(*args, **kwargs)
+            ids = kwargs.get("input_ids", args[0] if args else None)
+            if getattr(self._local, "deaf", False) or not isinstance(ids, Tensor) or ids.ndim != 2:
+                return result
+            if owner_of_call([self.pipe]) not in (None, self.pipe):
+                return result  # another pipeline has the same encoder
+            tokenizer = getattr(self.pipe, name.replace("text_encoder", "tokenizer"), None)
+            call = EncoderCall(name, tokenizer, ids.tolist(), _states(result))
+            inside = getattr(self._local, "inside", None)
+            if inside is not None:
+                inside.append(call)
+            else:
+                self._begin()
+                self._add(texts_by_hand(call))
+            return result
+
+        return called
+
+    def _begin(self) -> None:
+        """Texts are about to be encoded: a further run's, where one has gone before."""
+        now = running(self.pipe)
+        if not self.called or (now is not None and now is self._run):
+            return  # the run's own texts, or those of a callback on its way
+        for each in list(self.listeners):
+            each.run_again()
+        self.number += 1
+        self._forget()
+
+    def _add(self, texts: list[Text]) -> None:
+        self.texts += texts
+        self.link()
+        for each in list(self.listeners):
+            each.heard()
 
 
 def can_listen(pipe: Any) -> bool:
@@ -52,114 +230,25 @@ def can_listen(pipe: Any) -> bool:
     return _method_name(pipe) is not None
 
 
-def encode_unheard(
-    pipe: Any, texts: Sequence[str], settings: Mapping[str, Any]
-) -> dict[str, Tensor]:
-    """Texts as the pipeline's own text encoders give them, past all who listen.
-
-    Args:
-        pipe: the pipeline.
-        texts: each by itself, without an unconditional half.
-        settings: of the encoding, see `EncodedPrompts`; what the pipeline does not know is left
-            out.
-
-    Returns:
-        By text, its embeddings `(tokens, text channels)`.
-
-    Raises:
-        UserError: if the pipeline has no method to encode prompts, or a text is too long for it.
-    """
-    name = _method_name(pipe)
-    if name is None:
-        raise UserError(
-            "expected a pipeline with `encode_prompt` to encode other texts with, but came "
-            f"{type(pipe).__name__}; use a pipeline such as StableDiffusionXLPipeline"
-        )
-    listening = vars(pipe).get(name)
-    method = listening.method if isinstance(listening, _Listening) else getattr(pipe, name)
-    known = _signature(pipe, name).parameters
-    options = {"num_images_per_prompt": 1, "do_classifier_free_guidance": False, "device": None}
-    options = {key: value for key, value in (options | dict(settings)).items() if key in known}
-    for text, words in zip(texts, _encoded(pipe, {"prompt": list(texts)}).words, strict=True):
-        check_whole(text, words)
-    with torch.no_grad():
-        found = method(prompt=list(texts), **options)
-    # The prompts come first of several tensors; `_encode_prompt` gives one.
-    embeddings = found[0] if isinstance(found, tuple) else found
-    return dict(zip(texts, embeddings, strict=True))
+def text_encoders(pipe: Any) -> list[tuple[str, nn.Module]]:
+    """The pipeline's text encoders, by name, in their order."""
+    found = [f"text_encoder{end}" for end in ("", "_2", "_3", "_4")]
+    named = [(name, getattr(pipe, name, None)) for name in found]
+    return [(name, module) for name, module in named if isinstance(module, nn.Module)]
 
 
-@contextmanager
-def listen(pipe: Any, heard: Callable[[EncodedPrompts], None]) -> Iterator[None]:
-    """Calls `heard` before each `encode_prompt` of this pipeline; what it raises stops the run.
-
-    The method is covered on the instance only, and uncovered when the last listener leaves, in
-    whatever order they do. In a pipeline without the method each call of the text encoder is heard,
-    as if it made one picture a prompt; one without a text encoder is left as it is, unheard.
-    """
-    name = _method_name(pipe)
-    if name is None:
-        with _listen_to_encoder(pipe, heard):
-            yield
-        return
-    signature = _signature(pipe, name)
-    # The instance's dictionary, past `DiffusionPipeline.__setattr__`, which is for components.
-    own = vars(pipe)
-    before = own.get(name)
-    listening = before if isinstance(before, _Listening) else _Listening(pipe, name, signature)
-    own[name] = listening
-    listening.listeners.append(heard)
-    try:
-        yield
-    finally:
-        listening.listeners.remove(heard)
-        if not listening.listeners and own.get(name) is listening:
-            if listening.covered is None:
-                del own[name]
-            else:
-                own[name] = listening.covered
+def _tokenizer(pipe: Any) -> Any:
+    return getattr(pipe, "tokenizer", None) or getattr(pipe, "tokenizer_2", None)
 
 
-@contextmanager
-def _listen_to_encoder(pipe: Any, heard: Callable[[EncodedPrompts], None]) -> Iterator[None]:
-    encoder = getattr(pipe, "text_encoder", None) or getattr(pipe, "text_encoder_2", None)
-    tokenizer = getattr(pipe, "tokenizer", None) or getattr(pipe, "tokenizer_2", None)
-    if encoder is None or tokenizer is None:
-        yield
-        return
-
-    def before(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        ids = kwargs["input_ids"] if "input_ids" in kwargs else args[0]
-        # In the tokenizer's spelling, CLIP's in small letters; the columns are the same.
-        prompts = tuple(tokenizer.batch_decode(ids, skip_special_tokens=True))
-        words = tuple(split_words(tokenizer, prompt) for prompt in prompts)
-        heard(EncodedPrompts(prompts, words, guided=False))
-
-    handle = encoder.register_forward_pre_hook(before, with_kwargs=True)
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
-class _Listening:
-    """Stands in for the method on the instance, with its name, documentation and signature."""
-
-    def __init__(self, pipe: Any, name: str, signature: inspect.Signature) -> None:
-        self.pipe = pipe
-        self.covered = vars(pipe).get(name)
-        self.method = getattr(pipe, name)
-        self.signature = signature
-        self.listeners: list[Callable[[EncodedPrompts], None]] = []
-        functools.update_wrapper(self, self.method)
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        bound = self.signature.bind(*args, **kwargs)
-        bound.apply_defaults()
-        encoded = _encoded(self.pipe, bound.arguments)
-        for heard in self.listeners:
-            heard(encoded)
-        return self.method(*args, **kwargs)
+def _states(result: Any) -> tuple[Tensor, ...]:
+    """The hidden states in an encoder's output that pipelines take their embeddings from."""
+    last = getattr(result, "last_hidden_state", None)
+    if last is None and isinstance(result, tuple | list) and result:
+        last = result[0]
+    hidden = getattr(result, "hidden_states", None) or ()
+    found = [last, *hidden[-2:]]
+    return tuple(each for each in found if isinstance(each, Tensor) and each.ndim == 3)
 
 
 def _method_name(pipe: Any) -> str | None:
@@ -176,25 +265,3 @@ def _signature(pipe: Any, name: str) -> inspect.Signature:
     if "prompt" not in signature.parameters and hasattr(type(pipe), name):
         return inspect.signature(getattr(type(pipe), name).__get__(pipe))
     return signature
-
-
-def _encoded(pipe: Any, arguments: dict[str, Any]) -> EncodedPrompts:
-    prompt, embeds = arguments.get("prompt"), arguments.get("prompt_embeds")
-    prompts: list[str | None]
-    if embeds is not None:
-        # The embeddings win over a text given beside them, in diffusers too.
-        prompts = [None] * embeds.shape[0]
-    elif isinstance(prompt, str):
-        prompts = [prompt]
-    else:
-        prompts = list(prompt or ())
-    # A textual inversion of several vectors stands for several tokens; this is what is tokenized.
-    convert = getattr(pipe, "maybe_convert_prompt", None)
-    if convert is not None:
-        prompts = [p if p is None else convert(p, pipe.tokenizer) for p in prompts]
-    words = [() if p is None else split_words(pipe.tokenizer, p) for p in prompts]
-    # Prompt-major, as the pipelines repeat the embeddings: a a b b.
-    images = arguments.get("num_images_per_prompt") or 1
-    guided = bool(arguments.get("do_classifier_free_guidance", False))
-    settings = {key: arguments[key] for key in _SETTINGS if key in arguments}
-    return EncodedPrompts(tuple(prompts), tuple(words), guided, settings).repeated(images)

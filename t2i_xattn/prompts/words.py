@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from t2i_xattn.errors import UserError, WordNotFoundError, nearest
+from t2i_xattn.prompts.own_tokenizer import own_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -27,12 +28,15 @@ class Word:
         start, stop: its place in the prompt as typed, in characters; `prompt[start:stop] == text`.
         columns: its columns in the text sequence (0 is the start token), ascending. Empty if the
             window of the text encoder cut any part of the word off.
+        source: where it stands: `"prompt"`, `"prompt_2"` (a second prompt of SDXL), or `"spans"`
+            where the user named its columns.
     """
 
     text: str
     start: int
     stop: int
     columns: tuple[int, ...]
+    source: str = "prompt"
 
 
 def split_words(tokenizer: PreTrainedTokenizerBase, prompt: str) -> tuple[Word, ...]:
@@ -58,7 +62,9 @@ def split_words(tokenizer: PreTrainedTokenizerBase, prompt: str) -> tuple[Word, 
             f"came {type(tokenizer).__name__}; load the pipeline with transformers 5 or newer"
         )
     # Without truncation, so that the words beyond the window are known too.
-    encoding = tokenizer(prompt, return_offsets_mapping=True, truncation=False, verbose=False)
+    encoding = own_tokenizer(tokenizer)(
+        prompt, return_offsets_mapping=True, truncation=False, verbose=False
+    )
     # The last place inside the window belongs to the end token, whatever is cut.
     window = tokenizer.model_max_length - 1
     tokens = [
@@ -67,7 +73,7 @@ def split_words(tokenizer: PreTrainedTokenizerBase, prompt: str) -> tuple[Word, 
         if stop > start  # start and end tokens come from nowhere in the prompt
     ]
     words = []
-    for start, stop in _word_spans(prompt):
+    for start, stop in word_spans(prompt):
         columns = tuple(column for column, a, b in tokens if a < stop and b > start)
         inside = all(column < window for column in columns)
         words.append(Word(prompt[start:stop], start, stop, columns if inside else ()))
@@ -98,7 +104,8 @@ def find_phrase(
 ) -> tuple[int, ...]:
     """The columns of a word, or of several words that stand one after the other.
 
-    Capitals and punctuation are passed over: "Red, circle" finds "red circle".
+    Capitals and punctuation are passed over: "Red, circle" finds "red circle". Spans that the user
+    named go first, then the prompt, then a second prompt.
 
     Args:
         words: what `split_words` gave.
@@ -113,19 +120,9 @@ def find_phrase(
         WordNotFoundError: if the phrase is not in the prompt, or not that often.
         UserError: if the phrase has no word in it, or the window cut some of it off.
     """
-    wanted = [_folded(phrase[start:stop]) for start, stop in _word_spans(phrase)]
-    if not wanted:
-        raise UserError(f"expected a word of the prompt, but {phrase!r} has no letter or digit")
-    there = [_folded(word.text) for word in words]
-    # Spans that the user gave may bear a phrase as their text.
-    whole = [word for word in words if len(wanted) > 1 and _folded(word.text) == _folded(phrase)]
-    found: list[Sequence[Word]] = [[word] for word in whole] or [
-        words[at : at + len(wanted)]
-        for at in range(len(there) - len(wanted) + 1)
-        if there[at : at + len(wanted)] == wanted
-    ]
+    found = _runs(words, phrase)
     if not found:
-        raise WordNotFoundError(_not_found(words, phrase, wanted, there))
+        raise WordNotFoundError(_not_found(words, phrase))
     if occurrence is not None:
         if not 0 <= occurrence < len(found):
             raise WordNotFoundError(
@@ -142,7 +139,34 @@ def find_phrase(
     return tuple(sorted({column for run in found for word in run for column in word.columns}))
 
 
-def _word_spans(text: str) -> list[tuple[int, int]]:
+def _runs(words: Sequence[Word], phrase: str) -> list[Sequence[Word]]:
+    """Every run of words that reads like the phrase, in the first source that has one."""
+    # What the user named is found as it was named, letters or not.
+    named: list[Sequence[Word]] = [
+        [word] for word in words if word.source == "spans" and word.text == phrase
+    ]
+    if named:
+        return named
+    wanted = [_folded(phrase[start:stop]) for start, stop in word_spans(phrase)]
+    if not wanted:
+        raise UserError(
+            f"expected a word of the prompt, but {phrase!r} has no letter or digit; {_BY_COLUMNS}"
+        )
+    for source in dict.fromkeys(word.source for word in words):
+        here = [word for word in words if word.source == source]
+        there = [_folded(word.text) for word in here]
+        whole = [[word] for word in here if _folded(word.text) == _folded(phrase)]
+        found: list[Sequence[Word]] = [*whole] or [
+            here[at : at + len(wanted)]
+            for at in range(len(there) - len(wanted) + 1)
+            if there[at : at + len(wanted)] == wanted
+        ]
+        if found:
+            return found
+    return []
+
+
+def word_spans(text: str) -> list[tuple[int, int]]:
     """Start and stop of each word. One class letter a character keeps the offsets."""
     return [match.span() for match in _WORD.finditer("".join(map(_character_class, text)))]
 
@@ -166,12 +190,20 @@ def _times(count: int) -> str:
     return "once" if count == 1 else f"{count} times"
 
 
-def _not_found(words: Sequence[Word], phrase: str, wanted: list[str], there: list[str]) -> str:
+_BY_COLUMNS = (
+    "parts of words, symbols and special tokens are asked for by their columns (columns=[…], or "
+    "spans={name: columns} for edits); trace.tokens lists them"
+)
+
+
+def _not_found(words: Sequence[Word], phrase: str) -> str:
     if not words:
         return f"{phrase!r} is not in the prompt, which has no words; give the prompt some text"
+    wanted = [_folded(phrase[start:stop]) for start, stop in word_spans(phrase)]
+    there = [_folded(word.text) for word in words]
     missing = [word for word in wanted if word not in there]
     listed = _listed(dict.fromkeys(word.text for word in words))
     if not missing:
         return f"the words of {phrase!r} do not stand next to each other; the prompt has {listed}"
     hint = nearest(missing[0], there)
-    return f"{missing[0]!r} is not in the prompt{hint}; its words are {listed}"
+    return f"{missing[0]!r} is not in the prompt{hint}; its words are {listed}; {_BY_COLUMNS}"

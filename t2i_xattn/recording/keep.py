@@ -7,31 +7,15 @@ from dataclasses import dataclass
 from typing import Literal
 
 from t2i_xattn.denoisers.branches import BRANCHES, CONDITIONAL
+from t2i_xattn.denoisers.steps import Window, checked_window, whole_steps
+from t2i_xattn.denoisers.streams import Groups
 from t2i_xattn.errors import UserError, nearest
 from t2i_xattn.prompts.words import Word, find_phrase
 
 Heads = Literal["mean", "each", "auto"]
-Steps = Literal["sum", "each"] | Sequence[tuple[int, int]]
-Groups = tuple[tuple[int, ...], ...]
-"""The columns that each place of the token axis stands for."""
-
-TEXT = "text"
-"""The stream of the prompt's tokens. The n-th IP-Adapter's picture tokens are `picture n`, from 1;
-their attention is a softmax of its own."""
-
-WALKED = "walked"
-"""The stream of the text's maps carried along the self-attention of their block."""
-
-SELF = "self"
-"""The stream of self-attention: where the chosen places of the picture look."""
-
+Steps = Literal["sum", "each"] | Sequence[Window]
 Places = Sequence[tuple[float, float]] | Literal["all"]
 """Places of the picture as (down, right), 0 to 1; `"all"`: every place of each site's map."""
-EDITED = "edited"
-"""The stream of the text's maps after the edits that act on the pipeline; `text` is before them."""
-
-OF_TEXT = (TEXT, WALKED, EDITED)
-"""The streams whose token axis is the text's."""
 
 
 @dataclass(frozen=True)
@@ -80,14 +64,8 @@ class Keep:
                     f"{self.steps!r}"
                 )
             return
-        end = 0
         for window in self.steps:
-            if len(window) != 2 or not end <= window[0] < window[1]:
-                raise UserError(
-                    "expected windows of steps (first, end) that follow each other, such as "
-                    f"[(0, 10), (10, 25)], but came {list(self.steps)!r}"
-                )
-            end = window[1]
+            checked_window(window, "steps")
         if not self.steps:
             raise UserError("expected at least one window of steps, but came none")
 
@@ -119,39 +97,43 @@ class Keep:
         """Whether the self-attention beside a cross-attention site has to be read."""
         return bool(self.walk) or self.self_attention is not None or self.heads == "auto"
 
-    def queries(self, height: int, width: int) -> list[int] | None:
+    def queries(self, size: tuple[int, int]) -> list[int] | None:
         """The queries of a site's map that the places of `self_attention` lie in; None: all."""
         assert self.self_attention is not None
         if isinstance(self.self_attention, str):
             return None
+        height, width = size
         return [
             min(int(down * height), height - 1) * width + min(int(right * width), width - 1)
             for down, right in self.self_attention
         ]
 
-    def window(self, step: int) -> int | None:
-        """The place on the step axis that a step is summed into; None: it is not kept."""
-        if self.steps == "sum":
-            return 0
-        if self.steps == "each":
-            return step
-        for index, window in enumerate(self.steps):
-            assert not isinstance(window, str)
-            if window[0] <= step < window[1]:
-                return index
-        return None
+    def windows(self, steps: int | None) -> list[tuple[int, int]] | None:
+        """The windows that were asked for, in a run of so many steps; None: all or each.
 
-    def windows(self, steps: int | None) -> int | None:
-        """Length of the step axis for a run of so many steps; None where that is not known."""
-        if self.steps == "sum":
-            return 1
-        return steps if self.steps == "each" else len(self.steps)
+        Raises:
+            UserError: if fractions were asked for of a run whose steps are not known, or windows
+                do not follow each other.
+        """
+        if isinstance(self.steps, str):
+            return None
+        settled, end = [], 0
+        for window in self.steps:
+            first, last = whole_steps(window, steps, "record")
+            if not end <= first < last:
+                raise UserError(
+                    "expected windows of steps (first, end) that follow each other, such as "
+                    f"[(0, 10), (10, 25)], but came {list(self.steps)!r}"
+                )
+            settled.append((first, last))
+            end = last
+        return settled
 
     def groups(self, words: Sequence[Sequence[Word]], tokens: int) -> tuple[Groups, ...] | None:
         """For each image, the columns that are kept; None: every column by itself.
 
         Args:
-            words: the words of each image's prompt.
+            words: the words of each image's prompt, in one branch.
             tokens: length of the text sequence.
 
         Raises:

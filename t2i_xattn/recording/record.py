@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
-import torch
-from torch import nn
-
-from t2i_xattn.denoisers.branches import CONDITIONAL, UNCONDITIONAL
-from t2i_xattn.denoisers.following import FollowedRun, Spans, controlnets
+from t2i_xattn.denoisers.branches import CONDITIONAL
+from t2i_xattn.denoisers.of_pipeline import controlnets, denoiser_of
+from t2i_xattn.denoisers.run import Repeated, Spans
 from t2i_xattn.denoisers.sites import Sites, choose_sites
-from t2i_xattn.denoisers.wrapping import wrappers
-from t2i_xattn.editing.editing_processor import EditingProcessor
 from t2i_xattn.errors import UserError
-from t2i_xattn.prompts.listening import EncodedPrompts
-from t2i_xattn.recording.denoiser_calls import DenoiserCalls
 from t2i_xattn.recording.keep import Heads, Keep, Places, Steps
-from t2i_xattn.recording.sums import CallShape
-from t2i_xattn.traces.recorded_run import RecordedRun
+from t2i_xattn.recording.run import RecordedDenoiser, RecordingRun
 from t2i_xattn.traces.trace import Trace
 
 
@@ -42,17 +34,19 @@ def record(
     controlnet: bool = False,
     budget: int | None = None,
     unrecordable: Literal["raise", "skip"] = "raise",
+    repeated: Repeated = "raise",
 ) -> Iterator[Trace]:
     """Records the cross-attention maps of one run of a diffusers pipeline.
 
-    The picture is the same, byte for byte, as without recording: the processors that stand at the
-    sites go on computing the output, with their fused kernels. Kept is, unless asked otherwise, for
-    every site and every token the head mean of the conditional half, averaged over the steps;
-    memory does not grow with the steps.
+    The picture is the same, byte for byte, as without recording: what stands at the sites goes on
+    computing the output, with its fused kernel, whose queries and keys are read. Kept is, unless
+    asked otherwise, for every site and every token the head mean of the conditional rows, averaged
+    over the steps; memory does not grow with the steps.
 
-    One context holds one run. Contexts nest, and each gets full maps. On leaving, by success or by
-    exception, processors, hooks and methods are as they were found; a processor that was installed
-    meanwhile (an IP-Adapter that was loaded) stays.
+    One context holds one run, and the calls of this pipeline only; a loop by hand over its denoiser
+    counts as its own. Contexts nest in any order, and each gets full maps. On leaving, by success
+    or by exception, all is as it was found; what was installed meanwhile (an IP-Adapter that was
+    loaded) stays.
 
     Args:
         pipe: any loaded pipeline with a cross-attending `unet`.
@@ -65,12 +59,13 @@ def record(
             place by what they add to the layer's output, and the sites by how well they agree with
             the layout of the picture; see `aggregation.auto`, which then pools the sites.
         steps: `"sum"` for one map over all steps, `"each"` for one a step (memory then grows with
-            the steps), or windows `[(first, end), …]`. A step is a call of the denoiser.
+            the steps), or windows `[(first, end), …]`, see `t2i_xattn.denoisers.steps`. A step is a
+            call of the denoiser.
         branches: which branches of the guidance: `"conditional"`, `"unconditional"`, `"image"`
             (InstructPix2Pix), `"perturbed"` (PAG), or several.
-        walk: steps by which the maps are carried along the self-attention of their block as well,
-            as the stream `walked`: places that look at each other come to have alike shares. Best
-            with few words, since it costs about as much as self-attention for every 40 columns.
+        walk: steps by which the maps of words are carried along the self-attention of their block
+            as well, as the stream `walked`: places that look at each other come to have alike
+            shares. It costs about as much as self-attention for every 40 columns of words.
         walk_every: the walk is taken at the first call of each window of steps, and then at each
             so-manieth; the mean is over these. The calls next to each other are much alike.
         self_attention: places of the picture as (down, right), 0 to 1, whose self-attention is
@@ -78,22 +73,26 @@ def record(
             `"all"` keeps the whole matrix of every site, and needs a budget.
         reference: with `heads="auto"`, the name of the site whose queries say what belongs
             together; by default `site_weights.reference_site` chooses.
-        spans: for prompts that are given as embeddings: the columns of each word or phrase, a
-            mapping for all the images or one for each.
+        spans: the columns of words, parts of words or symbols under names of your own, beside the
+            words of the prompt: a mapping for all the images or one for each.
         controlnet: whether to record the sites of the pipeline's ControlNet as well; their names
             begin with `controlnet.`.
-        budget: most bytes that the maps may take; a run that needs more is refused.
-        unrecordable: what to do about a site whose processor forms no queries and keys that could
-            be read: raise an error, or skip the site.
+        budget: most bytes that the maps may take; a run that needs more is refused in its first
+            call of the denoiser.
+        unrecordable: what to do about a site whose kernel cannot be read: raise an error, or skip
+            the site.
+        repeated: what to do about further calls at the same noise level, which are no steps of this
+            picture (a reference pass, parts of a larger picture): `"raise"`, `"add"` them all, or a
+            number n: only the n-th of each level counts, 0 the first.
 
     Yields:
         A `Trace`, readable once the pipeline has run, inside the context or after it.
 
     Raises:
-        UserError: before anything is changed, if the pipeline has no UNet with cross-attention, an
-            argument cannot be, or a site cannot be recorded; before its first step, for a second
-            run inside the context, a word that the prompt does not have, or a budget that is too
-            small; at a UNet call whose batch is not made of known branches.
+        UserError: before anything is changed, if the pipeline has no denoiser with cross-attention
+            or an argument cannot be; before its first step, for a second run inside the context, or
+            a word that the prompt does not have; in its first call of the denoiser, for a site that
+            cannot be read, a budget that is too small, or rows that are not made of known branches.
 
     Example:
         >>> with record(pipe) as trace:
@@ -121,129 +120,19 @@ def record(
         )
     if unrecordable not in ("raise", "skip"):
         raise UserError(f'expected unrecordable="raise" or "skip", but came {unrecordable!r}')
-    followed = _denoisers(pipe, controlnet, unrecordable == "skip")
-    chosen = choose_sites([site for each in followed for site in each.sites], sites)
+    run = RecordingRun(pipe, keep, spans, repeated, unrecordable == "skip")
+    denoisers = [("", denoiser_of(pipe)), *(controlnets(pipe) if controlnet else [])]
+    found = [RecordedDenoiser(run, module, prefix) for prefix, module in denoisers]
+    chosen = choose_sites([site for each in found for site in each.found], sites)
     if reference is not None:
         choose_sites(chosen, [reference])
-    for each in followed:
-        each.keep_sites(chosen, keep)
-    followed = [each for each in followed if each.modules]
+    for each in found:
+        each.keep_sites(chosen)
+    run.denoisers = [each for each in found if each.site_names]
 
-    run = _Run(pipe, keep, followed, spans)
     trace = Trace(run.read)
-    try:
-        with run.followed():
+    with run.followed():
+        try:
             yield trace
-    finally:
-        trace.finish()
-
-
-def _denoisers(pipe: Any, controlnet: bool, skip: bool) -> list[DenoiserCalls]:
-    unet = getattr(pipe, "unet", None)
-    if not isinstance(unet, nn.Module):
-        raise UserError(
-            "expected a diffusers pipeline with a `unet`, but came "
-            f"{type(pipe).__name__}; record a text-to-image pipeline of the Stable Diffusion family"
-        )
-    denoisers = [DenoiserCalls(unet, "", skip)]
-    if controlnet:
-        denoisers += [DenoiserCalls(net, prefix, skip) for prefix, net in controlnets(pipe)]
-    return denoisers
-
-
-class _Run(FollowedRun[DenoiserCalls]):
-    """One recorded run, and what is read of it."""
-
-    def __init__(
-        self,
-        pipe: Any,
-        keep: Keep,
-        denoisers: Sequence[DenoiserCalls],
-        spans: Spans | Sequence[Spans] | None,
-    ) -> None:
-        super().__init__(pipe, denoisers, spans)
-        self.keep = keep
-        self.guidance_scale: float | None = None
-
-    def run_again(self) -> None:
-        raise UserError(
-            "expected one run inside `with record(pipe)`, but a second one begins; "
-            "open a new `with record(pipe) as trace:` for each run"
-        )
-
-    def check(self, encoded: EncodedPrompts) -> None:
-        if self.keep.words is not None and self.spans is None and None not in encoded.prompts:
-            self.keep.groups(encoded.words, 0)  # a word that is not there is told before the run
-
-    def begin(
-        self, denoiser: DenoiserCalls, shape: CallShape, branches: Mapping[str, slice]
-    ) -> None:
-        groups = self.keep.groups(self.words(shape.images), next(iter(shape.tokens.values())))
-        steps = getattr(self.pipe, "_num_timesteps", None)
-        edited = any(
-            isinstance(each, EditingProcessor)
-            for of_run in self.denoisers  # so that the stream has all the sites of the trace
-            for _, attn in of_run.modules
-            for each in wrappers(attn.processor)
-        )
-        denoiser.store.begin_run(shape, groups, steps, edited)
-        guided = UNCONDITIONAL in branches
-        self.guidance_scale = getattr(self.pipe, "guidance_scale", None) if guided else None
-
-    def read(self) -> RecordedRun:
-        """What has been recorded so far.
-
-        Raises:
-            UserError: if there is nothing to read, or what there is cannot be trusted.
-        """
-        stores = [each.store for each in self.denoisers]
-        maps: dict[str, Any] = {}
-        for store in stores:
-            for stream, of_sites in store.means().items():
-                maps.setdefault(stream, {}).update(of_sites)
-        shape = stores[0].shape
-        assert shape is not None
-        height, width = shape.latent_size
-        scale = getattr(self.pipe, "vae_scale_factor", 8)
-        none = (None,) * shape.images
-        return RecordedRun(
-            maps=maps,
-            sites=tuple(site for store in stores for site in store.sites),
-            groups=stores[0].groups,
-            branches=self.keep.branches,
-            steps=stores[0].windows(),
-            prompts=none if self.encoded is None else self.encoded.prompts,
-            words=self.words(shape.images),
-            latent_size=(height, width),
-            picture_size=(height * scale, width * scale),
-            settings=self._settings(),
-            site_weights=stores[0].site_weights(),
-        )
-
-    def _model(self) -> str | None:
-        # A pipeline that was loaded from a `Path` keeps it as one, which JSON does not know.
-        name = getattr(getattr(self.pipe, "config", None), "_name_or_path", None)
-        return None if name is None else str(name)
-
-    def _settings(self) -> dict[str, Any]:
-        store = self.denoisers[0].store
-        return {
-            "calls": store.calls,
-            "timesteps": [_numbers(timestep) for timestep in store.timesteps],
-            "guidance_scale": self.guidance_scale,
-            "heads": self.keep.heads,
-            "walk": self.keep.walk,
-            "pipeline": type(self.pipe).__name__,
-            "model": self._model(),
-            "scheduler": type(getattr(self.pipe, "scheduler", None)).__name__,
-            "versions": {
-                name: importlib.metadata.version(name)
-                for name in ("torch", "diffusers", "transformers")
-            },
-        }
-
-
-def _numbers(timestep: Any) -> float | list[float]:
-    """A timestep as JSON has it: one number, or one a row where the rows differ in noise."""
-    numbers: list[float] = torch.as_tensor(timestep).flatten().float().tolist()
-    return numbers[0] if len(numbers) == 1 else numbers
+        finally:
+            trace.finish()

@@ -3,29 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from t2i_xattn.denoisers.rows import Layout
 from t2i_xattn.denoisers.sites import AttentionSite
+from t2i_xattn.denoisers.streams import Groups
 from t2i_xattn.errors import UserError
-from t2i_xattn.recording.keep import EDITED, SELF, TEXT, WALKED, Groups, Keep
-from t2i_xattn.recording.site_weights import agreement, reference_affinity, reference_site
-from t2i_xattn.recording.sums import CallShape, Kept, Sums
-from t2i_xattn.recording.targets import Action, Carry, Looks, Tap, Target, Walk
-
-
-@dataclass
-class _Affinity:
-    """What the weights of the sites in one call of one branch are computed from, at its end."""
-
-    weights: dict[str, Tensor]
-    branch: int
-    carries: dict[str, Carry]
-    reference: Carry = field(default_factory=Carry)
+from t2i_xattn.prompts.words import Word
+from t2i_xattn.recording.keep import Keep
+from t2i_xattn.recording.sums import Key, Sums
 
 
 class MapStore:
@@ -33,271 +24,302 @@ class MapStore:
 
     Attributes:
         keep: what is kept.
-        sites: the sites kept, in forward order.
-        shape: what the first call fixed; None before it.
-        groups: for each image, the columns kept of the text; None: all.
+        sites: the sites kept, in forward order; those that cannot be read are taken out where the
+            user said so.
+        words: by branch, the words of each image's text.
+        texts: by branch, each image's text.
+        sizes: by site, height and width of its map.
         calls, finished: calls of the denoiser that began, and that ran to their end.
         timesteps: the noise level of each call, as handed to the denoiser.
     """
 
-    def __init__(
-        self,
-        sites: Sequence[AttentionSite],
-        keep: Keep,
-        partners: Mapping[str, str] | None = None,
-    ) -> None:
-        """
-        Args:
-            sites: the sites to keep.
-            keep: what to keep of each.
-            partners: for each site, the self-attention site of its block; needed where `keep` has
-                to do with self-attention.
-        """
-        self.keep = keep
-        self.partners = dict(partners or {})
-        self.sites = tuple(sites)
-        self.calls = 0
-        self.finished = 0
-        self.timesteps: list[Tensor | float] = []
-        self._kept: Kept | None = None
+    def __init__(self, sites: Sequence[AttentionSite], keep: Keep) -> None:
+        self.keep, self.sites = keep, list(sites)
+        self.words: dict[str, tuple[tuple[Word, ...], ...]] = {}
+        self.texts: dict[str, tuple[Any, ...]] = {}
+        self.sizes: dict[str, tuple[int, int]] = {}
+        self.calls = self.finished = 0
+        self.timesteps: list[Any] = []
+        self.images = self.frames = 0
+        self.latent_size = (0, 0)
+        self.groups: dict[str, tuple[Groups, ...]] | None = None
+        self.walked_columns: tuple[int, ...] | None = None
+        self._tokens = 0
+        self._expected_windows = 1
+        self._asked: list[tuple[int, int]] | None = None
         self._windows: dict[int, Sums] = {}
         self._steps = dict.fromkeys(keep.branches, 0)
-        self._selection: Tensor | None = None
-        self._places: dict[int, Tensor | None] = {}
-        self._affinities: list[_Affinity] = []
+        self._selections: dict[tuple[str, str], Tensor] = {}
 
     @property
-    def shape(self) -> CallShape | None:
-        return None if self._kept is None else self._kept.shape
-
-    @property
-    def groups(self) -> tuple[Groups, ...] | None:
-        return None if self._kept is None else self._kept.groups
+    def began(self) -> bool:
+        """Whether the run has come to its first call."""
+        return self.images > 0
 
     def begin_run(
-        self,
-        shape: CallShape,
-        groups: tuple[Groups, ...] | None,
-        steps: int | None,
-        edited: bool = False,
+        self, layout: Layout, latent: tuple[int, int], tokens: int, steps: int | None
     ) -> None:
-        """Fixes the sizes, and refuses what would not fit.
-
-        Args:
-            shape: of every call to come.
-            groups: the columns to keep for each image, see `Keep.groups`.
-            steps: steps of the run, if they are known.
-            edited: whether edits act on the sites, so that the maps after them are kept too.
+        """Fixes what stays the same over the run.
 
         Raises:
-            UserError: if the maps would be larger than the budget.
+            UserError: for windows that do not fit it.
         """
-        self._kept = Kept(self.keep, self.sites, shape, groups, edited)
-        windows = self.keep.windows(steps) or 1
-        budget = self.keep.budget
-        if budget is not None and windows * self._kept.nbytes > budget:
-            raise UserError(
-                f"expected maps of at most {budget:,} bytes (budget=…), but this run would keep "
-                f"{windows * self._kept.nbytes:,}: {len(self.sites)} sites, {windows} of steps, "
-                f"{len(self.keep.branches)} branches, heads {self.keep.heads!r}; keep fewer by "
-                'sites=…, words=…, steps="sum" or heads="mean"'
-            )
+        self.images, self.frames = layout.images, layout.frames
+        self.latent_size, self._tokens = latent, tokens
+        self._asked = self.keep.windows(steps)
+        if self._asked is not None:
+            self._expected_windows = len(self._asked)
+        elif self.keep.steps == "each":
+            self._expected_windows = steps or 1
 
-    @property
-    def window_nbytes(self) -> int:
-        """Bytes of one place on the step axis."""
-        assert self._kept is not None
-        return self._kept.nbytes
+    def begin_branch(
+        self, branch: str, words: tuple[tuple[Word, ...], ...], texts: tuple[Any, ...]
+    ) -> None:
+        """Fixes what is kept of a branch, whose texts are known by now.
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes held for maps on the denoiser's device."""
-        return sum(
-            each.nbytes for window in self._windows.values() for each in window.maps.values()
-        )
+        Raises:
+            UserError: for a word that one of its prompts does not have.
+        """
+        groups = self.keep.groups(words, self._tokens)
+        self.words[branch], self.texts[branch] = words, texts
+        if groups is not None:
+            self.groups = (self.groups or {}) | {branch: groups}
+        elif self.keep.walk and self.walked_columns is None:
+            # Only words are looked at; a column costs as much whoever it belongs to.
+            named = {c for of_image in words for word in of_image for c in word.columns}
+            self.walked_columns = tuple(sorted(named)) or None
 
     def begin_call(
-        self,
-        shape: CallShape,
-        branches: Mapping[str, slice],
-        timestep: Tensor | float,
-        device: torch.device,
-    ) -> dict[str, tuple[Action, ...]]:
-        """Counts a call and says what is to be done at each site, by its name.
-
-        The partners of the sites are named too, where they have something to do.
+        self, layout: Layout, latent: tuple[int, int], tokens: int, timestep: Any
+    ) -> dict[str, int]:
+        """Counts a call; gives the number of the window that each branch is summed into.
 
         Raises:
-            UserError: if this call has another shape than the first, or what is kept of every step
-                outgrows the budget.
+            UserError: if this call has another shape than the first.
         """
-        if shape != self.shape:
+        first = (self.images, self.frames, self.latent_size, self._tokens)
+        came = (layout.images, layout.frames, latent, tokens)
+        if came != first:
             raise UserError(
-                f"expected every UNet call of a run to be like the first, {self.shape}, but came "
-                f"{shape}; record each run on its own"
+                f"expected every call of a run to be like the first, {_told(first)}, but came "
+                f"{_told(came)}; record each run on its own"
             )
         self.calls += 1
         # Kept as it came: reading a number off a GPU would wait for it at every step.
         self.timesteps.append(timestep)
-        self._affinities = []
-        actions: dict[str, tuple[Action, ...]] = {site.name: () for site in self.sites}
+        windows: dict[str, int] = {}
         for index, branch in enumerate(self.keep.branches):
-            if branch not in branches:
+            if branch not in layout.rows:
                 continue
-            place = self.keep.window(self._steps[branch])
+            known, now = self.texts.get(branch, ()), layout.texts[branch]
+            for one, other in zip(known, now, strict=False):
+                if one is not None and other is not None and one.ids != other.ids:
+                    raise UserError(
+                        f"expected one prompt for each picture of a run, but {other.prompt!r} came "
+                        f"after {one.prompt!r}; record each run on its own"
+                    )
+            step = self._steps[branch]
             self._steps[branch] += 1
-            if place is None:
-                continue
-            window = self._window(place, device)
-            for name, more in self._actions(branches[branch], window, index, device):
-                actions[name] = (*actions.get(name, ()), *more)
-        return actions
+            number = self._window_of(step)
+            if number is not None:
+                windows[branch] = number
+                self._sums(number).calls[index] += 1
+        return windows
 
-    def _actions(
-        self, rows: slice, window: Sums, branch: int, device: torch.device
-    ) -> list[tuple[str, tuple[Action, ...]]]:
-        """What is to be done with one branch's rows, by site."""
-        assert self._kept is not None
-        walks = self.keep.walk > 0 and window.calls[branch] % self.keep.walk_every == 0
-        window.calls[branch] += 1
-        window.walks[branch] += walks
-        auto = self.keep.heads == "auto"
-        affinity = _Affinity(window.weights, branch, {site.name: Carry() for site in self.sites})
-        actions: list[tuple[str, tuple[Action, ...]]] = []
-        for site in self.sites:
-            walk = edited = None
-            at_partner: list[Action] = []
-            if walks:
-                carry = Carry()
-                at_partner.append(Tap(rows, carry))
-                walk = Walk(carry, self.keep.walk, *window.place(WALKED, site.name, branch))
-            if auto:
-                at_partner.append(Tap(rows, affinity.carries[site.name]))
-            if self.keep.self_attention is not None:
-                queries = self._queries(site, device)
-                at_partner.append(Looks(rows, *window.place(SELF, site.name, branch), queries))
-            if at_partner:
-                actions.append((self.partners[site.name], tuple(at_partner)))
-            if self._kept.edited:
-                edited = window.place(EDITED, site.name, branch)
-            targets = tuple(
-                Target(
-                    number,
-                    rows,
-                    *window.place(stream, site.name, branch),
-                    selection=self._selection if stream == TEXT else None,
-                    walk=walk if stream == TEXT else None,
-                    edited=edited if stream == TEXT else None,
-                    weighed=auto and stream == TEXT,
-                )
-                for number, stream in enumerate(self._kept.shape.tokens)
+    def add(
+        self,
+        window: int,
+        branch: str,
+        key: Key,
+        maps: Tensor,
+        columns: tuple[int, int] | None = None,
+    ) -> None:
+        """Adds maps `(images, heads, places, kept)` to a sum.
+
+        Args:
+            window: number of the window.
+            branch: of the guidance.
+            key: the stream and the site.
+            maps: fp32.
+            columns: where they are a part of the token axis: the first place, and its length.
+
+        Raises:
+            UserError: if what is kept outgrows the budget.
+        """
+        sums, index = self._sums(window), self.keep.branches.index(branch)
+        first, length = (0, maps.shape[-1]) if columns is None else columns
+        fresh = key not in sums.maps
+        total = sums.place(key, index, (*maps.shape[:-1], length), maps.device)
+        if fresh:
+            self._check_budget()
+        total[..., first : first + maps.shape[-1]].add_(maps)
+        if first == 0:
+            sums.counts[key][index] += 1
+
+    def weigh(self, window: int, branch: str, site: str, agreement: Tensor) -> None:
+        """Adds how well a site agreed with the layout of the picture, fp32 `(images,)`."""
+        sums, index = self._sums(window), self.keep.branches.index(branch)
+        if site not in sums.weights:
+            sums.weights[site] = torch.zeros(
+                (sums.branches, len(agreement)), device=agreement.device
             )
-            actions.append((site.name, targets))
-        if auto:
-            actions.append((self._reference.name, (Tap(rows, affinity.reference),)))
-            self._affinities.append(affinity)
-        return actions
+        sums.weights[site][index].add_(agreement)
+
+    def selection(self, branch: str, stream: str, device: torch.device) -> Tensor | None:
+        """`(images, tokens, kept)` of 0 and 1: probs times it are the sums over what is kept; None:
+        every column by itself."""
+        groups = None if self.groups is None else self.groups.get(branch)
+        if groups is None and stream == "walked" and self.walked_columns is not None:
+            groups = (tuple((column,) for column in self.walked_columns),) * self.images
+        if groups is None:
+            return None
+        key = (branch, stream)
+        if key not in self._selections:
+            self._selections[key] = _selection(groups, self._tokens).to(device)
+        return self._selections[key]
 
     @property
-    def _reference(self) -> AttentionSite:
-        named = [site for site in self.sites if site.name == self.keep.reference]
-        return named[0] if named else reference_site(self.sites)
+    def nbytes(self) -> int:
+        """Bytes held for maps."""
+        return sum(window.nbytes for window in self._windows.values())
 
-    def _queries(self, site: AttentionSite, device: torch.device) -> Tensor | None:
-        """The queries of a site to keep the self-attention of; one tensor a level of the UNet."""
-        assert self.shape is not None
-        if site.level not in self._places:
-            queries = self.keep.queries(*site.size(*self.shape.latent_size))
-            self._places[site.level] = (
-                None if queries is None else torch.tensor(queries, device=device)
-            )
-        return self._places[site.level]
-
-    def end_call(self) -> None:
-        """Takes in what can be told after the whole call only."""
-        assert self.shape is not None
-        self.finished += 1
-        for affinity in self._affinities:
-            size = self._reference.size(*self.shape.latent_size)
-            reference = reference_affinity(affinity.reference.taken()[0])
-            for site in self.sites:
-                carry = affinity.carries[site.name]
-                own = site.size(*self.shape.latent_size)
-                agreed = agreement(*carry.taken(), carry.scale, own, reference, size)
-                affinity.weights[site.name][affinity.branch].add_(agreed)
-        self._affinities = []
+    def leave_out(self, site: AttentionSite) -> None:
+        """A site that cannot be read, and that the user wants left out then."""
+        self.sites = [each for each in self.sites if each.name != site.name]
+        for window in self._windows.values():
+            window.maps = {key: each for key, each in window.maps.items() if key[1] != site.name}
 
     def windows(self) -> tuple[tuple[int, int], ...]:
         """First step and end of each place on the step axis."""
         end = max(self._steps.values())
         if self.keep.steps == "sum":
             return ((0, end),)
-        if self.keep.steps == "each":
+        if self._asked is None:
             return tuple((place, place + 1) for place in sorted(self._windows))
-        asked = [self.keep.steps[place] for place in sorted(self._windows)]
-        return tuple((int(window[0]), min(int(window[1]), end)) for window in asked)
+        asked = [self._asked[place] for place in sorted(self._windows)]
+        return tuple((first, min(last, end)) for first, last in asked)
 
-    def means(self) -> dict[str, dict[str, NDArray[np.float32]]]:
-        """By stream and site name, the mean over the calls of each window.
-
-        `(image, branch, step, head, height, width, token)`, shares 0 to 1; NaN where a branch did
-        not run in a window of steps.
-
-        Raises:
-            UserError: if nothing was recorded, if the run broke off inside a UNet call, or if a
-                site was not reached at every call, so that a mean would be wrong.
-        """
-        if self._kept is None or not self._windows:
+    def check_readable(self) -> None:
+        """Raises `UserError` if nothing was recorded, or what was cannot be trusted."""
+        if not self._windows:
             raise UserError(
                 "expected a recorded run, but the pipeline has not run yet (or not as far as the "
                 "steps to keep); call it inside `with record(pipe) as trace:` before reading maps"
             )
         if self.calls != self.finished:
             raise UserError(
-                f"expected a run that ended, but it broke off inside UNet call {self.calls}; "
-                "record it again"
+                f"expected a run that ended, but it broke off inside call {self.calls} of the "
+                "denoiser; record it again"
             )
-        windows = self._in_order()
         for index, branch in enumerate(self.keep.branches):
-            if not any(window.calls[index] for window in windows):
+            if not any(window.calls[index] for window in self._windows.values()):
                 raise UserError(
                     f"expected a run with the branch {branch!r}, but this one had none; turn "
                     "guidance on, or keep another branch"
                 )
-        return {
-            stream: {site.name: self._kept.mean(windows, stream, site) for site in self.sites}
-            for stream in self._kept.streams
-        }
+
+    def means(self) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+        """By stream and site, the mean over the calls of each window, `(image, branch, step, head,
+        [frame,] height, width, token)`, shares 0 to 1; and how many calls that were, `(branch,
+        step)`. NaN where there were none.
+
+        Raises:
+            UserError: if the model gave NaN at a site, or a site was never reached.
+        """
+        windows = [self._windows[place] for place in sorted(self._windows)]
+        maps: dict[str, dict[str, NDArray[np.float32]]] = {}
+        counts: dict[str, dict[str, NDArray[np.int64]]] = {}
+        keys = dict.fromkeys(key for window in windows for key in window.maps)
+        for site in self.sites:
+            if ("text", site.name) not in keys:
+                raise UserError(
+                    f"expected calls at {site.name}, but its block was skipped during the whole "
+                    "run; leave that site out with sites=…"
+                )
+        order = {site.name: place for place, site in enumerate(self.sites)}
+        for stream, name in sorted(keys, key=lambda key: order.get(key[1], 0)):
+            if name not in order:
+                continue
+            mean, count = self._mean(windows, (stream, name))
+            maps.setdefault(stream, {})[name] = mean
+            counts.setdefault(stream, {})[name] = count
+        return maps, counts
 
     def site_weights(self) -> dict[str, NDArray[np.float32]] | None:
-        """See `Kept.mean_weights`; to be read after `means`, which looks whether all is well."""
-        assert self._kept is not None
-        return self._kept.mean_weights(self._in_order())
+        """By site, the mean of `site_weights.agreement` over the calls, `(image, branch, step)`;
+        None unless the heads are `"auto"`."""
+        if self.keep.heads != "auto":
+            return None
+        windows = [self._windows[place] for place in sorted(self._windows)]
+        calls = np.array([window.calls for window in windows], dtype=np.float32)[..., None]
+        weights: dict[str, NDArray[np.float32]] = {}
+        for site in self.sites:
+            total = np.stack([window.weights[site.name].cpu().numpy() for window in windows])
+            with np.errstate(invalid="ignore"):
+                weights[site.name] = np.ascontiguousarray((total / calls).transpose(2, 1, 0))
+        return weights
 
-    def _in_order(self) -> list[Sums]:
-        return [self._windows[place] for place in sorted(self._windows)]
+    def _mean(self, windows: Sequence[Sums], key: Key) -> tuple[Any, Any]:
+        example = next(window.maps[key] for window in windows if key in window.maps)
+        means, counts = [], []
+        for window in windows:
+            total = window.maps.get(key)
+            count = np.array(window.counts.get(key, [0] * window.branches), dtype=np.int64)
+            array = (torch.zeros_like(example) if total is None else total).cpu().numpy()
+            if np.isnan(array).any():
+                raise UserError(
+                    f"expected numbers at {key[1]}, but the model gave NaN there; run it in "
+                    "bfloat16 or float32 instead of float16"
+                )
+            with np.errstate(invalid="ignore"):
+                means.append(array / count.astype(np.float32)[:, None, None, None, None])
+            counts.append(count)
+        # (step, branch, image, head, places, token), with the places as [frames ×] height × width.
+        stacked = np.stack(means)
+        size = self.sizes[key[1]]
+        grid = size if self.frames == 1 else (self.frames, *size)
+        stacked = stacked.reshape(*stacked.shape[:4], *grid, stacked.shape[-1])
+        mean = np.moveaxis(stacked, (2, 1, 0), (0, 1, 2))
+        return np.ascontiguousarray(mean), np.stack(counts, axis=1)
 
-    def _window(self, place: int, device: torch.device) -> Sums:
-        if place in self._windows:
-            return self._windows[place]
-        assert self._kept is not None
+    def _window_of(self, step: int) -> int | None:
+        """The number of the window that a step is summed into; None: it is not kept."""
+        if self.keep.steps == "sum":
+            return 0
+        if self._asked is None:
+            return step
+        found = [n for n, (first, end) in enumerate(self._asked) if first <= step < end]
+        return found[0] if found else None
+
+    def _sums(self, window: int) -> Sums:
+        if window not in self._windows:
+            self._windows[window] = Sums(len(self.keep.branches))
+        return self._windows[window]
+
+    def _check_budget(self) -> None:
         budget = self.keep.budget
-        if budget is not None and self.nbytes + self.window_nbytes > budget:
+        if budget is None:
+            return
+        each = max(window.nbytes for window in self._windows.values())
+        needed = max(self.nbytes, each * self._expected_windows)
+        if needed > budget:
             raise UserError(
-                f"expected maps of at most {budget:,} bytes (budget=…), but step {place} goes "
-                f'beyond it, with {self.window_nbytes:,} a step; keep steps="sum" or windows'
+                f"expected maps of at most {budget:,} bytes (budget=…), but this run would keep "
+                f"{needed:,} or more: {len(self.sites)} sites, {self._expected_windows} of steps, "
+                f"{len(self.keep.branches)} branches, heads {self.keep.heads!r}; keep fewer by "
+                'sites=…, words=…, steps="sum" or heads="mean"'
             )
-        if self._selection is None and self._kept.groups is not None:
-            selection = _selection(self._kept.groups, self._kept.shape.tokens[TEXT])
-            self._selection = selection.to(device)
-        self._windows[place] = self._kept.zeros(device)
-        return self._windows[place]
 
 
 def _selection(groups: tuple[Groups, ...], tokens: int) -> Tensor:
-    """`(images, tokens, kept)` of 0 and 1: probs times it are the sums over each group."""
     selection = torch.zeros(len(groups), tokens, len(groups[0]))
     for image, of_image in enumerate(groups):
         for place, columns in enumerate(of_image):
             selection[image, list(columns), place] = 1
     return selection
+
+
+def _told(shape: tuple[int, int, tuple[int, int], int]) -> str:
+    images, frames, (height, width), tokens = shape
+    video = f" of {frames} frames" if frames > 1 else ""
+    return f"{images} pictures{video}, latents of {height} × {width}, {tokens} tokens"

@@ -1,9 +1,9 @@
 """A trace on disk: one safetensors file, with a JSON header in its metadata.
 
 The metadata has one key, `t2i_xattn`, with `format_version`, `axes`, `streams`, `shape` (of each
-tensor), `sites`, `groups`, `branches`, `steps`, `prompts`, `words`, `latent_size`, `picture_size`
-and `settings`; see `RecordedRun`. The tensors are fp32 and named `STREAM/SITE`, the weights of
-sites `site weight/SITE`.
+tensor), `counts`, `sites`, `groups`, `walked_columns`, `branches`, `steps`, `prompts`, `words`,
+`tokens`, `frames`, `latent_size`, `picture_size`, `crop` and `settings`; see `RecordedRun`. The
+tensors are fp32 and named `STREAM/SITE`, the weights of sites `site weight/SITE`.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from safetensors.numpy import save
 from t2i_xattn.denoisers.sites import AttentionSite
 from t2i_xattn.errors import TraceFileError, UserError
 from t2i_xattn.prompts.words import Word
-from t2i_xattn.traces.recorded_run import AXES, RecordedRun
+from t2i_xattn.traces.recorded_run import RecordedRun
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 _KEY = "t2i_xattn"
 _WEIGHT = "site weight"
 
@@ -47,17 +47,29 @@ def write_trace(run: RecordedRun, path: str | PathLike[str]) -> None:
         tensors[f"{_WEIGHT}/{name}"] = np.ascontiguousarray(array)
     header = {
         "format_version": FORMAT_VERSION,
-        "axes": AXES,
+        "axes": run.axes,
         "streams": list(run.maps),
         "shape": {name: list(array.shape) for name, array in tensors.items()},
+        "counts": {
+            f"{stream}/{name}": array.tolist()
+            for stream, of_sites in run.counts.items()
+            for name, array in of_sites.items()
+        },
         "sites": [asdict(site) for site in run.sites],
         "groups": run.groups,
+        "walked_columns": run.walked_columns,
         "branches": run.branches,
         "steps": run.steps,
         "prompts": run.prompts,
-        "words": [[asdict(word) for word in words] for words in run.words],
+        "words": {
+            branch: [[asdict(word) for word in words] for words in of_branch]
+            for branch, of_branch in run.words.items()
+        },
+        "tokens": run.tokens,
+        "frames": run.frames,
         "latent_size": run.latent_size,
         "picture_size": run.picture_size,
+        "crop": run.crop,
         "settings": run.settings,
     }
     data = save(tensors, metadata={_KEY: json.dumps(header)})
@@ -154,45 +166,86 @@ def _checked(
     return array
 
 
-def _run(maps: dict[str, NDArray[np.float32]], header: dict[str, Any]) -> RecordedRun:
+def _run(tensors: dict[str, NDArray[np.float32]], header: dict[str, Any]) -> RecordedRun:
     sites = tuple(AttentionSite(**site) for site in header["sites"])
-    latent_height, latent_width = header["latent_size"]
-    picture_height, picture_width = header["picture_size"]
-    prompts = tuple(header["prompts"])
-    words = tuple(tuple(_word(word) for word in of_image) for of_image in header["words"])
-    groups = header["groups"]
-    if groups is not None:
-        groups = tuple(tuple(tuple(each) for each in of_image) for of_image in groups)
     branches = tuple(header["branches"])
     steps = tuple((int(first), int(end)) for first, end in header["steps"])
-    streams: dict[str, dict[str, NDArray[np.float32]]] = {}
-    for stream in header["streams"]:
-        streams[stream] = {site.name: maps[f"{stream}/{site.name}"] for site in sites}
-        for site in sites:
-            shape = streams[stream][site.name].shape
-            size = site.size(latent_height, latent_width)
-            expected = (len(prompts), len(branches), len(steps), shape[3], *size, shape[6])
-            if shape != expected or len(words) != len(prompts):
-                raise ValueError(f"{site.name} is {shape}, not {expected}")
-    weights = {name: maps[name] for name in maps if name.startswith(f"{_WEIGHT}/")}
-    for name, array in weights.items():
-        if array.shape != (len(prompts), len(branches), len(steps)):
-            raise ValueError(f"{name} is {array.shape}")
-    return RecordedRun(
-        maps=streams,
+    words = {
+        branch: tuple(tuple(_word(word) for word in of_image) for of_image in of_branch)
+        for branch, of_branch in header["words"].items()
+    }
+    groups, walked = header["groups"], header["walked_columns"]
+    if groups is not None:
+        groups = {branch: _tuples(of_branch) for branch, of_branch in groups.items()}
+    maps: dict[str, dict[str, NDArray[np.float32]]] = {each: {} for each in header["streams"]}
+    counts: dict[str, dict[str, NDArray[np.int64]]] = {each: {} for each in header["streams"]}
+    weights: dict[str, NDArray[np.float32]] = {}
+    for name, array in tensors.items():
+        stream, _, site = name.partition("/")
+        if stream == _WEIGHT:
+            weights[site] = array
+        else:
+            maps[stream][site] = array
+            counts[stream][site] = np.array(header["counts"][name], dtype=np.int64)
+    order = {site.name: place for place, site in enumerate(sites)}
+    run = RecordedRun(
+        maps={s: dict(sorted(m.items(), key=lambda each: order[each[0]])) for s, m in maps.items()},
+        counts=counts,
         sites=sites,
         groups=groups,
+        walked_columns=None if walked is None else tuple(walked),
         branches=branches,
         steps=steps,
-        prompts=prompts,
+        prompts=_of_branches(header["prompts"]),
         words=words,
-        latent_size=(latent_height, latent_width),
-        picture_size=(picture_height, picture_width),
+        tokens=_of_branches(header["tokens"]),
+        frames=int(header["frames"]),
+        latent_size=_size(header["latent_size"]),
+        picture_size=_size(header["picture_size"]),
+        crop=None if header["crop"] is None else tuple(header["crop"]),
         settings=header["settings"],
-        site_weights={site.name: weights[f"{_WEIGHT}/{site.name}"] for site in sites}
-        if weights
-        else None,
+        site_weights=weights or None,
     )
+    _check(run)
+    return run
+
+
+def _check(run: RecordedRun) -> None:
+    """Raises `ValueError` if the parts of a run do not fit each other."""
+    if tuple(run.words) != run.branches or set(run.maps["text"]) != {s.name for s in run.sites}:
+        raise ValueError("its branches or sites differ from place to place")
+    for told in (run.words, run.prompts, run.tokens, run.groups):
+        if told is not None and {b: len(each) for b, each in told.items()} != dict.fromkeys(
+            run.branches, run.images
+        ):
+            raise ValueError("its branches or images differ from place to place")
+    known = (run.images, len(run.branches), len(run.steps))
+    frames = () if run.frames == 1 else (run.frames,)
+    for stream, of_sites in run.maps.items():
+        if not of_sites:
+            raise ValueError(f"{stream} has no maps")
+        for name, array in of_sites.items():
+            fits = array.ndim == len(run.axes) and array.shape[:3] == known
+            fits = fits and array.shape[4 : 4 + len(frames)] == frames
+            if not fits or run.counts[stream][name].shape != known[1:]:
+                raise ValueError(f"{stream}/{name} is {array.shape}")
+    for name, array in (run.site_weights or {}).items():
+        if array.shape != known:
+            raise ValueError(f"{_WEIGHT}/{name} is {array.shape}")
+
+
+def _size(size: list[int]) -> tuple[int, int]:
+    height, width = size
+    return int(height), int(width)
+
+
+def _of_branches(told: dict[str, list[Any]]) -> dict[str, tuple[Any, ...]]:
+    return {branch: _tuples(of_branch) for branch, of_branch in told.items()}
+
+
+def _tuples(given: Any) -> Any:
+    """Lists as tuples, however deep."""
+    return tuple(map(_tuples, given)) if isinstance(given, list) else given
 
 
 def _word(fields: dict[str, Any]) -> Word:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from t2i_xattn.errors import UserError
 from t2i_xattn.traces import regions
 
 if TYPE_CHECKING:
@@ -22,16 +23,25 @@ class HeatMap:
         word: the word or phrase.
         array: fp32 `(height, width)` of the picture, read-only: the share of attention that each
             place gave to the word, 0 to 1.
+        crop: left, top, right and bottom, in pixels, of the part of a larger picture that the map
+            is of; None: all of the picture.
     """
 
     word: str
     array: NDArray[np.float32]
+    crop: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         array = np.array(self.array, dtype=np.float32)
         assert array.ndim == 2, array.shape
         array.flags.writeable = False
         object.__setattr__(self, "array", array)
+
+    def __repr__(self) -> str:
+        height, width = self.array.shape
+        box = self.box()
+        where = "flat" if box is None else "box " + ", ".join(f"{each:.2f}" for each in box)
+        return f"<HeatMap of {self.word!r}: share {self.share:.2%}, {where}, {height} × {width}>"
 
     @property
     def share(self) -> float:
@@ -61,13 +71,24 @@ class HeatMap:
         return regions.threshold(self.array, threshold)
 
     def box(self, threshold: float | Literal["otsu"] = 0.5) -> regions.Box | None:
-        """The box around the largest connected part of the mask; None if the mask is empty."""
+        """The box around the largest connected part of the mask, in fractions of the picture, as
+        edits and losses take it; None if the mask is empty."""
         return regions.bounding_box(regions.largest_component(self.mask(threshold)))
 
     def overlay(
         self, image: Image.Image, colormap: str = "inferno", alpha: float = 0.6
     ) -> Image.Image:
-        """The map laid over its picture, in colours; see `render.overlay`."""
+        """The map laid over its picture, in colours; see `showing.render.overlay`.
+
+        Raises:
+            UserError: if the map is of a part of the picture only.
+        """
+        if self.crop is not None:
+            raise UserError(
+                f"expected the part of the picture that the map is of, but it is of {self.crop} "
+                "(left, top, right, bottom) only; lay it over a copy without the crop: "
+                "HeatMap(heat.word, heat.array).overlay(picture.crop(heat.crop))"
+            )
         from t2i_xattn.showing.render import overlay
 
         return overlay(image, self, colormap=colormap, alpha=alpha)

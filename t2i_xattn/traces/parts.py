@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from t2i_xattn.aggregation import FloatMap, mean_of
+from numpy.typing import NDArray
+
+from t2i_xattn.aggregation import mean_of
 from t2i_xattn.denoisers.sites import Sites, choose_sites
+from t2i_xattn.denoisers.steps import Window
+from t2i_xattn.denoisers.streams import TEXT
 from t2i_xattn.errors import UserError
-from t2i_xattn.recording.keep import TEXT
 from t2i_xattn.traces.recorded_run import AXES, RecordedRun
 
 
@@ -17,7 +20,7 @@ def selected(
     run: RecordedRun,
     sites: Sites | None,
     branch: str | None,
-    steps: int | Sequence[int] | None,
+    steps: int | Window | range | None,
     heads: int | Sequence[int] | None,
     images: int | Sequence[int] | None,
 ) -> RecordedRun:
@@ -34,30 +37,43 @@ def selected(
         takes[AXES.index("branch")] = [branches.index(branch)]
         branches = (branch,)
     if steps is not None:
-        places = _numbers(steps, len(windows), "step", 'steps="each"')
+        places = _windows_inside(steps, windows)
         takes[AXES.index("step")] = places
         windows = tuple(windows[place] for place in places)
-    prompts, words, groups = run.prompts, run.words, run.groups
+    pictures = list(range(run.images))
     if images is not None:
-        pictures = _numbers(images, len(prompts), "image", None)
+        pictures = _numbers(images, run.images, "image", None)
         takes[AXES.index("image")] = pictures
-        prompts = tuple(prompts[each] for each in pictures)
-        words = tuple(words[each] for each in pictures)
-        groups = None if groups is None else tuple(groups[each] for each in pictures)
+
+    def told(of_branches: Mapping[str, Sequence[Any]]) -> dict[str, tuple[Any, ...]]:
+        """What is known of each picture, of those that are left."""
+        return {
+            branch: tuple(of_branches[branch][each] for each in pictures)
+            for branch in branches
+            if len(of_branches[branch])
+        }
+
     if heads is not None:
         axis = AXES.index("head")
         lengths = {site.name: run.maps[TEXT][site.name].shape[axis] for site in chosen}
         takes[axis] = _numbers(heads, max(lengths.values()), "head", 'heads="each"')
         chosen = [site for site in chosen if lengths[site.name] > max(takes[axis])]
 
-    def taken(array: FloatMap, takes: dict[int, list[int]] = takes) -> FloatMap:
+    def taken(array: NDArray[Any], takes: dict[int, list[int]] = takes) -> NDArray[Any]:
         for axis, places in takes.items():
             array = array.take(places, axis=axis)
         return array
 
+    names = [site.name for site in chosen]
     maps = {
-        stream: {site.name: taken(of_sites[site.name]) for site in chosen}
+        stream: {name: taken(of_sites[name]) for name in names if name in of_sites}
         for stream, of_sites in run.maps.items()
+    }
+    # Counts have the second and third axis only.
+    of_counts = {axis - 1: places for axis, places in takes.items() if axis in (1, 2)}
+    counts = {
+        stream: {name: taken(of_sites[name], of_counts) for name in names if name in of_sites}
+        for stream, of_sites in run.counts.items()
     }
     weights = None
     if run.site_weights is not None:
@@ -67,12 +83,14 @@ def selected(
     return replace(
         run,
         maps=maps,
+        counts=counts,
         sites=tuple(chosen),
         branches=branches,
         steps=windows,
-        prompts=prompts,
-        words=words,
-        groups=groups,
+        prompts=told(run.prompts),
+        words=told(run.words),
+        tokens=told(run.tokens),
+        groups=None if run.groups is None else told(run.groups),
         site_weights=weights,
     )
 
@@ -108,6 +126,24 @@ def mean(runs: Sequence[RecordedRun]) -> RecordedRun:
         }
     settings = runs[0].settings | {"mean_of": len(runs)}
     return replace(runs[0], maps=maps, settings=settings, site_weights=weights)
+
+
+def _windows_inside(chosen: int | Window | range, windows: Sequence[tuple[int, int]]) -> list[int]:
+    """The places of the recorded windows that lie in a window of steps."""
+    if isinstance(chosen, int):
+        chosen = (chosen, chosen + 1)
+    first, end = (chosen.start, chosen.stop) if isinstance(chosen, range) else chosen
+    if any(isinstance(each, float) for each in (first, end)):
+        last = windows[-1][1]
+        first, end = (int(e * last + 1e-6) if isinstance(e, float) else e for e in (first, end))
+    places = [n for n, (one, other) in enumerate(windows) if first <= one and other <= end]
+    cut = [w for w in windows if w[0] < end and first < w[1] and not first <= w[0] < w[1] <= end]
+    if not places or cut:
+        raise UserError(
+            f"expected steps that hold whole windows of those recorded, {list(windows)}, but came "
+            f'{chosen!r}; record with steps="each" or other windows'
+        )
+    return places
 
 
 def _numbers(chosen: int | Sequence[int], count: int, axis: str, how: str | None) -> list[int]:

@@ -9,12 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from t2i_xattn.denoisers.sites import AttentionSite
+from t2i_xattn.denoisers.streams import Groups
+from t2i_xattn.errors import UserError
 from t2i_xattn.prompts.words import Word
-from t2i_xattn.recording.keep import Groups
 
 AXES = ("image", "branch", "step", "head", "height", "width", "token")
 """The axes of every recorded map, in their order. An axis over which a mean was taken while
-recording has length 1."""
+recording has length 1. Videos have `frame` before `height`."""
+
+OF_VIDEOS = (*AXES[:4], "frame", *AXES[4:])
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,39 +31,86 @@ class RecordedRun:
             the n-th IP-Adapter's picture tokens, `walked` the text's maps carried along
             self-attention, `edited` the text's maps after the edits that acted. `self` holds the
             self-attention of chosen places, one a place of the token axis; there the shares of one
-            place sum to 1 over height and width.
+            place sum to 1 over height and width. NaN where there were no calls.
+        counts: by stream and site name, the calls that each map is the mean of, `(branch, step)`.
         sites: the sites, in the order of the forward pass.
-        groups: for each image, the columns that each place of the text's token axis stands for;
-            None: every column by itself.
+        groups: by branch, for each image, the columns that each place of the text's token axis
+            stands for; None: every column by itself.
+        walked_columns: the columns of the stream `walked`, where it has fewer than the text; None:
+            those of the text.
         branches: the branches, in the order of their axis.
         steps: first step and end of each place on the step axis.
-        prompts: the prompt of each image; None where it was given as embeddings.
-        words: the words of each image's prompt.
+        prompts: by branch, the text of each image; None where it was given as embeddings.
+        words: by branch, the words of each image's text.
+        tokens: by branch and image, the text of each column, from the start to the end token.
+        frames: of a video; 1 for stills.
         latent_size: height and width of the latent.
-        picture_size: height and width of the picture, in pixels.
-        settings: what made the run, as JSON has it: `calls` (of the UNet), `timesteps` (one a
+        picture_size: height and width of what was painted, in pixels.
+        crop: left, top, right and bottom, in pixels, of the part of a larger picture that was
+            painted (inpainting with `padding_mask_crop`); None: all of it.
+        settings: what made the run, as JSON has it: `calls` (of the denoiser), `timesteps` (one a
             call), `guidance_scale` (None: off), `pipeline`, `model`, `scheduler`, `versions`.
         site_weights: by site name, fp32 `(image, branch, step)`, at least 0: how much each site is
             to count in `aggregation.auto`; None unless recorded with `heads="auto"`.
     """
 
     maps: dict[str, dict[str, NDArray[np.float32]]]
+    counts: dict[str, dict[str, NDArray[np.int64]]]
     sites: tuple[AttentionSite, ...]
-    groups: tuple[Groups, ...] | None
+    groups: dict[str, tuple[Groups, ...]] | None
+    walked_columns: tuple[int, ...] | None
     branches: tuple[str, ...]
     steps: tuple[tuple[int, int], ...]
-    prompts: tuple[str | None, ...]
-    words: tuple[tuple[Word, ...], ...]
+    prompts: dict[str, tuple[str | None, ...]]
+    words: dict[str, tuple[tuple[Word, ...], ...]]
+    tokens: dict[str, tuple[tuple[str, ...], ...]]
+    frames: int
     latent_size: tuple[int, int]
     picture_size: tuple[int, int]
+    crop: tuple[int, ...] | None
     settings: dict[str, Any]
     site_weights: dict[str, NDArray[np.float32]] | None = None
 
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """The axes of the maps."""
+        return AXES if self.frames == 1 else OF_VIDEOS
 
-def of_steps(run: RecordedRun, array: NDArray[np.float32]) -> NDArray[np.float32]:
-    """`(images, heads, height, width, tokens)`: the first branch, the mean over the steps."""
+    @property
+    def images(self) -> int:
+        """Pictures of the run."""
+        return len(next(iter(self.words.values())))
+
+
+def of_steps(run: RecordedRun, stream: str, site: str) -> NDArray[np.float32]:
+    """`(images, heads, [frames,] height, width, tokens)`: the first branch, the mean over steps.
+
+    Raises:
+        UserError: if the branch did not run in these steps.
+    """
+    return _mean_of_steps(run, run.maps[stream][site], run.counts[stream][site], site)
+
+
+def weight_of_steps(run: RecordedRun, site: str, image: int) -> float:
+    """How much a site counts in `aggregation.auto`: the first branch, the mean over the steps."""
+    assert run.site_weights is not None
+    array = run.site_weights[site][..., None]
+    return float(_mean_of_steps(run, array, run.counts["text"][site], site)[image, 0])
+
+
+def _mean_of_steps(
+    run: RecordedRun, array: NDArray[np.float32], counts: NDArray[np.int64], site: str
+) -> NDArray[np.float32]:
+    calls = counts[0].astype(np.float64)
+    if not calls.any():
+        first, end = run.steps[0][0], run.steps[-1][1]
+        raise UserError(
+            f"expected calls of the branch {run.branches[0]!r} at {site} in the steps {first} to "
+            f"{end}, but it did not run there; take other steps with select(steps=…)"
+        )
     of_branch = array[:, 0]
     if of_branch.shape[1] == 1:
         return of_branch[:, 0]
-    lengths = np.array([end - first for first, end in run.steps], dtype=np.float64)
-    return np.asarray(np.average(of_branch, axis=1, weights=lengths), dtype=np.float32)
+    ran = calls > 0
+    mean = np.average(of_branch[:, ran], axis=1, weights=calls[ran])
+    return np.asarray(mean, dtype=np.float32)

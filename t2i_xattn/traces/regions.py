@@ -1,6 +1,7 @@
 """Regions: masks and boxes made from heat maps, and how well they fit a true one.
 
-Plain functions on arrays `(height, width)`. Rows come first everywhere, as in the arrays.
+Plain functions on arrays `(height, width)`. Rows come first everywhere, as in the arrays; boxes are
+in fractions of the picture.
 """
 
 from __future__ import annotations
@@ -16,12 +17,22 @@ Mask = NDArray[np.bool_]
 
 
 class Box(NamedTuple):
-    """A box in pixels, from `top` and `left` up to but without `bottom` and `right`."""
+    """A box in fractions of the picture, 0 to 1: what edits and losses take."""
 
-    top: int
-    left: int
-    bottom: int
-    right: int
+    top: float
+    left: float
+    bottom: float
+    right: float
+
+    def pixels(self, height: int, width: int) -> tuple[int, int, int, int]:
+        """Left, top, right and bottom in the pixels of a picture, as `Image.crop` takes them."""
+        top, left, bottom, right = self
+        return (
+            round(left * width),
+            round(top * height),
+            round(right * width),
+            round(bottom * height),
+        )
 
 
 def threshold(array: NDArray[Any], level: float | Literal["otsu"] = 0.5) -> Mask:
@@ -90,7 +101,13 @@ def bounding_box(mask: Mask) -> Box | None:
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     if rows.size == 0:
         return None
-    return Box(int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1)
+    height, width = mask.shape
+    return Box(
+        float(rows[0] / height),
+        float(columns[0] / width),
+        float((rows[-1] + 1) / height),
+        float((columns[-1] + 1) / width),
+    )
 
 
 def peak(array: NDArray[Any]) -> tuple[int, int]:

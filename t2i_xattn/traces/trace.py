@@ -9,14 +9,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from t2i_xattn.aggregation import Aggregate, SiteMaps, mean_over_sites
-from t2i_xattn.denoisers.sites import AttentionSite, Sites, choose_sites
+from t2i_xattn.aggregation import Aggregate, FloatMap, mean_over_sites
+from t2i_xattn.denoisers.sites import AttentionSite, Sites
+from t2i_xattn.denoisers.steps import Window
+from t2i_xattn.denoisers.streams import OF_TEXT, TEXT, WALKED
 from t2i_xattn.errors import UserError
-from t2i_xattn.prompts.words import Word, find_phrase
-from t2i_xattn.recording.keep import OF_TEXT, SELF, TEXT, Groups
+from t2i_xattn.prompts.words import Word
+from t2i_xattn.traces.agreement import agreed
+from t2i_xattn.traces.chosen import checked_frame, checked_image, columns_of, maps_of
 from t2i_xattn.traces.heat_map import HeatMap
 from t2i_xattn.traces.parts import difference, mean, selected
-from t2i_xattn.traces.recorded_run import AXES, RecordedRun, of_steps
+from t2i_xattn.traces.recorded_run import RecordedRun, of_steps
 
 
 class Trace:
@@ -53,10 +56,10 @@ class Trace:
         """By site name, `(images, height, width, tokens)`: the text's maps, shares 0 to 1.
 
         Of the first branch that was kept, the mean over the steps and the heads; `run.maps` has all
-        the axes.
+        the axes. Of a video, `(images, frames, height, width, tokens)`.
         """
         run = self.run
-        return {name: _pooled(run, array) for name, array in run.maps[TEXT].items()}
+        return {name: of_steps(run, TEXT, name).mean(axis=1) for name in run.maps[TEXT]}
 
     @property
     def sites(self) -> tuple[AttentionSite, ...]:
@@ -65,12 +68,13 @@ class Trace:
 
     @property
     def prompts(self) -> tuple[str | None, ...]:
-        """The prompt of each image; None where it was given as embeddings."""
-        return self.run.prompts
+        """The prompt of each image in the first branch that was kept; None where it was given as
+        embeddings."""
+        return self.run.prompts[self.run.branches[0]]
 
     @property
     def picture_size(self) -> tuple[int, int]:
-        """Height and width of the picture, in pixels."""
+        """Height and width of what was painted, in pixels."""
         return self.run.picture_size
 
     @property
@@ -84,9 +88,18 @@ class Trace:
         return self.words_of(0)
 
     def words_of(self, image: int) -> tuple[Word, ...]:
-        """The words of one image's prompt, with their token spans."""
+        """The words of one image's text in the first branch, with their token spans.
+
+        `select(branch="unconditional")` has those of the negative prompt.
+        """
         run = self.run
-        return run.words[_checked_image(run, image)]
+        return run.words[run.branches[0]][checked_image(run, image)]
+
+    @property
+    def tokens(self) -> tuple[str, ...]:
+        """The text of each column of the first image's prompt, from the start to the end token."""
+        run = self.run
+        return run.tokens[run.branches[0]][0]
 
     def heatmap(
         self,
@@ -94,18 +107,25 @@ class Trace:
         *,
         columns: Sequence[int] | None = None,
         image: int = 0,
+        frame: int | None = None,
         occurrence: int | None = None,
         sites: Sites | None = None,
-        aggregate: Aggregate = mean_over_sites,
-        stream: str = TEXT,
+        aggregate: Aggregate | None = None,
+        stream: str | None = None,
     ) -> HeatMap:
         """The heat map of a word or phrase of the prompt, or of columns of the text sequence.
+
+        By default it is the mean over the sites (`aggregation.mean_over_sites`); where the run was
+        recorded with `walk=…`, it is that mean held against the one carried along self-attention
+        (`traces.agreement`), which lies on what the word names more often.
 
         Args:
             phrase: one or more words that follow each other in the prompt; capitals do not matter.
             columns: instead of `phrase`, columns of the text sequence (0 is the start token), for
-                prompts that were given as embeddings, or for special tokens.
+                prompts that were given as embeddings, or for parts of words, symbols and special
+                tokens; `tokens` lists them.
             image: which picture of the batch, 0 the first.
+            frame: which frame of a video; by default the mean of all.
             occurrence: which one where the phrase stands several times, 0 the first; by default
                 all together.
             sites: which sites to pool: names, or a function of the site that says yes or no, such
@@ -122,57 +142,45 @@ class Trace:
             kept (`select` chooses others). The shares of several columns are added.
 
         Raises:
-            UserError: if there is no such word, column, image or site.
+            UserError: if there is no such word, column, image, frame or site, or the branch did
+                not run.
         """
         run = self.run
-        image = _checked_image(run, image)
+        image, frame = checked_image(run, image), checked_frame(run, frame)
         if (phrase is None) == (columns is None):
             raise UserError("expected either a word or phrase, or columns=…; give just one of them")
-        if stream not in run.maps:
+        if stream is not None and stream not in run.maps:
             raise UserError(
                 f"expected a stream of {', '.join(run.maps)}, but came {stream!r}; record with "
                 "walk=1 for walked, with edits for edited, self_attention=… for self, and an "
                 "IP-Adapter for pictures"
             )
         if phrase is not None:
-            if stream not in OF_TEXT:
+            if stream not in (None, *OF_TEXT):
                 raise UserError(f"expected columns=… for the tokens of {stream}, but came a word")
-            if run.prompts[image] is None and not run.words[image]:
-                raise UserError(
-                    f"expected a prompt with text to find {phrase!r} in, but it was given as "
-                    "embeddings; ask by columns=…, or say record(pipe, spans={word: columns})"
-                )
-            chosen = find_phrase(run.words[image], phrase, occurrence)
-            label = phrase
+            chosen, label = columns_of(run, phrase, image, occurrence), phrase
         else:
             assert columns is not None
             chosen = tuple(dict.fromkeys(columns))
             label = f"column{'s' * (len(chosen) > 1)} {', '.join(map(str, chosen))}"
-        names = [site.name for site in choose_sites(run.sites, sites)]
-        of_stream = run.maps[stream]
-        of_text = stream in OF_TEXT
-        groups = run.groups[image] if run.groups is not None and of_text else None
-        places = _places(chosen, groups, of_stream[names[0]].shape[-1])
-        maps = [of_steps(run, of_stream[name])[image] for name in names]
-        if stream == SELF and len({array.shape[1:3] for array in maps}) > 1:
-            raise UserError(
-                "expected sites of one resolution, since the shares of a place sum to 1 over each "
-                "site's map; choose them with sites=lambda site: site.level == …"
-            )
-        weights = None
-        if run.site_weights is not None:
-            weights = [
-                float(of_steps(run, run.site_weights[name][..., None])[image, 0]) for name in names
-            ]
-        given = SiteMaps(maps, places, run.latent_size, run.picture_size, weights)
-        return HeatMap(label, aggregate(given))
+
+        def pooled(stream: str, aggregate: Aggregate) -> FloatMap:
+            return aggregate(maps_of(run, stream, chosen, image, frame, sites))
+
+        if stream is not None or aggregate is not None:
+            array = pooled(stream or TEXT, aggregate or mean_over_sites)
+        else:
+            array = pooled(TEXT, mean_over_sites)
+            if WALKED in run.maps and set(chosen) <= set(run.walked_columns or chosen):
+                array = agreed(array, pooled(WALKED, mean_over_sites))
+        return HeatMap(label, array, run.crop)
 
     def select(
         self,
         *,
         sites: Sites | None = None,
         branch: str | None = None,
-        steps: int | Sequence[int] | None = None,
+        steps: int | Window | range | None = None,
         heads: int | Sequence[int] | None = None,
         images: int | Sequence[int] | None = None,
     ) -> Trace:
@@ -181,8 +189,8 @@ class Trace:
         Args:
             sites: names, or a function of the site that says yes or no.
             branch: one of `run.branches`.
-            steps: places on the step axis (`run.steps` says which steps they are); the run must
-                have been recorded with `steps="each"` or windows.
+            steps: a window of steps (first, end), or one step; the run must have been recorded
+                with `steps="each"` or in windows (`run.steps`), of which those inside are taken.
             heads: numbers of heads; the run must have been recorded with `heads="each"`. Sites
                 with fewer heads are left out.
             images: pictures of the batch.
@@ -193,9 +201,22 @@ class Trace:
         Example:
             >>> with record(pipe, steps="each") as trace:
             ...     pipe("a red circle")
-            >>> early = trace.select(steps=range(5)).heatmap("circle")
+            >>> early = trace.select(steps=(0, 5)).heatmap("circle")
         """
         return Trace(selected(self.run, sites, branch, steps, heads, images))
+
+    def __repr__(self) -> str:
+        try:
+            run = self.run
+        except UserError as error:
+            return f"<Trace: {error}>"
+        prompts = ", ".join(map(repr, self.prompts))
+        steps = f"steps {run.steps[0][0]} to {run.steps[-1][1]}"
+        parts = "" if len(run.steps) == 1 else f" in {len(run.steps)} windows"
+        return (
+            f"<Trace of {prompts}: {len(run.sites)} sites, {steps}{parts}, "
+            f"{', '.join(run.branches)}, streams {', '.join(run.maps)}>"
+        )
 
     def __sub__(self, other: Trace) -> Trace:
         """The difference of two traces of equal shape, such as two seeds or two prompts.
@@ -232,7 +253,7 @@ class Trace:
         run = self.run
         coords = {"branch": list(run.branches), "step": [first for first, _ in run.steps]}
         return {
-            name: xarray.DataArray(array, dims=AXES, coords=coords, name=name)
+            name: xarray.DataArray(array, dims=run.axes, coords=coords, name=name)
             for name, array in run.maps[stream].items()
         }
 
@@ -259,39 +280,3 @@ def _raiser(message: str) -> Callable[[], RecordedRun]:
         raise UserError(message)
 
     return read
-
-
-def _checked_image(run: RecordedRun, image: int) -> int:
-    count = len(run.prompts)
-    if not 0 <= image < count:
-        raise UserError(
-            f"expected an image from 0 to {count - 1}, but came {image}; this run made {count}"
-        )
-    return image
-
-
-def _pooled(run: RecordedRun, array: NDArray[np.float32]) -> NDArray[np.float32]:
-    """`(images, height, width, tokens)`: the first branch, the mean over steps and heads."""
-    return of_steps(run, array).mean(axis=1)
-
-
-def _places(columns: tuple[int, ...], groups: Groups | None, tokens: int) -> list[int]:
-    """Where columns of the text sequence stand on the token axis."""
-    if groups is None:
-        if not columns or not all(0 <= column < tokens for column in columns):
-            raise UserError(
-                f"expected columns from 0 to {tokens - 1}, but came {list(columns)}; the text "
-                f"sequence of this run has {tokens} columns"
-            )
-        return list(columns)
-    for place, group in enumerate(groups):
-        if set(group) == set(columns):
-            return [place]
-    places = [place for place, group in enumerate(groups) if set(group) <= set(columns)]
-    found = [column for place in places for column in groups[place]]
-    if sorted(found) != sorted(columns) or not columns:
-        raise UserError(
-            f"expected columns that were kept, {[list(group) for group in groups]}, but came "
-            f"{list(columns)}; record with these words=… or columns=…, or with neither"
-        )
-    return places

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
+
+from t2i_xattn.denoisers.sites import find_sites
 
 _SD15: dict[str, Any] = {
     "sample_size": 64,
@@ -47,30 +48,46 @@ DENOISERS = {"sd15": _SD15, "sdxl": _SDXL, "tiny": _TINY}
 the benchmark with."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Loop:
     """A denoiser in a guided DDIM loop, which is all of a pipeline that recording touches.
 
+    It stands in the place of a pipeline: `record(loop)`.
+
     Attributes:
-        pipe: what `record` is given: it has the `unet` and says that guidance is on.
+        unet: the denoiser.
+        scheduler: takes the steps.
         size: height and width of the latent.
         tokens: length of the text sequence.
     """
 
-    pipe: Any
+    unet: Any
+    scheduler: Any
     size: tuple[int, int]
     tokens: int
+
+    do_classifier_free_guidance: ClassVar[bool] = True
+    guidance_scale: ClassVar[float] = 7.5
+
+    def encode_prompt(
+        self, prompt: str, do_classifier_free_guidance: bool = True
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Random embeddings of the prompt and of none, `(1, tokens, channels)` each."""
+        shape = (2, 1, self.tokens, self.unet.config.cross_attention_dim)
+        texts = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+        conditional, unconditional = texts.to(self.unet.device, self.unet.dtype)
+        return conditional, unconditional
 
     @torch.no_grad()
     def run(self, steps: int) -> torch.Tensor:
         """The latent after so many steps, from the same noise each time."""
-        unet, scheduler = self.pipe.unet, self.pipe.scheduler
+        unet, scheduler = self.unet, self.scheduler
         config = unet.config
         device, dtype = unet.device, unet.dtype
         noise = torch.Generator().manual_seed(0)
         latent = torch.randn(1, 4, *self.size, generator=noise).to(device, dtype)
-        text = torch.randn(2, self.tokens, config.cross_attention_dim, generator=noise)
-        text = text.to(device, dtype)
+        conditional, unconditional = self.encode_prompt("a word")
+        text = torch.cat([unconditional, conditional])
         added = None
         if config.addition_embed_type == "text_time":
             width = (
@@ -81,14 +98,25 @@ class Loop:
                 "time_ids": torch.zeros(2, 6, device=device, dtype=dtype),
             }
         scheduler.set_timesteps(steps)
-        self.pipe._num_timesteps = steps  # as diffusers' pipelines say it
+        self._num_timesteps = steps  # as diffusers' pipelines say it
         for timestep in scheduler.timesteps:
             both = torch.cat([latent, latent])
             noises = unet(both, timestep, text, added_cond_kwargs=added, return_dict=False)[0]
-            unconditional, conditional = noises.chunk(2)
-            guided = unconditional + 7.5 * (conditional - unconditional)
+            away, toward = noises.chunk(2)
+            guided = away + self.guidance_scale * (toward - away)
             latent = scheduler.step(guided, timestep, latent, return_dict=False)[0]
         return latent
+
+    @property
+    def kept_bytes(self) -> int:
+        """Of the maps of a recorded run, whatever its steps: fp32, one for each place and token."""
+        total = 0
+        for site in find_sites(self.unet):
+            height, width = self.size
+            for _ in range(site.level or 0):
+                height, width = -(-height // 2), -(-width // 2)
+            total += 4 * height * width * self.tokens
+        return total
 
 
 def make_loop(
@@ -122,10 +150,5 @@ def make_loop(
             else:
                 each.normal_(std=each[0].numel() ** -0.5)
     side = config["sample_size"] if pixels is None else pixels // 8
-    pipe = SimpleNamespace(
-        unet=unet,
-        scheduler=DDIMScheduler(clip_sample=False, steps_offset=1),
-        do_classifier_free_guidance=True,
-        guidance_scale=7.5,
-    )
-    return Loop(pipe, (side, side), tokens)
+    scheduler = DDIMScheduler(clip_sample=False, steps_offset=1)
+    return Loop(unet, scheduler, (side, side), tokens)

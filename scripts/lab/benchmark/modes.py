@@ -16,7 +16,8 @@ from t2i_xattn.editing.edit import edit
 from t2i_xattn.edits.edit import EditContext
 from t2i_xattn.edits.function import EditFunction
 from t2i_xattn.edits.weights import Reweight
-from t2i_xattn.guidance import AttendAndExcite, GuidanceLoss, Layout, guide
+from t2i_xattn.guidance.guide import guide
+from t2i_xattn.losses import AttendAndExcite, GuidanceLoss, Layout
 from t2i_xattn.recording.record import record
 
 MODES = ("plain", "record", "walk", "auto", "plain compiled", "record compiled", "unfused")
@@ -62,44 +63,44 @@ def all_modes() -> tuple[str, ...]:
 @contextmanager
 def mode(name: str, loop: Loop) -> Iterator[None]:
     """Sets a loop up for one of `MODES`, and back again on leaving."""
-    unet = loop.pipe.unet
+    unet = loop.unet
     if name.endswith("compiled"):
-        loop.pipe.unet = _compiled(unet)
+        loop.unet = _compiled(unet)
     elif name == "unfused":
         unet.set_attn_processor(AttnProcessor())
     try:
         if name.startswith("record"):
-            with record(loop.pipe):
+            with record(loop):
                 yield
         elif name == "walk":
-            with record(loop.pipe, columns=range(1, 9), walk=1):
+            with record(loop, columns=range(1, 9), walk=1):
                 yield
         elif name == "auto":
-            with record(loop.pipe, heads="auto"):
+            with record(loop, heads="auto"):
                 yield
         elif name == "edit":
-            with edit(loop.pipe, Reweight("word", 1.5), spans=_SPANS):
+            with edit(loop, Reweight("word", 1.5), spans=_SPANS):
                 yield
         elif name == "edit of self-attention":
-            coarse = min(2, max(site.level for site in find_sites(unet, "self")))
-            sharper = EditFunction(
-                _sharper, attention="self", sites=lambda site: site.level >= coarse
-            )
-            with edit(loop.pipe, sharper):
+            levels = {site.name: site.level or 0 for site in find_sites(unet, "self")}
+            coarse = min(2, max(levels.values()))
+            sites = [name for name, level in levels.items() if level >= coarse]
+            sharper = EditFunction(_sharper, attention="self", sites=sites)
+            with edit(loop, sharper):
                 yield
         elif name in _AT_WORST:
-            with guide(loop.pipe, _AT_WORST[name], spans=_SPANS):
+            with guide(loop, _AT_WORST[name], spans=_SPANS):
                 yield
         elif name in PEER_MODES:
             from attention_map_diffusers import AttentionCapture
 
-            with AttentionCapture(loop.pipe, timesteps="all", mode=name.split()[-1]) as capture:
+            with AttentionCapture(loop, timesteps="all", mode=name.split()[-1]) as capture:
                 yield
             capture.compute()
         else:
             yield
     finally:
-        loop.pipe.unet = unet
+        loop.unet = unet
         if name == "unfused":
             unet.set_attn_processor(AttnProcessor2_0())
 

@@ -11,7 +11,8 @@ from lab.evaluation.figures import Mean, Share
 from lab.evaluation.painting import Painting, conjoined
 from lab.evaluation.prompts import Prompt
 from lab.judge import judge_picture
-from t2i_xattn.guidance import Layout, guide
+from t2i_xattn.guidance.guide import guide
+from t2i_xattn.losses import Layout
 
 Box = tuple[float, float, float, float]
 

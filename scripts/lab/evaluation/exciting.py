@@ -10,7 +10,8 @@ from lab.evaluation.figures import Mean, Share
 from lab.evaluation.painting import Painting, conjoined, right
 from lab.evaluation.pictures import paint
 from lab.evaluation.prompts import Prompt
-from t2i_xattn.guidance import AttendAndExcite, GuidanceLoss, Segregation, guide
+from t2i_xattn.guidance.guide import guide
+from t2i_xattn.losses import AttendAndExcite, GuidanceLoss, Segregation
 
 CHECKS = (0.16, 0.24, 0.32)
 """The parts of the run after which it is looked whether an object is lacking."""

@@ -15,7 +15,8 @@ from lab.evaluation.prompts import Prompt
 from lab.judge import judge_picture
 from t2i_xattn.editing.edit import edit
 from t2i_xattn.edits.regional import RegionalPrompts
-from t2i_xattn.guidance import Layout, guide
+from t2i_xattn.guidance.guide import guide
+from t2i_xattn.losses import Layout
 
 HALVES: tuple[tuple[Box, Box], ...] = (
     ((0.0, 0.0, 1.0, 0.5), (0.0, 0.5, 1.0, 1.0)),

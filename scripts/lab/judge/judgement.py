@@ -8,9 +8,9 @@ import numpy as np
 from PIL import Image
 
 from lab.judge.colours import cut, find_ground
+from lab.judge.pixel_boxes import Box, bounding_box
 from lab.judge.shapes import name_shape
 from lab.scenes.layout import SIDE
-from t2i_xattn.traces.regions import Box, bounding_box
 
 LEAST_SHARE = 0.005
 """Patches below this share of a square picture's area are specks, not objects.

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from t2i_xattn.traces.regions import bounding_box
+from lab.judge.pixel_boxes import bounding_box
 
 LEAST_SHARE = 0.0025
 """Of a picture's pixels. Less of a kind is a slip of the network: the smallest thing has more."""

@@ -8,12 +8,12 @@ from functools import cache
 
 import numpy as np
 
+from lab.judge.pixel_boxes import Box, bounding_box
 from lab.scenes.layout import SIDE
 from lab.scenes.world import WorldScene, WorldThing, world_language
 from lab.scenes.world.composition import fitting, room
 from lab.scenes.world.owners import FIRST_THING
 from lab.scenes.world.painting import owner_shares
-from t2i_xattn.traces.regions import Box, bounding_box
 
 
 @cache

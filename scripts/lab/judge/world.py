@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lab.judge.pieces import single_things
+from lab.judge.pixel_boxes import Box, bounding_box
 from lab.judge.pixel_maps import NONE, STYLES, Numbers, PixelMaps
 from lab.judge.segmenter import Segmenter, load_segmenter, segment
 from lab.judge.sizes import said_sizes
 from lab.scenes.layout import SIDE
 from lab.scenes.world import class_names, world_language
 from lab.scenes.world.owners import PARTS
-from t2i_xattn.traces.regions import Box, bounding_box
 
 SEEN = 0.03
 """Share of a picture that a part of a place fills at least where it is the place's own."""

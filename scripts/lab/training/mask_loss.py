@@ -19,6 +19,7 @@ from transformers import CLIPTokenizer
 
 from lab.scenes import Description
 from lab.training.sources import SceneSource
+from t2i_xattn.denoisers.families.unet import UNet
 from t2i_xattn.denoisers.sites import AttentionSite, walk_sites
 from t2i_xattn.kernel.attention import attention_probs, queries_and_keys
 from t2i_xattn.prompts.words import split_words
@@ -89,10 +90,11 @@ def mask_loss(
     """
     losses = []
     for site, each in probs:
-        height, width = site.size(*latent_size)
+        size = UNet().grid(site, each.shape[1], latent_size)
+        assert size is not None, each.shape
         for row, column, mask in targets:
             heat = each[row, :, column]
-            target = functional.adaptive_avg_pool2d(mask[None], (height, width)).flatten()
+            target = functional.adaptive_avg_pool2d(mask[None], size).flatten()
             target = target.to(heat.device)
             inside = (heat * target).sum() / heat.sum().clamp(min=1e-9)
             pixel = functional.binary_cross_entropy(heat.clamp(1e-6, 1 - 1e-6), target)

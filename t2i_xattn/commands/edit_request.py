@@ -1,0 +1,163 @@
+"""What `t2i-xattn edit` is asked for, checked before anything runs."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from t2i_xattn.commands.request import Request, tokenizer_of
+from t2i_xattn.errors import UserError
+from t2i_xattn.prompts.words import check_whole, find_phrase, split_words
+
+if TYPE_CHECKING:
+    from t2i_xattn.traces.regions import Box
+
+
+@dataclass(frozen=True)
+class EditRequest:
+    """A prompt and what is to be done to its picture.
+
+    Attributes:
+        request: the prompt and its settings; one picture.
+        replace: phrases of the prompt, and what is to stand in their place.
+        weights: phrases of the prompt after the replacement, and their weights.
+        boxes: phrases of the prompt, and boxes (top, left, bottom, right) in fractions.
+        regions: texts of their own, and the boxes where they are looked at.
+        attend: phrases of which none may be left out.
+        image: a picture to edit instead of a painted one; it must show what the prompt says.
+    """
+
+    request: Request
+    replace: Mapping[str, str] = field(default_factory=dict)
+    weights: Mapping[str, float] = field(default_factory=dict)
+    boxes: Mapping[str, Box] = field(default_factory=dict)
+    attend: Sequence[str] = ()
+    image: Path | None = None
+    regions: Mapping[str, Box] = field(default_factory=dict)
+
+    @property
+    def target(self) -> str:
+        """The prompt after the replacements."""
+        prompt = self.request.prompt
+        for old, new in self.replace.items():
+            words = r"\s+".join(re.escape(word) for word in old.split())
+            literally = new.replace("\\", r"\\")
+            prompt = re.sub(rf"(?<!\w){words}(?!\w)", literally, prompt, flags=re.IGNORECASE)
+        return prompt
+
+    def check(self) -> None:
+        """What can be known without the model.
+
+        Raises:
+            UserError: there is nothing to do, or two things that cannot be done together.
+        """
+        self.request.check()
+        guided = bool(self.boxes or self.attend)
+        if not (self.replace or self.weights or self.regions or guided):
+            raise UserError(
+                "expected something to edit, but came nothing; give --replace old=new, "
+                '--weight word=1.5, --box "word=top,left,bottom,right", --attend word,word or '
+                '--region "top,left,bottom,right=text"'
+            )
+        if guided and (self.replace or self.image is not None):
+            raise UserError(
+                "expected --box and --attend without --replace and --image, since they lay the "
+                "picture out anew; do one after the other"
+            )
+
+    def check_against(self, pipe: Any) -> None:
+        """What depends on the model.
+
+        Raises:
+            UserError: a phrase is not in the prompt, a region's text is too long, or see
+                `Request.check_against`.
+        """
+        self.request.check_against(pipe)
+        tokenizer = tokenizer_of(pipe)
+        words = split_words(tokenizer, self.request.prompt)
+        for phrase in (*self.replace, *self.boxes, *self.attend):
+            find_phrase(words, phrase)
+        words = split_words(tokenizer, self.target)
+        for phrase in (*self.replace.values(), *self.weights):
+            find_phrase(words, phrase)
+        for text in self.regions:
+            check_whole(text, split_words(tokenizer, text))
+
+
+def parse_pairs(option: str, texts: Sequence[str]) -> dict[str, str]:
+    """`["cat=dog", …]` as a mapping.
+
+    Raises:
+        UserError: a text without an equals sign, or with nothing beside it.
+    """
+    pairs = {}
+    for text in texts:
+        name, sign, value = text.partition("=")
+        if not (name.strip() and sign and value.strip()):
+            raise UserError(f"expected --{option} word=…, but came {text!r}")
+        pairs[name.strip()] = value.strip()
+    return pairs
+
+
+def parse_weights(texts: Sequence[str]) -> dict[str, float]:
+    """`["red=1.5", …]` as a mapping.
+
+    Raises:
+        UserError: a weight that is not a finite number.
+    """
+    weights = {}
+    for word, text in parse_pairs("weight", texts).items():
+        try:
+            weights[word] = float(text)
+        except ValueError:
+            weights[word] = math.nan
+        if not math.isfinite(weights[word]):
+            raise UserError(f"expected --weight {word}=1.5 or another number, but came {text!r}")
+    return weights
+
+
+def parse_boxes(texts: Sequence[str]) -> dict[str, Box]:
+    """`["circle=0.1,0.2,0.4,0.5", …]` as a mapping.
+
+    Raises:
+        UserError: a box that is not four numbers inside the picture.
+    """
+    return {
+        word: _box(f'--box "{word}=top,left,bottom,right"', text)
+        for word, text in parse_pairs("box", texts).items()
+    }
+
+
+def parse_regions(texts: Sequence[str]) -> dict[str, Box]:
+    """`["0.1,0.2,0.4,0.5=a red circle", …]` as a mapping from the text to its box.
+
+    Raises:
+        UserError: a text without a box or without words, or twice the same.
+    """
+    regions: dict[str, Box] = {}
+    for text in texts:
+        box, _, prompt = (part.strip() for part in text.partition("="))
+        if not prompt or prompt in regions:
+            raise UserError(
+                'expected --region "top,left,bottom,right=text", each with a text of its own, but '
+                f"came {text!r}"
+            )
+        regions[prompt] = _box(f'--region "top,left,bottom,right={prompt}"', box)
+    return regions
+
+
+def _box(option: str, text: str) -> Box:
+    from t2i_xattn.edits.picture import checked_box
+    from t2i_xattn.traces.regions import Box
+
+    try:
+        sides = [float(part) for part in text.split(",")]
+    except ValueError:
+        raise UserError(
+            f"expected {option} with four numbers from 0 to 1, but came {text!r}"
+        ) from None
+    return Box(*checked_box(sides))

@@ -1,0 +1,79 @@
+"""What the commands share: their options, their mistakes, and the pipeline that they load."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from t2i_xattn.commands.one_sentence import mistakes_told
+from t2i_xattn.errors import UserError
+
+Prompt = Annotated[str, typer.Argument(help="What to paint.", show_default=False)]
+Model = Annotated[
+    str | None,
+    typer.Option(help="world, a folder, or a hub name.", show_default="world"),
+]
+Seed = Annotated[int, typer.Option(help="Of the first picture; the next take the next.")]
+Steps = Annotated[int, typer.Option(help="Steps of the sampler.")]
+Guidance = Annotated[float, typer.Option(help="Classifier-free guidance; 1 is without.")]
+Size = Annotated[
+    str | None,
+    typer.Option(help="Pixels: 128, or 160x128 (width x height).", show_default="the model's own"),
+]
+Count = Annotated[int, typer.Option(help="How many pictures.")]
+Negative = Annotated[str | None, typer.Option(help="What to keep away from.", show_default=False)]
+Words = Annotated[
+    str | None,
+    typer.Option(
+        help="Words or phrases to look into, with commas between.", show_default="every word"
+    ),
+]
+Walk = Annotated[
+    int,
+    typer.Option(min=0, help="Steps along self-attention that maps are held against; 0 for none."),
+]
+Out = Annotated[Path, typer.Option(help="Folder to write into.")]
+Device = Annotated[
+    str | None, typer.Option(help="cpu, cuda, cuda:1, mps.", show_default="cuda if there, or cpu")
+]
+
+
+def one_sentence(command: Callable[..., None]) -> Callable[..., None]:
+    """A mistake of the user ends with one sentence on the error stream and exit code 2."""
+
+    @functools.wraps(command)
+    def wrapper(*args: Any, **kwargs: Any) -> None:
+        with mistakes_told("t2i-xattn"):
+            command(*args, **kwargs)
+
+    return wrapper
+
+
+def load(model: str | None, device: str | None) -> Any:
+    """The pipeline on its device, without the libraries' own chatter."""
+    import diffusers
+    import torch
+    import transformers
+
+    from t2i_xattn.models.default import load_pipeline
+
+    diffusers.logging.set_verbosity_error()
+    transformers.logging.set_verbosity_error()
+    diffusers.logging.disable_progress_bar()
+    transformers.logging.disable_progress_bar()
+    chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).split("\n")[0]
+        raise UserError(
+            f"expected a --device of this machine, but {chosen!r} is not to be had ({reason}); "
+            "try cpu"
+        ) from error
+    pipe = load_pipeline(model).to(chosen)
+    pipe.set_progress_bar_config(desc="painting", leave=False)
+    return pipe

@@ -1,0 +1,145 @@
+"""A prompt and its settings, checked before anything runs, and the pictures they give."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from t2i_xattn.errors import UserError
+from t2i_xattn.prompts.words import cut_words, find_phrase, split_words
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked of a pipeline.
+
+    Attributes:
+        prompt: what to paint.
+        seed: of the first picture; the others take the numbers that follow.
+        steps: of the sampler.
+        guidance: scale of classifier-free guidance; 1 and less is without.
+        size: width and height in pixels; ``None`` is the model's own.
+        count: how many pictures.
+        negative: what to keep away from, under guidance.
+        words: phrases to look into; empty means every word of the prompt.
+    """
+
+    prompt: str
+    seed: int = 0
+    steps: int = 25
+    guidance: float = 5.0
+    size: tuple[int, int] | None = None
+    count: int = 1
+    negative: str | None = None
+    words: tuple[str, ...] = ()
+
+    def check(self) -> None:
+        """What can be known without the model.
+
+        Raises:
+            UserError: the prompt has no word, or a number is out of range.
+        """
+        if not any(character.isalnum() for character in self.prompt):
+            raise UserError(
+                "expected a prompt with at least one word, but it is empty; say what to paint, "
+                'such as "a red circle left of a blue square"'
+            )
+        for name, value in (("steps", self.steps), ("count", self.count)):
+            if value < 1:
+                raise UserError(f"expected --{name} of at least 1, but came {value}")
+        if not math.isfinite(self.guidance) or self.guidance < 0:
+            raise UserError(
+                f"expected a --guidance of 0 or more, but came {self.guidance}; 1 is without"
+            )
+        if not 0 <= self.seed < 2**63 - self.count:
+            raise UserError(f"expected a --seed from 0 to 2^63, but came {self.seed}")
+
+    def check_against(self, pipe: Any) -> None:
+        """What depends on the model: its sizes, its window of tokens, its noise levels.
+
+        Raises:
+            UserError: the model cannot take the size or the steps, the prompt has more tokens than
+                the model reads, or a word that is asked for is not in the prompt.
+        """
+        multiple = int(getattr(pipe, "vae_scale_factor", 8))
+        for side in self.size or ():
+            if side < multiple or side % multiple:
+                near = max(multiple, round(side / multiple) * multiple)
+                raise UserError(
+                    f"expected a --size in multiples of {multiple} pixels, but came {side}; "
+                    f"the nearest is {near}"
+                )
+        levels = int(pipe.scheduler.config.num_train_timesteps)
+        if self.steps > levels:
+            raise UserError(f"expected at most {levels} --steps for this model, got {self.steps}")
+        tokenizer = tokenizer_of(pipe)
+        for name, text in (("prompt", self.prompt), ("negative prompt", self.negative or "")):
+            cut = cut_words(split_words(tokenizer, text))
+            if cut:
+                words = ", ".join(repr(word.text) for word in cut)
+                raise UserError(
+                    f"expected a {name} of at most {tokenizer.model_max_length - 2} tokens, "
+                    f"but these words lie beyond: {words}; shorten it"
+                )
+        spans = split_words(tokenizer, self.prompt)
+        for phrase in self.words:
+            find_phrase(spans, phrase)
+
+
+def tokenizer_of(pipe: Any) -> Any:
+    """What parts a pipeline's prompts into tokens.
+
+    Raises:
+        UserError: if it has none.
+    """
+    for name in ("tokenizer", "tokenizer_2"):
+        if getattr(pipe, name, None) is not None:
+            return getattr(pipe, name)
+    raise UserError(
+        f"expected a pipeline that paints a prompt, but {type(pipe).__name__} has no tokenizer; "
+        "take a text-to-image pipeline"
+    )
+
+
+def paint(pipe: Any, request: Request) -> list[Image.Image]:
+    """The pictures of a request: number ``n`` has the seed ``request.seed + n``.
+
+    So the pictures do not depend on how many are made at once.
+    """
+    import torch
+
+    width, height = request.size or (None, None)
+    generators = [torch.Generator().manual_seed(request.seed + n) for n in range(request.count)]
+    result = pipe(
+        request.prompt,
+        width=width,
+        height=height,
+        num_inference_steps=request.steps,
+        guidance_scale=request.guidance,
+        negative_prompt=request.negative,
+        num_images_per_prompt=request.count,
+        generator=generators,
+    )
+    images: list[Image.Image] = result.images
+    return images
+
+
+def parse_size(text: str | None) -> tuple[int, int] | None:
+    """``"128"`` or ``"160x128"`` as width and height."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d+)(?:[x×](\d+))?", text.strip().lower())
+    if not match:
+        raise UserError(f"expected a --size like 128 or 160x128, but came {text!r}")
+    width = int(match[1])
+    return width, int(match[2] or width)
+
+
+def parse_list(text: str | None) -> tuple[str, ...]:
+    """``"red circle, star"`` as its parts."""
+    return tuple(part.strip() for part in (text or "").split(",") if part.strip())

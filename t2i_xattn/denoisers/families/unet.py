@@ -1,0 +1,101 @@
+"""UNets of down, middle and up blocks whose transformers cross-attend to a text: Stable Diffusion,
+SDXL, their ControlNets, and video UNets, whose rows are batch × frames.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from t2i_xattn.denoisers.sites import AttentionSite, Kind, Place
+from t2i_xattn.denoisers.streams import TEXT
+
+_OVER_TIME = ("motion_modules", "temp_attentions", "temporal_transformer_blocks")
+"""Modules whose queries are the frames of one place, and not the places of a picture."""
+
+
+class UNet:
+    """See the module; the protocol is `families.Family`."""
+
+    def is_one(self, denoiser: nn.Module) -> bool:
+        return hasattr(denoiser, "down_blocks") and hasattr(denoiser, "mid_block")
+
+    def walk(self, denoiser: nn.Module) -> Iterator[tuple[AttentionSite, nn.Module]]:
+        counts: dict[Kind, int] = {"cross": 0, "self": 0}
+        for name, module, place, level in self._layers(denoiser):
+            # Not by the name "attn2": with `only_cross_attention` the first layer crosses too.
+            kind: Kind = "cross" if module.is_cross_attention else "self"
+            yield (
+                AttentionSite(name, kind, counts[kind], place, level, int(module.heads)),
+                module,
+            )
+            counts[kind] += 1
+
+    def _layers(self, denoiser: Any) -> Iterator[tuple[str, Any, Place, int]]:
+        level = 0
+        for index, block in enumerate(denoiser.down_blocks):
+            yield from _of_block(block, f"down_blocks.{index}", "down", level)
+            # The halving comes after the block's layers; the last down block has none.
+            level += _resamples(block, "downsamplers")
+        if denoiser.mid_block is not None:
+            yield from _of_block(denoiser.mid_block, "mid_block", "mid", level)
+        for index, block in enumerate(getattr(denoiser, "up_blocks", ())):
+            yield from _of_block(block, f"up_blocks.{index}", "up", level)
+            level -= _resamples(block, "upsamplers")
+
+    def named(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        names = ("sample", "timestep", "encoder_hidden_states", "controlnet_cond")
+        return dict(zip(names, args, strict=False)) | dict(kwargs)
+
+    def frames(self, sample: Tensor) -> int:
+        return int(sample.shape[2]) if sample.ndim == 5 else 1
+
+    def grid(
+        self, site: AttentionSite, queries: int, size: tuple[int, int]
+    ) -> tuple[int, int] | None:
+        # Each halving rounds up, as strided convolutions do (kernel 3, stride 2, padding 1), and on
+        # the way up the UNet is forced to the sizes of the way down.
+        height, width = size
+        for _ in range(site.level or 0):
+            height, width = -(-height // 2), -(-width // 2)
+        return (height, width) if height * width == queries else None
+
+    def takes_the_first(self, module: nn.Module) -> bool:
+        # Perturbed-attention guidance: the perturbed rows, which come last, look at nothing.
+        return type(getattr(module, "processor", None)).__name__.startswith("PAG")
+
+    def streams(
+        self, module: nn.Module, given: Mapping[str, Any]
+    ) -> Sequence[tuple[str, int, int]]:
+        streams = [(TEXT, 0, 1)]
+        embeds = (given.get("added_cond_kwargs") or {}).get("image_embeds")
+        scales = getattr(getattr(module, "processor", None), "scale", None)
+        if not isinstance(embeds, list | tuple) or not isinstance(scales, list | tuple):
+            return streams
+        masks = (given.get("cross_attention_kwargs") or {}).get("ip_adapter_masks")
+        for number, scale in enumerate(scales):
+            # An adapter whose scale is 0 is left out by diffusers' processors.
+            each = scale if isinstance(scale, list | tuple) else [scale]
+            if number >= len(embeds) or all(one == 0 for one in each):
+                continue
+            # Under masks each picture has its own softmax.
+            masked = masks is not None and masks[number] is not None
+            parts = int(embeds[number].shape[1]) if masked else 1
+            streams += [(f"picture {number + 1}", part, parts) for part in range(parts)]
+        return streams
+
+
+def _of_block(
+    block: nn.Module, block_name: str, place: Place, level: int
+) -> Iterator[tuple[str, Any, Place, int]]:
+    for name, module in block.named_modules(prefix=block_name):
+        over_time = any(part in _OVER_TIME for part in name.split("."))
+        is_attention = hasattr(module, "set_processor") and hasattr(module, "is_cross_attention")
+        if is_attention and not over_time:
+            yield name, module, place, level
+
+
+def _resamples(block: nn.Module, which: str) -> int:
+    return 1 if getattr(block, which, None) is not None else 0

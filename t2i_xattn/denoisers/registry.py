@@ -1,0 +1,274 @@
+"""One registry a denoiser: who follows its calls, and the covers that let them.
+
+Followers come and go in any order; the covers are those that somebody needs. A call that is going
+on is known to the thread that makes it, so that threads may share a denoiser.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, Protocol
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from t2i_xattn.denoisers.families import family_of
+from t2i_xattn.denoisers.seen import Change, Rows, Seen
+from t2i_xattn.denoisers.sites import AttentionSite
+from t2i_xattn.denoisers.streams import SELF, TEXT
+from t2i_xattn.errors import UserError
+from t2i_xattn.kernel.call import KernelCall
+from t2i_xattn.kernel.module_calls import ModuleCalls, uncompiled
+from t2i_xattn.kernel.owner import owner_of_call
+from t2i_xattn.kernel.tap import SiteTap
+
+_registries: WeakKeyDictionary[nn.Module, Registry] = WeakKeyDictionary()
+_lock = threading.RLock()
+
+
+class Acting(Protocol):
+    """What a follower does in one call of the denoiser."""
+
+    def wants(self, site: AttentionSite) -> bool:
+        """Whether it has something to do at a site."""
+        ...
+
+    def changes(self, seen: Seen) -> Sequence[tuple[Rows, Change]]:
+        """Its edits of a kernel call, in their order."""
+        ...
+
+    def take(self, seen: Seen) -> None:
+        """Reads a kernel call."""
+        ...
+
+    def missed(self, site: AttentionSite, module: nn.Module) -> None:
+        """A site that it wants ran, but no kernel call was seen there."""
+        ...
+
+    def end(self) -> None:
+        """The call ran to its end."""
+        ...
+
+
+class Follower(Protocol):
+    """Who follows the calls of a denoiser."""
+
+    site_names: Collection[str]
+    """The sites that it needs."""
+    edits: bool
+    """Whether it changes what the denoiser computes."""
+
+    @property
+    def pipe(self) -> Any:
+        """Whose calls it follows."""
+        ...
+
+    def begin(self, given: dict[str, Any], owner: Any) -> tuple[Acting | None, dict[str, Any]]:
+        """A call begins: what to do in it, or None if it is not of the followed run; and the
+        arguments, as they are to be."""
+        ...
+
+
+class _Call:
+    """A call that is going on in one thread."""
+
+    def __init__(self, acting: Sequence[Acting], given: Mapping[str, Any]) -> None:
+        self.acting, self.given = acting, given
+        self.ran: set[str] = set()
+        self.kernel_calls: dict[str, int] = {}
+
+    def wants(self, site: AttentionSite) -> bool:
+        return any(each.wants(site) for each in self.acting)
+
+
+class Registry:
+    """The followers of one denoiser.
+
+    Attributes:
+        denoiser: the module itself, not what it was compiled to.
+        family: what its calls look like.
+        modules: its attention sites by name, with their modules.
+    """
+
+    def __init__(self, denoiser: nn.Module) -> None:
+        family = family_of(denoiser)
+        if family is None:
+            raise UserError(
+                "expected a denoiser of a family that is known (UNets of down, middle and up "
+                f"blocks), but came {type(uncompiled(denoiser)).__name__}; take a pipeline of the "
+                "Stable Diffusion family"
+            )
+        self.denoiser, self.family = uncompiled(denoiser), family
+        self.modules: dict[str, tuple[AttentionSite, Any]] = {
+            site.name: (site, module) for site, module in family.walk(self.denoiser)
+        }
+        self._followers: list[Follower] = []
+        self._taps: dict[str, SiteTap] = {}
+        self._calls = ModuleCalls(denoiser, self._called)
+        self._local = threading.local()
+
+    @classmethod
+    def of(cls, denoiser: nn.Module) -> Registry:
+        """The denoiser's registry; made where nobody follows it yet."""
+        return _registries.get(uncompiled(denoiser)) or cls(denoiser)
+
+    def join(self, follower: Follower, denoiser: nn.Module) -> None:
+        """Tells a follower of every call from now on.
+
+        Args:
+            follower: who follows.
+            denoiser: as the pipeline has it, compiled or not.
+        """
+        with _lock:
+            _registries[self.denoiser] = self
+            self._followers.append(follower)
+            self._sync()
+            self._calls.link(denoiser)
+
+    def link(self, denoiser: nn.Module) -> None:
+        """Covers what the denoiser was compiled to since."""
+        with _lock:
+            if self._followers and uncompiled(denoiser) is self.denoiser:
+                self._calls.link(denoiser)
+
+    def followers_of(self, pipe: Any) -> list[Follower]:
+        """Those who follow the runs of a pipeline here, in the order in which they came."""
+        return [each for each in self._followers if each.pipe is pipe]
+
+    def leave(self, follower: Follower) -> None:
+        """Stops telling a follower; may be called again."""
+        with _lock:
+            self._followers = [each for each in self._followers if each is not follower]
+            self._sync()
+            if not self._followers:
+                self._calls.unlink()
+                if _registries.get(self.denoiser) is self:
+                    del _registries[self.denoiser]
+
+    @contextmanager
+    def watched(self, acting: Acting, given: Mapping[str, Any]) -> Iterator[None]:
+        """A pass of the denoiser that nobody else is to see.
+
+        Args:
+            acting: what is done in it.
+            given: its arguments.
+        """
+        before = getattr(self._local, "call", None)
+        self._local.call = _Call([acting], given)
+        try:
+            yield
+        finally:
+            self._local.call = before
+
+    def _sync(self) -> None:
+        """Covers the sites that somebody needs, and no others."""
+        needed = {name for each in self._followers for name in each.site_names}
+        for name in [name for name in self._taps if name not in needed]:
+            for cover in self._taps[name].covers:
+                cover.take_off()
+            del self._taps[name]
+        for name in self.modules:
+            if name in needed and name not in self._taps:
+                site, module = self.modules[name]
+                ran, receive = partial(self._ran, site), partial(self._receive, site, module)
+                self._taps[name] = tap = SiteTap(module, ran, receive)
+                for cover in tap.covers:
+                    cover.put()
+
+    def _called(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """In the place of the denoiser's own call."""
+        given = self.family.named(args, kwargs)
+        followers = list(self._followers)
+        owner = owner_of_call([each.pipe for each in followers])
+        acting, changed = [], given
+        for follower in followers:
+            one, changed = follower.begin(changed, owner)
+            if one is not None:
+                acting.append(one)
+        if changed is not given:
+            args, kwargs = (), changed
+        if not acting:
+            return method(*args, **kwargs)
+        self._local.call = call = _Call(acting, changed)
+        try:
+            output = method(*args, **kwargs)
+        finally:
+            self._local.call = None
+        for name in call.ran - set(call.kernel_calls):
+            for each in acting:
+                if each.wants(self.modules[name][0]):
+                    each.missed(*self.modules[name])
+        for each in acting:
+            each.end()
+        return output
+
+    def _ran(self, site: AttentionSite) -> bool:
+        """A site's module runs; whether its kernel calls are wanted."""
+        call: _Call | None = getattr(self._local, "call", None)
+        if call is None:
+            self._check_recomputation()
+            return False
+        if not call.wants(site):
+            return False
+        call.ran.add(site.name)
+        return True
+
+    def _check_recomputation(self) -> None:
+        """Raises `UserError` where a part is computed again, in a backward pass, without edits."""
+        if any(each.edits for each in self._followers) and torch._C._current_graph_task_id() != -1:
+            raise UserError(
+                "expected a denoiser without gradient checkpointing under `edit`, since what is "
+                "computed again in the backward pass would be without the edits; call "
+                "disable_gradient_checkpointing() on it"
+            )
+
+    def _receive(self, site: AttentionSite, module: Any, kernel: KernelCall) -> Tensor:
+        """What is to stand for the output of a kernel call at a site."""
+        call: _Call | None = getattr(self._local, "call", None)
+        if call is None or not call.wants(site):
+            return kernel.output
+        number = call.kernel_calls.get(site.name, 0)
+        call.kernel_calls[site.name] = number + 1
+        seen = self._seen(site, module, kernel, number, call.given)
+        changes = [change for each in call.acting for change in each.changes(seen)]
+        output = seen.output(changes) if changes else kernel.output
+        for each in call.acting:
+            each.take(seen)
+        return output
+
+    def _seen(
+        self,
+        site: AttentionSite,
+        module: Any,
+        kernel: KernelCall,
+        number: int,
+        given: Mapping[str, Any],
+    ) -> Seen:
+        sample, text = given["sample"], given["encoder_hidden_states"]
+        frames = self.family.frames(sample)
+        rows, _, queries, _ = kernel.query.shape
+        size = self.family.grid(site, queries, (int(sample.shape[-2]), int(sample.shape[-1])))
+        stream, problem = (SELF, 0, 1), None
+        if site.kind == "cross":
+            streams = self.family.streams(module, given)
+            stream = streams[min(number, len(streams) - 1)]
+            if number >= len(streams):
+                problem = f"the kernel was called {number + 1} times there"
+            elif stream[0] == TEXT and kernel.key.shape[2] != text.shape[1]:
+                problem = (
+                    f"the kernel got {kernel.key.shape[2]} keys there for a text of "
+                    f"{text.shape[1]} tokens"
+                )
+        batch = len(sample) * frames
+        if rows != batch and not (rows < batch and self.family.takes_the_first(module)):
+            problem = f"the kernel got {rows} rows there for a batch of {batch}"
+        elif size is None:
+            problem = (
+                f"its {queries} places there fit no grid of a latent of {sample.shape[-2]} × "
+                f"{sample.shape[-1]}"
+            )
+        return Seen(site, module, kernel, stream, size, frames, problem)

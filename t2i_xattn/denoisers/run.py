@@ -1,0 +1,231 @@
+"""Follows the runs of a pipeline: its texts, which calls are its own, and whose their rows are.
+
+What recording, editing and guidance have in common.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from t2i_xattn.denoisers.branches import CONDITIONAL, ROLES, stacked
+from t2i_xattn.denoisers.registry import Acting, Registry
+from t2i_xattn.denoisers.rows import Layout, layout_of
+from t2i_xattn.errors import UserError
+from t2i_xattn.kernel.cover import restored
+from t2i_xattn.prompts.encoded import Text
+from t2i_xattn.prompts.listening import Ears, can_listen, text_encoders
+from t2i_xattn.prompts.words import Word
+
+Spans = Mapping[str, Sequence[int]]
+"""The columns of words or phrases, as the user names them."""
+
+Repeated = Literal["raise", "add"] | int
+"""What to do about further calls of a branch at the same noise level, which are no further steps:
+raise, add them all, or take the n-th only (0 the first)."""
+
+
+class FollowedRun:
+    """Follows the runs of one pipeline while it is open.
+
+    Attributes:
+        pipe: the pipeline.
+        ears: what is heard of it.
+        denoisers: its denoiser, and what else is followed.
+    """
+
+    def __init__(
+        self,
+        pipe: Any,
+        spans: Spans | Sequence[Spans] | None = None,
+        repeated: Repeated = "raise",
+    ) -> None:
+        if not (repeated in ("raise", "add") or (isinstance(repeated, int) and repeated >= 0)):
+            raise UserError(
+                f'expected repeated="raise", "add" or a number from 0 on, but came {repeated!r}'
+            )
+        if not can_listen(pipe) and not text_encoders(pipe) and hasattr(pipe, "image_encoder"):
+            raise UserError(
+                "expected a pipeline whose pictures are conditioned on text, but "
+                f"{type(pipe).__name__} is conditioned on pictures alone, which have no words; "
+                "take a text-to-image pipeline"
+            )
+        self.pipe, self.repeated = pipe, repeated
+        self._spans = spans
+        self.ears = Ears.of(pipe)
+        self.denoisers: list[FollowedDenoiser] = []
+
+    def run_again(self) -> None:
+        """A further run begins; raises `UserError` where there must be none."""
+        for each in self.denoisers:
+            each.forget()
+
+    def heard(self) -> None:
+        """Texts of the run have been encoded."""
+        for each in self.denoisers:
+            each.link()
+
+    @contextmanager
+    def followed(self) -> Iterator[None]:
+        """Listens to the pipeline and its denoisers; on leaving all is as it was found."""
+        with restored(self._open, self._close):
+            yield
+
+    def _open(self) -> None:
+        self.ears.join(self)
+        for each in self.denoisers:
+            each.registry.join(each, each.module)
+
+    def _close(self) -> None:
+        for each in reversed(self.denoisers):
+            each.registry.leave(each)
+        self.ears.leave(self)
+
+    def words(self, text: Text | None, branch: str, image: int, images: int) -> tuple[Word, ...]:
+        """The words of a picture in a branch: those that the user named, then the text's."""
+        words = () if text is None else text.words
+        if self._spans is None or ROLES[branch] != CONDITIONAL:
+            return words
+        each = [self._spans] * images if isinstance(self._spans, Mapping) else list(self._spans)
+        if len(each) != images:
+            raise UserError(f"expected spans for {images} images, but came {len(each)}")
+        named = [Word(name, 0, 0, tuple(columns), "spans") for name, columns in each[image].items()]
+        return (*named, *words)
+
+    def words_of(self, layout: Layout, branch: str) -> tuple[tuple[Word, ...], ...]:
+        """The words of each picture in a branch."""
+        return tuple(
+            self.words(text, branch, image, layout.images)
+            for image, text in enumerate(layout.texts[branch])
+        )
+
+    @property
+    def steps(self) -> int | None:
+        """Steps of the run that is going on; None if the pipeline does not say."""
+        if not self.ears.texts:
+            return None  # of a loop by hand the pipeline only knows an earlier run
+        return getattr(self.pipe, "_num_timesteps", None)
+
+
+class FollowedDenoiser:
+    """One denoiser of a followed pipeline: which of its calls are the run's, and their layout."""
+
+    edits = False
+
+    def __init__(self, run: FollowedRun, module: nn.Module, prefix: str = "") -> None:
+        """
+        Args:
+            run: that follows it.
+            module: the denoiser, as the pipeline has it.
+            prefix: set before the names of its sites.
+        """
+        self.run, self.module, self.prefix = run, module, prefix
+        self.registry = Registry.of(module)
+        self.site_names: Collection[str] = ()
+        self.forget()
+
+    @property
+    def pipe(self) -> Any:
+        """Whose calls are followed."""
+        return self.run.pipe
+
+    def forget(self) -> None:
+        """Forgets the run that was."""
+        self.by_pipeline = False
+        self._known: tuple[Any, ...] = ()
+        self._layout: Layout | None = None
+        self._levels: dict[str, tuple[Any, int]] = {}
+
+    def link(self) -> None:
+        """Looks whether the pipeline has had its denoiser compiled since."""
+        now = getattr(self.pipe, "unet", None)
+        if isinstance(now, nn.Module):
+            self.registry.link(now)
+
+    def acting(self, layout: Layout, given: dict[str, Any]) -> Acting | None:
+        """What is done in a call of this run."""
+        raise NotImplementedError
+
+    def begin(self, given: dict[str, Any], owner: Any) -> tuple[Acting | None, dict[str, Any]]:
+        """See `registry.Follower`."""
+        if owner is not None and owner is not self.pipe:
+            return None, given
+        text = given.get("encoder_hidden_states")
+        if not isinstance(text, Tensor):
+            raise UserError(
+                "expected a denoiser that is given a text as `encoder_hidden_states`, but came "
+                f"{type(text).__name__}; take a pipeline whose pictures are conditioned on text"
+            )
+        layout = self.layout(text, given["sample"], owner)
+        if owner is not None and not self._is_a_step(layout, given["timestep"]):
+            return None, given
+        self.run.ears.note_call()
+        self.by_pipeline = owner is not None
+        return self.begun(layout, given)
+
+    def begun(self, layout: Layout, given: dict[str, Any]) -> tuple[Acting | None, dict[str, Any]]:
+        """What is done in a call of this run, and its arguments, as they are to be."""
+        return self.acting(layout, given), given
+
+    def layout(self, text: Tensor, sample: Tensor, owner: Any) -> Layout:
+        """Whose the rows of a call are; looked up anew where something differs from the last."""
+        run, frames = self.run, self.registry.family.frames(sample)
+        names = None
+        if owner is not None:
+            guided = getattr(self.pipe, "do_classifier_free_guidance", run.ears.guided)
+            names = stacked(self.pipe, bool(guided))
+            if self.prefix and run.ears.texts and len(text) == len(_pictures(run.ears.texts)):
+                names = (CONDITIONAL,)  # a ControlNet in guess mode
+        version = None if text.is_inference() else text._version
+        known = (text.data_ptr(), version, text.shape, sample.shape, names, len(run.ears.texts))
+        if self._layout is None or known != self._known[1:] or names is None:
+            # The tensor is kept, so that no other comes to lie at its place.
+            self._known = (text, *known)
+            # A loop by hand over embeddings that were made before is told by the empty prompt.
+            texts = run.ears.texts or ([] if names is not None else run.ears.empty_text())
+            self._layout = layout_of(text, sample, frames, texts, names)
+        return self._layout
+
+    def _is_a_step(self, layout: Layout, timestep: Any) -> bool:
+        """Whether a call is of this picture's own steps, and not a further one at a noise level.
+
+        Raises:
+            UserError: if it is not, and nobody said what to do about it.
+        """
+        numbers = []
+        for branch in layout.rows:
+            before, number = self._levels.get(branch, (None, 0))
+            number = number + 1 if before is not None and _same_level(before, timestep) else 0
+            self._levels[branch] = (timestep, number)
+            numbers.append(number)
+        repeated = self.run.repeated
+        if repeated == "add":
+            return True
+        if repeated == "raise":
+            if not any(numbers):
+                return True
+            raise UserError(
+                f"expected one call of the denoiser at each noise level for the branch "
+                f"{next(iter(layout.rows))!r}, but came a further one: a reference pass, or a part "
+                'of a larger picture; say what it is to count for with repeated="add" (all of '
+                "them) or repeated=1 (the second only)"
+            )
+        return all(number == repeated for number in numbers)
+
+
+def _pictures(texts: Sequence[Text]) -> set[int]:
+    return {text.picture for text in texts if text.role == CONDITIONAL}
+
+
+def _same_level(one: Any, other: Any) -> bool:
+    """Whether two noise levels are the same place in the sampler's list.
+
+    Told by where they lie, without reading a number off a GPU; and a sampler may come to the same
+    number twice (Heun's).
+    """
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        return one.data_ptr() == other.data_ptr()
+    return not isinstance(one, Tensor) and not isinstance(other, Tensor) and bool(one == other)

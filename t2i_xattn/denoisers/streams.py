@@ -1,0 +1,22 @@
+"""Streams: whose keys a map is about."""
+
+from __future__ import annotations
+
+TEXT = "text"
+"""The prompt's tokens. The n-th IP-Adapter's picture tokens are `picture n`, from 1; their
+attention is a softmax of its own."""
+
+SELF = "self"
+"""Self-attention: where the chosen places of the picture look."""
+
+WALKED = "walked"
+"""The text's maps carried along the self-attention of their block."""
+
+EDITED = "edited"
+"""The text's maps after the edits that act on the pipeline; `text` is before them."""
+
+OF_TEXT = (TEXT, WALKED, EDITED)
+"""The streams whose token axis is the text's."""
+
+Groups = tuple[tuple[int, ...], ...]
+"""The columns that each place of a token axis stands for."""

@@ -1,0 +1,58 @@
+"""An edit at one site, in one call and one branch."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from t2i_xattn.denoisers.seen import Attend
+from t2i_xattn.edits.edit import Edit, EditContext
+from t2i_xattn.errors import UserError
+
+
+class ActingEdit(NamedTuple):
+    """See the module; it is a `denoisers.seen.Change`.
+
+    Attributes:
+        edit: what to do.
+        prepared: what the edit made of the context before.
+        context: where and when.
+        only: bool, broadcast to `(images, 1, 1, tokens)`: what the edit may change; None: all.
+        finite: bool `()`: turns False if the edit makes NaN or infinity of finite probs. A tensor,
+            since looking at a number on a GPU would wait for it at every site.
+    """
+
+    edit: Edit
+    prepared: Any
+    context: EditContext
+    only: Tensor | None
+    finite: Tensor
+
+    @property
+    def mixes(self) -> bool:
+        """Whether it mixes in what other texts give."""
+        return bool(self.edit.texts)
+
+    def changed(self, probs: Tensor) -> Tensor:
+        """The probs `(images, heads, queries, tokens)` after this edit."""
+        edited: Any = self.edit.apply(probs, self.prepared, self.context)
+        if edited is probs:
+            return probs
+        came = tuple(edited.shape) if isinstance(edited, Tensor) else type(edited).__name__
+        if came != tuple(probs.shape):
+            raise UserError(
+                f"expected {self.edit.name} to return probs of shape {tuple(probs.shape)} (images, "
+                f"heads, queries, tokens) at {self.context.site.name}, but came {came}; return "
+                "them with no axis added or dropped"
+            )
+        # A sum over anything that is not finite is not finite.
+        with torch.no_grad():
+            self.finite.logical_and_(edited.sum().isfinite() | ~probs.sum().isfinite())
+        return edited if self.only is None else torch.where(self.only, edited, probs)
+
+    def mixed(self, taken: Tensor, attend: Attend) -> Tensor:
+        """What the places have taken, `(images, heads, queries, d)`, after this edit."""
+        mixed = self.edit.mix(taken, attend, self.prepared, self.context)
+        return mixed if self.only is None else torch.where(self.only, mixed, taken)

@@ -1,0 +1,79 @@
+"""One kernel call: the very queries, keys, values, mask and scale that the kernel gets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from t2i_xattn.kernel.attention import attention_probs, mixed_values, plus
+
+Rows = Sequence[int]
+"""Rows of a kernel call's batch."""
+
+
+@dataclass(frozen=True, eq=False)
+class KernelCall:
+    """softmax(Q Kᵀ · scale + mask) V, as a fused kernel was asked for it.
+
+    Attributes:
+        query: `(rows, heads, queries, d)`, after norms, rotary embeddings and adapters.
+        key, value: `(rows, heads, tokens, d)`.
+        output: what the kernel gave, `(rows, heads, queries, d)`.
+        mask: broadcast to `(rows, heads, queries, tokens)`: bool (True: may be looked at) or
+            numbers to be added to the scores; or None.
+        scale: of the scores, usually 1 / √d.
+    """
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    output: Tensor
+    mask: Tensor | None
+    scale: float
+
+    def probs(self, rows: Rows) -> Tensor:
+        """fp32 `(rows, heads, queries, tokens)` of some rows."""
+        query, key = taken(self.query, rows), taken(self.key, rows)
+        return attention_probs(query, key, self.scale, self.mask_of(rows))
+
+    def mask_of(self, rows: Rows) -> Tensor | None:
+        """The mask of some rows, with four axes."""
+        mask = self.mask
+        if mask is None:
+            return None
+        while mask.ndim < 4:
+            mask = mask[None]
+        return mask if mask.shape[0] == 1 else taken(mask, rows)
+
+    def changed(self, rows: Rows, difference: Tensor) -> Tensor:
+        """The output with what the rows take in addition.
+
+        What is not changed keeps its bytes.
+
+        Args:
+            rows: of the batch.
+            difference: fp32 `(rows, heads, queries, d)`, such as (P′ − P) V.
+        """
+        output = self.output.clone()  # the kernel's own is needed for its gradients
+        output[as_index(rows)] = plus(taken(self.output, rows), difference)
+        return output
+
+
+def value_change(call: KernelCall, rows: Rows, difference: Tensor) -> Tensor:
+    """(P′ − P) V of some rows, fp32; `difference` is P′ − P."""
+    return mixed_values(difference, taken(call.value, rows))
+
+
+def as_index(rows: Rows) -> slice | list[int]:
+    """Rows that follow each other as a slice, which copies nothing."""
+    first, count = rows[0], len(rows)
+    if list(rows) == list(range(first, first + count)):
+        return slice(first, first + count)
+    return list(rows)
+
+
+def taken(tensor: Tensor, rows: Rows) -> Tensor:
+    """Some rows of a batch."""
+    return tensor[as_index(rows)]

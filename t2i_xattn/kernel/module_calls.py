@@ -1,0 +1,61 @@
+"""The calls of a whole module (a denoiser, a text encoder), outside of what is compiled."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from t2i_xattn.kernel.cover import Cover
+
+
+def uncompiled(module: nn.Module) -> nn.Module:
+    """The module itself, where `torch.compile` has put it into a wrapper."""
+    inside: nn.Module = getattr(module, "_orig_mod", module)
+    return inside
+
+
+class ModuleCalls:
+    """Covers a module, its wrapper by `torch.compile`, and what `module.compile()` has made.
+
+    `act` is called once a call, outside of the compiled graph.
+    """
+
+    def __init__(self, module: nn.Module, act: Callable[..., Any]) -> None:
+        """Changes nothing yet; see `link`."""
+        self._act = act
+        self._covers: list[Cover] = []
+        self._inside = threading.local()
+        self.module = uncompiled(module)
+
+    def link(self, module: nn.Module) -> None:
+        """Covers what is not covered yet, such as what was compiled since."""
+        places: list[tuple[Any, str]] = [(self.module, "forward")]
+        if getattr(self.module, "_compiled_call_impl", None) is not None:
+            places.append((self.module, "_compiled_call_impl"))
+        if module is not self.module:
+            places.append((module, "forward"))
+        for owner, name in places:
+            if not any(each.owner is owner and each.name == name for each in self._covers):
+                cover = Cover(owner, name, self._called)
+                self._covers.append(cover)
+                cover.put()
+
+    def unlink(self) -> None:
+        """Gives everything back; may be called again."""
+        for cover in reversed(self._covers):
+            cover.take_off()
+        self._covers = []
+
+    def _called(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        # A wrapper's call goes on to the module's own, which is no second call.
+        if torch.compiler.is_compiling() or getattr(self._inside, "now", False):
+            return method(*args, **kwargs)
+        self._inside.now = True
+        try:
+            return self._act(method, *args, **kwargs)
+        finally:
+            self._inside.now = False

@@ -1,0 +1,148 @@
+"""Sees the kernel calls of an attention module while its own forward runs.
+
+A `TorchFunctionMode` sees `scaled_dot_product_attention` with the very tensors that the kernel
+gets, whatever processor stands there and whatever adapters have done to them. In a compiled graph
+the call is handed over by an operator that the compiler does not look into, so that what is done
+with it is ordinary Python, and the graph is the same for every site and every run.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+from weakref import WeakValueDictionary
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+from torch.overrides import TorchFunctionMode
+
+from t2i_xattn.kernel.call import KernelCall
+from t2i_xattn.kernel.cover import Cover
+from t2i_xattn.kernel.unfused import COVERED, Unfused
+
+_numbers = itertools.count()
+_taps: WeakValueDictionary[int, SiteTap] = WeakValueDictionary()
+
+
+class SiteTap:
+    """Stands in for the `forward` of one attention module.
+
+    Attributes:
+        covers: on the module's `forward` and on the methods that unfused processors call.
+    """
+
+    def __init__(
+        self,
+        module: Any,
+        ran: Callable[[], bool],
+        receive: Callable[[KernelCall], Tensor],
+    ) -> None:
+        """Changes nothing yet; `covers` are to be put on.
+
+        Args:
+            module: the attention module.
+            ran: told that the module runs; whether its kernel calls are wanted.
+            receive: given each kernel call; gives what is to stand for its output.
+        """
+        self.module, self._ran, self.receive = module, ran, receive
+        number = next(_numbers)
+        _taps[number] = self
+        # A tensor: a number would be compiled into the graph of each site.
+        self.handle = torch.tensor(number)
+        self.covers = [
+            Cover(module, "forward", self.run),
+            *(
+                Cover(module, name, getattr(Unfused, name))
+                for name in COVERED
+                if hasattr(module, name)
+            ),
+        ]
+
+    def run(self, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """The module's forward, seen."""
+        if not torch.compiler.is_compiling():
+            if not self._ran():
+                return forward(*args, **kwargs)
+            with Unfused(self.module, self.receive) as unfused, _Mode(self, unfused):
+                return forward(*args, **kwargs)
+        with _Mode(self, None):
+            return forward(*args, **kwargs)
+
+    def fused(
+        self,
+        output: Tensor,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attn_mask: Tensor | None = None,
+        dropout_p: float = 0.0,
+        is_causal: bool = False,
+        scale: float | None = None,
+        enable_gqa: bool = False,
+    ) -> Tensor:
+        """Hands a call of the fused kernel over; gives what is to stand for its output."""
+        scale = query.shape[-1] ** -0.5 if scale is None else scale
+        if torch.compiler.is_compiling():
+            torch.ops.t2i_xattn.at_site(
+                query.detach(),
+                key.detach(),
+                value.detach(),
+                output.detach(),
+                self.handle,
+                attn_mask,
+                scale,
+            )
+            return output
+        return self.receive(KernelCall(query, key, value, output, attn_mask, scale))
+
+
+class _Mode(TorchFunctionMode):
+    """Sees the functions of torch that are called while it is entered."""
+
+    def __init__(self, tap: SiteTap, unfused: Unfused | None) -> None:
+        super().__init__()
+        self.tap, self.unfused = tap, unfused
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        output = func(*args, **kwargs)
+        if func is scaled_dot_product_attention:
+            return self.tap.fused(output, *args, **kwargs)
+        if func is torch.bmm and self.unfused is not None:
+            self.unfused.multiplied(args)
+        return output
+
+
+@torch.library.custom_op("t2i_xattn::at_site", mutates_args=("output",))
+def _at_site(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    output: Tensor,
+    handle: Tensor,
+    mask: Tensor | None,
+    scale: float,
+) -> None:
+    tap = _taps.get(int(handle))
+    if tap is None or not tap._ran():
+        return
+    made = tap.receive(KernelCall(query, key, value, output, mask, scale))
+    if made is not output:
+        output.copy_(made)
+
+
+@_at_site.register_fake
+def _(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    output: Tensor,
+    handle: Tensor,
+    mask: Tensor | None,
+    scale: float,
+) -> None:
+    return None

@@ -1,0 +1,163 @@
+"""Texts as they were really encoded: which tokens stand in which column, and for which word."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from t2i_xattn.prompts.own_tokenizer import own_tokenizer
+from t2i_xattn.prompts.words import Word, word_spans
+
+
+@dataclass(frozen=True, eq=False)
+class EncoderCall:
+    """One call of a text encoder.
+
+    Attributes:
+        encoder: its name in the pipeline, such as `"text_encoder_2"`.
+        tokenizer: the one beside it; None if there is none.
+        ids: the tokens it was given, one list a text.
+        states: what it gave, each `(texts, tokens, channels)`.
+    """
+
+    encoder: str
+    tokenizer: Any
+    ids: list[list[int]]
+    states: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Text:
+    """One text as it was encoded, which a row of the denoiser may be given.
+
+    Attributes:
+        embedding: `(tokens, channels)`.
+        role: `"conditional"` or `"unconditional"`; None if nobody said.
+        picture: which picture it is for, counted within its role.
+        prompt: as typed, or as the tokenizer spells it; None where only embeddings are known.
+        words: its words with their columns.
+        tokens: the text of each column, from the start token to the end token; empty if unknown.
+        ids: its tokens from the start token to the end token; None if unknown.
+    """
+
+    embedding: Tensor
+    role: str | None
+    picture: int
+    prompt: str | None = None
+    words: tuple[Word, ...] = ()
+    tokens: tuple[str, ...] = ()
+    ids: tuple[int, ...] | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing stands between the start and the end token."""
+        return self.ids is not None and len(self.ids) <= 2
+
+
+def without_padding(tokenizer: Any, ids: Sequence[int]) -> tuple[int, ...]:
+    """The tokens from the first to the end token, without what fills the window up."""
+    kept, end = list(ids), tokenizer.eos_token_id
+    padding = {tokenizer.pad_token_id, end}
+    while len(kept) > 1 and kept[-1] in padding and (kept[-1] != end or kept[-2] in padding):
+        kept.pop()
+    return tuple(kept)
+
+
+def spelled(tokenizer: Any, ids: Sequence[int]) -> tuple[str, ...]:
+    """The text of each token, special tokens by their names."""
+    special = set(tokenizer.all_special_ids)
+    return tuple(
+        tokenizer.convert_ids_to_tokens(one)
+        if one in special
+        else tokenizer.decode([one], clean_up_tokenization_spaces=False).strip()
+        for one in ids
+    )
+
+
+def words_of_ids(tokenizer: Any, typed: str | None, ids: Sequence[int]) -> tuple[Word, ...]:
+    """The words of a text with the columns of its tokens, which are what was really encoded.
+
+    Args:
+        tokenizer: that of the text encoder.
+        typed: the prompt as the user typed it; None if it is not known.
+        ids: what the text encoder was given, one a column.
+
+    Returns:
+        The words in their order. Where the pipeline tokenizes what was typed, they are the words as
+        typed, and those that the window cuts have no columns. Where it does something else with it
+        (reads weights, puts it into a template), they are those of the encoded text, each as typed
+        where it was typed.
+    """
+    if typed is not None and getattr(tokenizer, "is_fast", False):
+        encoding = own_tokenizer(tokenizer)(
+            typed, return_offsets_mapping=True, truncation=False, verbose=False
+        )
+        whole = list(encoding["input_ids"])
+        kept = len(whole)
+        if len(whole) > len(ids):
+            kept = len(ids) - 1  # the end token has the last place, whatever is cut
+        if whole[:kept] == list(ids[:kept]):
+            offsets = list(enumerate(encoding["offset_mapping"]))
+            return _words(typed, [(column, *span) for column, span in offsets], kept)
+    text, tokens = _decoded(tokenizer, ids)
+    encoded = _words(text, tokens, len(ids))
+    return encoded if typed is None else _as_typed(encoded, typed)
+
+
+def _words(text: str, tokens: Sequence[tuple[int, int, int]], window: int) -> tuple[Word, ...]:
+    """The words of a text, given the column, start and stop of each token."""
+    words = []
+    for start, stop in word_spans(text):
+        # Start and end tokens come from nowhere in the text.
+        columns = tuple(c for c, a, b in tokens if b > a and a < stop and b > start)
+        inside = all(column < window for column in columns)
+        words.append(Word(text[start:stop], start, stop, columns if inside else ()))
+    return tuple(words)
+
+
+def _decoded(tokenizer: Any, ids: Sequence[int]) -> tuple[str, list[tuple[int, int, int]]]:
+    """The text of tokens, and the column, start and stop of each that is not a special one."""
+    special = set(tokenizer.all_special_ids)
+    columns = [column for column, one in enumerate(ids) if one not in special]
+    read = [ids[column] for column in columns]
+
+    def decode(count: int) -> str:
+        text: str = tokenizer.decode(read[:count], clean_up_tokenization_spaces=False)
+        return text
+
+    whole, tokens, start = decode(len(read)), [], 0
+    for count, column in enumerate(columns, start=1):
+        # A token may be part of a character, whose beginnings are spelled as something else.
+        stop = _common(decode(count), whole)
+        tokens.append((column, min(start, stop), max(stop, min(start + 1, len(whole)))))
+        start = max(start, stop)
+    return whole, tokens
+
+
+def _common(one: str, other: str) -> int:
+    """Length of what two texts begin with alike."""
+    length = 0
+    for a, b in zip(one, other, strict=False):
+        if a != b:
+            break
+        length += 1
+    return length
+
+
+def _as_typed(encoded: Sequence[Word], typed: str) -> tuple[Word, ...]:
+    """Encoded words, each spelled and placed as it was typed, where it was."""
+    spans = word_spans(typed)
+    spelling = [typed[start:stop].casefold() for start, stop in spans]
+    words, at = [], 0
+    for word in encoded:
+        folded = word.text.casefold()
+        if folded in spelling[at:]:
+            found = spelling.index(folded, at)
+            at, (start, stop) = found + 1, spans[found]
+            words.append(Word(typed[start:stop], start, stop, word.columns))
+        else:
+            words.append(Word(word.text, 0, 0, word.columns))
+    return tuple(words)

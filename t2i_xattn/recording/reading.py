@@ -1,0 +1,233 @@
+"""What is done with the kernel calls of one call of a recorded denoiser."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from t2i_xattn.denoisers.rows import Layout
+from t2i_xattn.denoisers.seen import Change, Rows, Seen
+from t2i_xattn.denoisers.sites import AttentionSite
+from t2i_xattn.denoisers.streams import EDITED, SELF, TEXT, WALKED
+from t2i_xattn.errors import UserError
+from t2i_xattn.kernel.attention import attention_probs, carried, head_weights
+from t2i_xattn.kernel.call import taken
+from t2i_xattn.recording.site_weights import agreement, reference_affinity, reference_site
+from t2i_xattn.recording.store import MapStore
+
+Carry = tuple[Tensor, Tensor, float, tuple[int, int]]
+"""Queries and keys of a self-attention, the scale of its scores, and the size of its places."""
+
+
+class RecordingCall:
+    """One call of the denoiser; see `denoisers.registry.Acting`."""
+
+    def __init__(
+        self,
+        store: MapStore,
+        layout: Layout,
+        windows: Mapping[str, int],
+        partners: Mapping[str, str],
+        prefix: str,
+        edited: bool,
+        skip: bool,
+    ) -> None:
+        """
+        Args:
+            store: where it is kept.
+            layout: whose the rows are.
+            windows: by branch, the number of the window that it is summed into.
+            partners: for each site, the self-attention site of its block.
+            prefix: before the names of the denoiser's sites.
+            edited: whether edits act on the pipeline, so that maps after them are kept too.
+            skip: whether sites that cannot be read are left out.
+        """
+        self.store, self.layout, self.windows = store, layout, windows
+        self.partners, self.prefix = partners, prefix
+        self.edited, self.skip = edited, skip
+        keep = store.keep
+        self._names = {site.name for site in store.sites}
+        self._self_names = {partners[name] for name in self._names if name in partners}
+        self._walks = {
+            branch: keep.walk > 0
+            and (store._sums(number).calls[keep.branches.index(branch)] - 1) % keep.walk_every == 0
+            for branch, number in windows.items()
+        }
+        self._rows = [layout.rows[branch] for branch in windows]
+        self._carries: dict[tuple[str, str], Carry] = {}
+        self._reference: dict[str, tuple[Tensor, tuple[int, int]]] = {}
+
+    def wants(self, site: AttentionSite) -> bool:
+        name = self.prefix + site.name
+        return bool(self.windows) and (name in self._names or name in self._self_names)
+
+    def changes(self, seen: Seen) -> Sequence[tuple[Rows, Change]]:
+        return ()
+
+    def missed(self, site: AttentionSite, module: nn.Module) -> None:
+        kind = type(getattr(module, "processor", module)).__name__
+        self._cannot(
+            site,
+            f"{kind} does not call a kernel that can be seen",
+            ", or put a processor there that does with tx.swap(pipe, AttnProcessor2_0(), sites=…)",
+        )
+
+    def take(self, seen: Seen) -> None:
+        name = self.prefix + seen.site.name
+        if name not in self._names and name not in self._self_names:
+            return
+        problem = seen.problem_of(tuple(row for each in self._rows for row in each))
+        if problem is not None:
+            self._cannot(seen.site, problem)
+            return
+        assert seen.size is not None
+        with torch.inference_mode(False), torch.no_grad():
+            for branch in self.windows:
+                if seen.site.kind == "self":
+                    self._take_self(seen, branch, name)
+                elif name in self._names:
+                    self._take_cross(seen, branch, name)
+
+    def end(self) -> None:
+        """Takes in what can be told after the whole call only."""
+        store = self.store
+        with torch.inference_mode(False), torch.no_grad():
+            for branch, (query, size) in self._reference.items():
+                affinity = reference_affinity(query)
+                for site in store.sites:
+                    carry = self._carries.pop((self.partners[site.name], branch), None)
+                    if carry is not None:
+                        agreed = agreement(*carry, affinity, size)
+                        store.weigh(self.windows[branch], branch, site.name, agreed)
+        store.finished += 1
+
+    def _take_cross(self, seen: Seen, branch: str, name: str) -> None:
+        store, window = self.store, self.windows[branch]
+        rows = self.layout.rows[branch]
+        assert seen.size is not None
+        store.sizes[name] = seen.size
+        probs = seen.probs(rows)
+        if seen.stream != TEXT:
+            mean = self._heads(seen, rows, probs)
+            length = mean.shape[-1]
+            store.add(
+                window,
+                branch,
+                (seen.stream, name),
+                self._pictures(mean),
+                (seen.part * length, seen.parts * length),
+            )
+            return
+        chosen = store.selection(branch, TEXT, probs.device)
+        weights = self._weights(seen, rows, probs)
+        kept = self._kept(probs, weights, chosen)
+        store.add(window, branch, (TEXT, name), self._pictures(kept))
+        if self.edited:
+            after = seen.edited(rows)
+            kept_after = kept if after is probs else self._kept(after, weights, chosen)
+            store.add(window, branch, (EDITED, name), self._pictures(kept_after))
+        if store.keep.heads == "auto" and name == self._reference_name():
+            self._reference[branch] = (taken(seen.kernel.query, rows), seen.size)
+        if self._walks[branch]:
+            carry = self._carries.get((self.partners.get(name, ""), branch))
+            if carry is not None:
+                columns = store.selection(branch, WALKED, probs.device)
+                mean = probs.mean(dim=1, keepdim=True)
+                if columns is not None:
+                    mean = self._selected(mean, columns)
+                walked = carried(*carry[:3], mean, store.keep.walk)
+                store.add(window, branch, (WALKED, name), self._pictures(walked))
+
+    def _take_self(self, seen: Seen, branch: str, partner: str) -> None:
+        keep, kernel = self.store.keep, seen.kernel
+        rows = self.layout.rows[branch]
+        query, key = taken(kernel.query, rows), taken(kernel.key, rows)
+        assert seen.size is not None
+        if self._walks[branch] or keep.heads == "auto":
+            self._carries[partner, branch] = (query, key, kernel.scale, seen.size)
+        if keep.self_attention is None:
+            return
+        looks = self._looks(seen, rows, query, key)
+        for name in self._names:
+            if self.partners.get(name) == partner:
+                self.store.sizes[name] = seen.size
+                self.store.add(self.windows[branch], branch, (SELF, name), self._pictures(looks))
+
+    def _looks(self, seen: Seen, rows: Rows, query: Tensor, key: Tensor) -> Tensor:
+        """Where chosen places look, fp32 `(rows, heads, keys, places)`."""
+        keep, kernel = self.store.keep, seen.kernel
+        assert seen.size is not None
+        places = keep.queries(seen.size)
+        mask = kernel.mask_of(rows)
+        if places is not None:
+            query = query[:, :, places]
+            if mask is not None and mask.shape[2] > 1:
+                mask = mask[:, :, places]
+        total: list[Tensor] = []
+        # One head at a time, since all of a large matrix would not fit.
+        for head in range(query.shape[1]):
+            one = slice(head, head + 1)
+            of_head = mask if mask is None or mask.shape[1] == 1 else mask[:, one]
+            probs = attention_probs(query[:, one], key[:, one], kernel.scale, of_head)
+            looks = probs.transpose(-1, -2)
+            if keep.heads == "each" or not total:
+                total.append(looks)
+            else:
+                total[0] = total[0] + looks
+        if keep.heads == "each":
+            return torch.cat(total, dim=1)
+        return total[0] / query.shape[1]
+
+    def _kept(self, probs: Tensor, weights: Tensor | None, chosen: Tensor | None) -> Tensor:
+        """The heads and tokens of `(rows, heads, queries, tokens)` that are kept."""
+        if weights is not None:
+            probs = (probs * weights[..., None]).sum(dim=1, keepdim=True)
+        elif self.store.keep.heads != "each":
+            probs = probs.mean(dim=1, keepdim=True)
+        return probs if chosen is None else self._selected(probs, chosen)
+
+    def _heads(self, seen: Seen, rows: Rows, probs: Tensor) -> Tensor:
+        return self._kept(probs, None, None)
+
+    def _weights(self, seen: Seen, rows: Rows, probs: Tensor) -> Tensor | None:
+        if self.store.keep.heads != "auto":
+            return None
+        return head_weights(probs, taken(seen.kernel.value, rows), seen.module.to_out[0])
+
+    def _selected(self, probs: Tensor, chosen: Tensor) -> Tensor:
+        """The kept columns; each picture has its own, for all of its frames."""
+        of_rows = chosen.repeat_interleave(self.layout.frames, dim=0)
+        return torch.matmul(probs, of_rows[:, None])
+
+    def _pictures(self, maps: Tensor) -> Tensor:
+        """`(images · frames, heads, queries, kept)` to `(images, heads, frames · queries, …)`."""
+        if self.layout.frames == 1:
+            return maps
+        parted = maps.unflatten(0, (self.layout.images, self.layout.frames))
+        return parted.transpose(1, 2).flatten(2, 3)
+
+    def _reference_name(self) -> str:
+        keep, sites = self.store.keep, self.store.sites
+        named = [site for site in sites if site.name == keep.reference]
+        return (named[0] if named else reference_site(sites)).name
+
+    def _cannot(self, site: AttentionSite, problem: str, way_out: str = "") -> None:
+        """A site cannot be read.
+
+        Raises:
+            UserError: unless such sites are to be left out.
+        """
+        name = self.prefix + site.name
+        if not self.skip:
+            wanted = f"attention over the text at {name}"
+            out = 'leave such sites out with sites=… or unrecordable="skip"'
+            if site.kind == "self":
+                wanted = f"self-attention of whole pictures at {name}"
+                out = 'leave such sites out with unrecordable="skip", or read without it (walk=0)'
+            raise UserError(f"expected {wanted}, but {problem}; {out}{way_out}")
+        if site.kind == "cross":
+            for each in [each for each in self.store.sites if each.name == name]:
+                self.store.leave_out(each)
+            self._names.discard(name)

@@ -1,0 +1,235 @@
+"""A recorded run: what of each denoiser is kept, and what is read of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from t2i_xattn.denoisers.branches import UNCONDITIONAL
+from t2i_xattn.denoisers.registry import Acting
+from t2i_xattn.denoisers.rows import Layout
+from t2i_xattn.denoisers.run import FollowedDenoiser, FollowedRun, Repeated, Spans
+from t2i_xattn.denoisers.sites import AttentionSite
+from t2i_xattn.errors import UserError
+from t2i_xattn.kernel.cover import Cover
+from t2i_xattn.prompts.roles import CONDITIONAL
+from t2i_xattn.recording.keep import Keep
+from t2i_xattn.recording.reading import RecordingCall
+from t2i_xattn.recording.store import MapStore
+from t2i_xattn.traces.recorded_run import RecordedRun
+
+
+class RecordedDenoiser(FollowedDenoiser):
+    """One denoiser (a UNet, or a ControlNet) while its calls are recorded.
+
+    Attributes:
+        found: its cross-attention sites, in forward order.
+        store: what is kept.
+    """
+
+    run: RecordingRun
+
+    def __init__(self, run: RecordingRun, module: nn.Module, prefix: str = "") -> None:
+        """
+        Raises:
+            UserError: if it has no cross-attention.
+        """
+        super().__init__(run, module, prefix)
+        sites = [site for site, _ in self.registry.modules.values()]
+        self.found = [
+            dataclasses.replace(site, name=prefix + site.name)
+            for site in sites
+            if site.kind == "cross"
+        ]
+        if not self.found:
+            raise UserError(
+                f"expected a denoiser with cross-attention, but {type(module).__name__} has none; "
+                "record a pipeline whose pictures are conditioned on text"
+            )
+        self.store = MapStore((), run.keep)
+        self._partners: dict[str, str] = {}
+
+    def keep_sites(self, chosen: Sequence[AttentionSite]) -> None:
+        """Decides what is kept: these of its sites.
+
+        Raises:
+            UserError: if self-attention has to be read beside a site that has none.
+        """
+        names = {site.name for site in chosen}
+        kept = [site for site in self.found if site.name in names]
+        self.store = MapStore(kept, self.run.keep)
+        if self.run.keep.needs_self_attention:
+            for site in kept:
+                self._partners[site.name] = self.prefix + self._partner(site)
+        needed = [site.name for site in kept] + list(self._partners.values())
+        self.site_names = {name.removeprefix(self.prefix) for name in needed}
+
+    def _partner(self, site: AttentionSite) -> str:
+        """The self-attention of a site's block, which comes before it."""
+        own = site.name.removeprefix(self.prefix)
+        block, found = own.rpartition(".")[0], None
+        for name, (other, _) in self.registry.modules.items():
+            if name == own:
+                break
+            if other.kind == "self" and name.rpartition(".")[0] == block:
+                found = name
+        if found is None:
+            raise UserError(
+                f"expected self-attention beside {site.name} to read, but its block has none; "
+                "leave that site out with sites=…, or read without it (walk=0)"
+            )
+        return found
+
+    def acting(self, layout: Layout, given: dict[str, Any]) -> Acting | None:
+        run, store = self.run, self.store
+        sample, text = given["sample"], given["encoder_hidden_states"]
+        latent, tokens = (int(sample.shape[-2]), int(sample.shape[-1])), int(text.shape[1])
+        if not store.began:
+            store.begin_run(layout, latent, tokens, run.steps)
+            run.note_guidance(layout)
+        for branch in layout.rows:
+            if branch in run.keep.branches and branch not in store.words:
+                texts = layout.texts[branch]
+                store.begin_branch(branch, run.words_of(layout, branch), texts)
+        windows = store.begin_call(layout, latent, tokens, given["timestep"])
+        return RecordingCall(
+            store,
+            layout,
+            windows,
+            self._partners,
+            self.prefix,
+            edited=any(each.edits for each in self.registry.followers_of(run.pipe)),
+            skip=run.skip,
+        )
+
+
+class RecordingRun(FollowedRun):
+    """One recorded run, and what is read of it."""
+
+    denoisers: list[RecordedDenoiser]  # type: ignore[assignment]
+
+    def __init__(
+        self,
+        pipe: Any,
+        keep: Keep,
+        spans: Spans | Sequence[Spans] | None,
+        repeated: Repeated,
+        skip: bool,
+    ) -> None:
+        super().__init__(pipe, spans, repeated)
+        self.keep, self.skip = keep, skip
+        self._guidance_scale: float | None = None
+        self._crop: tuple[int, ...] | None = None
+        self._cropping: Cover | None = None
+        masks = getattr(pipe, "mask_processor", None)
+        if hasattr(masks, "get_crop_region"):
+            self._cropping = Cover(masks, "get_crop_region", self._cropped)
+
+    def _open(self) -> None:
+        if self._cropping is not None:
+            self._cropping.put()
+        super()._open()
+
+    def _close(self) -> None:
+        super()._close()
+        if self._cropping is not None:
+            self._cropping.take_off()
+
+    def _cropped(self, method: Any, *args: Any, **kwargs: Any) -> Any:
+        """An inpainting pipeline paints a part of the picture only."""
+        region = method(*args, **kwargs)
+        self._crop = tuple(int(each) for each in region)
+        return region
+
+    def run_again(self) -> None:
+        if any(each.store.began for each in self.denoisers):
+            raise UserError(
+                "expected one run inside `with record(pipe)`, but a second one begins; "
+                "open a new `with record(pipe) as trace:` for each run"
+            )
+        super().run_again()
+
+    def heard(self) -> None:
+        super().heard()
+        if self.keep.words is None or self.ears.called:
+            return
+        for text in self.ears.texts:  # a word that is not there is told before the run
+            if text.role == CONDITIONAL and CONDITIONAL in self.keep.branches and text.words:
+                images = len({each.picture for each in self.ears.texts if each.role == CONDITIONAL})
+                words = self.words(text, CONDITIONAL, text.picture, images)
+                self.keep.groups([words], len(text.embedding))
+
+    def note_guidance(self, layout: Layout) -> None:
+        """Remembers with what guidance the run began."""
+        guided = UNCONDITIONAL in layout.rows
+        self._guidance_scale = getattr(self.pipe, "guidance_scale", None) if guided else None
+
+    def read(self) -> RecordedRun:
+        """What has been recorded so far.
+
+        Raises:
+            UserError: if there is nothing to read, or what there is cannot be trusted.
+        """
+        stores = [each.store for each in self.denoisers]
+        maps: dict[str, Any] = {}
+        counts: dict[str, Any] = {}
+        for store in stores:
+            store.check_readable()
+            for whole, part in zip((maps, counts), store.means(), strict=True):
+                for stream, of_sites in part.items():
+                    whole.setdefault(stream, {}).update(of_sites)
+        first = stores[0]
+        height, width = first.latent_size
+        scale = getattr(self.pipe, "vae_scale_factor", 8)
+        texts = {branch: first.texts.get(branch, ()) for branch in self.keep.branches}
+        return RecordedRun(
+            maps=maps,
+            counts=counts,
+            sites=tuple(site for store in stores for site in store.sites),
+            groups=first.groups,
+            walked_columns=first.walked_columns,
+            branches=self.keep.branches,
+            steps=first.windows(),
+            prompts={b: tuple(t and t.prompt for t in each) for b, each in texts.items()},
+            words={branch: first.words.get(branch, ()) for branch in self.keep.branches},
+            tokens={b: tuple(t.tokens if t else () for t in each) for b, each in texts.items()},
+            frames=first.frames,
+            latent_size=(height, width),
+            picture_size=(height * scale, width * scale),
+            crop=self._crop,
+            settings=self._settings(),
+            site_weights=first.site_weights(),
+        )
+
+    def _model(self) -> str | None:
+        # A pipeline that was loaded from a `Path` keeps it as one, which JSON does not know.
+        name = getattr(getattr(self.pipe, "config", None), "_name_or_path", None)
+        return None if name is None else str(name)
+
+    def _settings(self) -> dict[str, Any]:
+        store = self.denoisers[0].store
+        return {
+            "calls": store.calls,
+            "timesteps": [_numbers(timestep) for timestep in store.timesteps],
+            "guidance_scale": self._guidance_scale,
+            "heads": self.keep.heads,
+            "walk": self.keep.walk,
+            "pipeline": type(self.pipe).__name__,
+            "model": self._model(),
+            "scheduler": type(getattr(self.pipe, "scheduler", None)).__name__,
+            "versions": {
+                name: importlib.metadata.version(name)
+                for name in ("torch", "diffusers", "transformers")
+            },
+        }
+
+
+def _numbers(timestep: Any) -> float | list[float]:
+    """A timestep as JSON has it: one number, or one a row where the rows differ in noise."""
+    numbers: list[float] = torch.as_tensor(timestep).flatten().float().tolist()
+    return numbers[0] if len(numbers) == 1 else numbers
