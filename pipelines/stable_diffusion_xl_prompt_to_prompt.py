@@ -26,6 +26,7 @@ from diffusers import StableDiffusionXLPipeline
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from diffusers.image_processor import PipelineImageInput
 from diffusers.pipelines.stable_diffusion_xl import StableDiffusionXLPipelineOutput
+from diffusers.utils.torch_utils import randn_tensor
 
 import t2i_xattn
 from t2i_xattn.edits import LocalBlend, Refine, Replace, Reweight, SelfReplace
@@ -176,19 +177,19 @@ class StableDiffusionXLPromptToPromptPipeline(StableDiffusionXLPipeline):
     def _same_noise(
         self, prompts: int, pictures: int, height: int | None, width: int | None, generator: Any
     ) -> torch.Tensor:
-        """Latents that are the same for every prompt."""
-        side = self.unet.config.sample_size * self.vae_scale_factor
-        each = self.prepare_latents(
+        """The stock pipeline's noise for one prompt, for each of them."""
+        factor = self.vae_scale_factor
+        side = self.unet.config.sample_size * factor
+        shape = (
             pictures,
             self.unet.config.in_channels,
-            height or side,
-            width or side,
-            self.unet.dtype,
-            self._execution_device,
-            generator,
+            int(height or side) // factor,
+            int(width or side) // factor,
         )
-        # The pipeline multiplies them by the sampler's own deviation once more.
-        return (each / self.scheduler.init_noise_sigma).repeat(prompts, 1, 1, 1)
+        noise = randn_tensor(
+            shape, generator=generator, device=self._execution_device, dtype=self.unet.dtype
+        )
+        return noise.repeat(prompts, 1, 1, 1)
 
 
 def _count(prompt: str | list[str] | None, embeds: torch.Tensor | None) -> int:

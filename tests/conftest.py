@@ -96,7 +96,7 @@ def state_of(pipe: Any) -> dict[str, Any]:
 
     To be taken after a first run, in which a pipeline and its scheduler get attributes.
     """
-    unet, names = pipe.unet, ("unet", "controlnet", "text_encoder", "text_encoder_2", "vae")
+    unet, names = pipe.unet, ("unet", "controlnet", "text_encoder", "text_encoder_2")
     parts = {name: part for name in names if (part := getattr(pipe, name, None)) is not None}
     own = vars(pipe)
     # Model offloading is set up anew at the end of each run, by the pipeline itself.
@@ -110,16 +110,10 @@ def state_of(pipe: Any) -> dict[str, Any]:
             for part, model in parts.items()
             for name, module in model.named_modules()
         },
-        "gradients": [
-            (part, name)
-            for part, model in parts.items()
-            for name, parameter in model.named_parameters()
-            if parameter.requires_grad
-        ],
         "parts": {name: id(part) for name, part in parts.items()},
         "pipeline": own.keys() - {"_guidance_scale"},
-        "method": id(own.get("encode_prompt")),
-        "scheduler": (vars(pipe.scheduler).keys(), id(vars(pipe.scheduler).get("step"))),
+        "own": [(key, id(each)) for key, each in own.items() if "encode_prompt" in key],
+        "scheduler": (frozenset(vars(pipe.scheduler)), id(vars(pipe.scheduler).get("step"))),
         "modes": len(_get_current_function_mode_stack()),
         "grad": torch.is_grad_enabled(),
     }
@@ -137,15 +131,20 @@ _HOOKS = [
 
 
 def _state_of_module(module: torch.nn.Module, renewed: bool) -> tuple[Any, ...]:
-    own = vars(module)
+    own, kind = vars(module), type(module)
     return (
-        sorted(own),
+        frozenset(own),
         list(module._modules),
         None if renewed else id(own.get("forward")),
         id(own.get("_compiled_call_impl")),
-        [list(getattr(module, name)) for name in _HOOKS],
-        id(type(module)),
-        id(type(module).forward),
+        {name: list(own[name]) for name in _HOOKS if own[name]},
+        [
+            name
+            for name, each in module._parameters.items()
+            if each is not None and each.requires_grad
+        ],
+        id(kind),
+        id(kind.forward),
         module.training,
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -17,12 +17,16 @@ from t2i_xattn.errors import UserError
 EXACT, HALF = 1e-5, 5e-3
 """How far a map may be from the oracle's: in fp32, and in bfloat16 and float16."""
 
-WORDS = {"a": (1,), "red": (2,), "circle": (3,), "red circle": (2, 3)}
+Words = Mapping[str, Sequence[int]]
+"""Columns of words."""
+
+WORDS: Words = {"a": (1,), "red": (2,), "circle": (3,), "red circle": (2, 3)}
 """Columns of the words of "a red circle" with the tokenizer of the tests."""
 
 
-def size_at(level: int, latent_size: tuple[int, int]) -> tuple[int, int]:
+def size_at(level: int | None, latent_size: tuple[int, int]) -> tuple[int, int]:
     """Height and width after so many strided convolutions, each of which rounds up."""
+    assert level is not None
     height, width = latent_size
     for _ in range(level):
         height, width = -(-height // 2), -(-width // 2)
@@ -51,7 +55,7 @@ def assert_right_maps(
         expected = probe.mean(site.name, rule)
         found = maps[site.name]
         height, width = size_at(site.level, latent_size)
-        shape = (len(expected), height, width, expected.shape[-1])
+        shape: tuple[int, ...] = (len(expected), height, width, expected.shape[-1])
         if frames is not None:
             shape = (shape[0] // frames, frames, *shape[1:])
         assert found.shape == shape, site.name
@@ -91,7 +95,7 @@ def assert_right_heat(
     trace: Any,
     probe: Probe,
     rule: Rule,
-    words: dict[str, tuple[int, ...]],
+    words: Words,
     latent_size: tuple[int, int] = (8, 8),
     *,
     tolerance: float = EXACT,

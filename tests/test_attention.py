@@ -73,6 +73,30 @@ def test_columns_that_were_not_walked(pipe: Any, draw: Any) -> None:
     )
 
 
+def test_the_words_of_all_branches_are_walked(pipe: Any, draw: Any) -> None:
+    """Each branch has its own."""
+    branches = ["conditional", "unconditional"]
+    with record(pipe, walk=1, branches=branches) as both:
+        draw(pipe, negative_prompt="blue left of a circle")
+    assert both.run.walked_columns == (1, 2, 3, 4, 5)
+    for branch, word in (("conditional", "circle"), ("unconditional", "left")):
+        with record(pipe, walk=1, branches=branch) as alone:
+            draw(pipe, negative_prompt="blue left of a circle")
+        found = both.select(branch=branch).heatmap(word, stream="walked").array
+        expected = alone.heatmap(word, stream="walked").array
+        assert np.allclose(found, expected, atol=1e-7)
+    with record(pipe, walk=1) as alone:
+        draw(pipe, negative_prompt="blue left of a circle")
+    assert alone.run.walked_columns == (1, 2, 3)
+
+
+def test_spans_are_walked_too(pipe: Any, draw: Any) -> None:
+    with record(pipe, walk=1, spans={"start": [0]}) as trace:
+        draw(pipe)
+    assert trace.run.walked_columns == (0, 1, 2, 3)
+    assert trace.heatmap("start", stream="walked").word == "start"
+
+
 def test_embeddings_have_no_words_and_are_walked_whole(pipe: Any, draw: Any) -> None:
     with torch.no_grad():
         text, none = pipe.encode_prompt("a red circle", "cpu", 1, True)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from captured import Captured, matrix_of
+from captured import Captured, matrix_of, size_of
 from t2i_xattn import aggregation
 from t2i_xattn.denoisers.sites import AttentionSite
 from t2i_xattn.errors import UserError
@@ -26,7 +26,7 @@ def weights_head_by_head(probs: Tensor, values: Tensor, matrix: Tensor) -> Tenso
         probs[head] @ values[head] @ matrix[:, head * width : (head + 1) * width].T
         for head in range(heads)
     ]
-    whole = sum(outputs)
+    whole = torch.stack(outputs).sum(0)
     dots = torch.stack([(each * whole).sum(-1).clamp(min=0) for each in outputs])
     return dots / dots.sum(0)
 
@@ -38,7 +38,7 @@ def agreement_of(
     query = captured.heads(reference, reference.name, "to_q", call, 1)[0]
     places = query.transpose(0, 1).flatten(1)
     affinity = (places @ places.T / places.shape[1] ** 0.5).softmax(-1)
-    size, own = reference.size(*latent), site.size(*latent)
+    size, own = size_of(reference, latent), size_of(site, latent)
     looks = captured.probs(site, call, of="attn1")[0].mean(0).reshape(*own, *own)
     looks = functional.interpolate(looks, size, mode="bilinear").permute(2, 3, 0, 1)
     looks = functional.interpolate(looks, size, mode="nearest").permute(2, 3, 0, 1)
@@ -52,13 +52,13 @@ def test_heads_and_sites_weigh_as_in_the_paper(pipe: Any, draw: Any) -> None:
     reference = [site for site in trace.sites if site.place == "up" and site.level == 1][1]
     assert trace.run.site_weights is not None
     for site in trace.sites:
-        expected, agreed = 0.0, 0.0
+        expected, agreed = torch.zeros((), dtype=torch.float64), 0.0
         for call in range(captured.calls):
             probs = captured.probs(site, call)[0]
             of_heads = weights_head_by_head(
                 probs, captured.values(site, call)[0], matrix_of(pipe, site)
             )
-            expected += (probs * of_heads[..., None]).sum(0) / captured.calls
+            expected = expected + (probs * of_heads[..., None]).sum(0) / captured.calls
             agreed += agreement_of(site, captured, call, reference, (8, 12)) / captured.calls
         found = trace.maps[site.name][0].reshape(expected.shape)
         assert np.abs(found - expected.numpy()).max() < 1e-5
@@ -125,9 +125,11 @@ def test_what_cannot_be_weighed(pipe: Any, draw: Any) -> None:
         draw(pipe)
     with pytest.raises(UserError, match='record with heads="auto"'):
         trace.heatmap("red", aggregate=aggregation.auto)
-    for options, message in (
+    mistakes: list[tuple[dict[str, Any], str]] = [
         ({"reference": "x"}, 'heads="auto" beside reference'),
         ({"reference": "x", "heads": "auto"}, "name of a site"),
-    ):
+        ({"controlnet": True, "heads": "auto"}, 'heads="mean" or "each" with controlnet=True'),
+    ]
+    for options, message in mistakes:
         with pytest.raises(UserError, match=message), record(pipe, **options):
             pass

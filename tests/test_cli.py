@@ -57,7 +57,8 @@ def test_generate_writes_one_picture_a_seed(model: Path, tmp_path: Path) -> None
     names = ["picture-3.png", "picture-4.png"]
     assert sorted(path.name for path in (tmp_path / "both").iterdir()) == names
     assert [Path(line).name for line in printed.split()] == names
-    assert Image.open(tmp_path / "both" / names[0]).size == (48, 64)
+    with Image.open(tmp_path / "both" / names[0]) as picture:
+        assert picture.size == (48, 64)
     # A picture depends on its own seed and not on how many are made at once.
     assert run("generate", PROMPT, *options, "--seed", 4, "--out", tmp_path / "one")[0] == 0
     alone, together = (tmp_path / folder / names[1] for folder in ("one", "both"))

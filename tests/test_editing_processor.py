@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from t2i_xattn import processors
 from t2i_xattn.errors import UserError
 from t2i_xattn.kernel import attention
 from t2i_xattn.processors import EditingProcessor, attention_forward
@@ -241,7 +242,7 @@ class TestInAPipeline:
 
     def test_the_example(self, pipe: Any, draw: Draw) -> None:
         before = draw(pipe)
-        names = {"pipe": partial(pipe, num_inference_steps=1), **vars(editing)}
+        names = {"pipe": partial(pipe, num_inference_steps=1), **vars(processors)}
         names["pipe"].unet = pipe.unet
         finder = doctest.DocTestFinder(recurse=False)
         (example,) = finder.find(EditingProcessor, "example", globs=names)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -42,7 +43,7 @@ PIPELINES: dict[str, Callable[[], Any]] = {
     "fused projections": lambda: stock(lambda pipe: pipe.fuse_qkv_projections()),
     "unfused attention": lambda: stock(lambda pipe: pipe.unet.set_attn_processor(AttnProcessor())),
     "bfloat16": lambda: stock(lambda pipe: pipe.to(dtype=torch.bfloat16)),
-    **{how: (lambda how=how: stock(lambda pipe: offload(pipe, how))) for how in OFFLOADS},
+    **{how: partial(stock, partial(offload, how=how)) for how in OFFLOADS},
 }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from torch import Tensor
 
 import t2i_xattn as tx
 from t2i_xattn.edits import Edit, Refine, Replace, Reweight, SelfReplace
+from t2i_xattn.errors import UserError
 
 SAME, SWAPPED, LONGER = "a red circle", "a blue circle", "a red circle left of blue"
 STEPS = 5
@@ -82,7 +83,7 @@ def latents(pipe: Any, prompts: list[str]) -> np.ndarray:
 def check(
     pipe: Any,
     prompts: list[str],
-    edits: list[Edit],
+    edits: Sequence[Edit],
     change: Callable[[Tensor, Tensor, int], Tensor],
     self_steps: int = 0,
 ) -> None:
@@ -202,3 +203,36 @@ def test_self_attention_of_small_sites_only(pipe: Any) -> None:
             drawn[up_to] = latents(pipe, prompts).tobytes()
     assert drawn[1] == latents(pipe, prompts).tobytes()
     assert len(set(drawn.values())) == 3
+
+
+def test_several_pictures_a_prompt(pipe: Any) -> None:
+    """Each takes the maps of the source's picture of the same number."""
+
+    def drawn(prompts: list[str], copies: int, seeds: list[int]) -> np.ndarray:
+        noise = [torch.Generator().manual_seed(seed) for seed in seeds]
+        options = {"num_inference_steps": STEPS, "output_type": "latent", "guidance_scale": 5.0}
+        found: Tensor = pipe(
+            prompts, generator=noise, num_images_per_prompt=copies, **options
+        ).images
+        return found.numpy()
+
+    swaps = [Replace(steps=(0, 0.8)), SelfReplace(steps=(0, 0.4))]
+    with tx.edit(pipe, *swaps):
+        both = drawn([SAME, SWAPPED], 2, [3, 4, 3, 4])
+        alone = [drawn([SAME, SWAPPED], 1, [seed] * 2) for seed in (3, 4)]
+    for number, pair in enumerate(alone):
+        assert np.allclose(both[number], pair[0], atol=1e-4)
+        assert np.allclose(both[2 + number], pair[1], atol=1e-4)
+    # Another picture's maps would have been noticed.
+    with tx.edit(pipe, *swaps):
+        crossed = drawn([SAME, SWAPPED], 1, [4, 3])
+    assert not np.allclose(both[2], crossed[1], atol=1e-3)
+
+
+def test_a_source_that_is_no_prompt_of_the_batch(pipe: Any) -> None:
+    for source, copies in ((2, 1), (2, 2), (-1, 1)):
+        with (
+            pytest.raises(UserError, match=f"came 2 and source={source}; run pipe"),
+            tx.edit(pipe, Replace(source=source)),
+        ):
+            pipe([SAME, SWAPPED], num_images_per_prompt=copies, num_inference_steps=1)

@@ -22,6 +22,7 @@ SCRIPTS = Path(__file__).parents[1] / "scripts"
         ("benchmark", ["record", "--ways", "x"], "expected ways of plain, record"),
         ("gallery", ["--scenes", "x"], "expected prompts of shapes or world, but came 'x'"),
         ("evaluate", ["maps", "--ways", "x"], "'x'"),
+        ("evaluate", ["judge", "--json", "none/x.json"], "evaluate: expected a file that can be w"),
     ],
 )
 def test_a_mistake_is_one_sentence(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from captured import Captured
+from captured import Captured, size_of
 from t2i_xattn.errors import UserError
 from t2i_xattn.recording.record import record
 from t2i_xattn.traces.trace import Trace
@@ -23,7 +23,7 @@ def test_chosen_places_look_as_the_dense_matrix_says(pipe: Any, draw: Any, heads
     with record(pipe, self_attention=PLACES, heads=heads) as trace:
         assert draw(pipe, **options).tobytes() == captured.result.tobytes()
     for site in trace.sites:
-        height, width = site.size(8, 12)
+        height, width = size_of(site, (8, 12))
         queries = [height // 2 * width + width // 4, height * width - 1, int(0.6 * width)]
         expected = captured.probs(site, of="attn1")[0].numpy()[:, queries]
         found = trace.to_numpy("self")[site.name][0, 0, 0]

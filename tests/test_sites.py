@@ -1,10 +1,15 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
+from captured import size_of
 from conftest import make_unet
-from t2i_xattn.denoisers.sites import AttentionSite, find_sites, walk_sites
+from t2i_xattn.denoisers.families import family_of
+from t2i_xattn.denoisers.sites import choose_sites, find_sites, walk_sites
+from t2i_xattn.errors import UserError
 
 
 def test_order_place_and_level() -> None:
@@ -57,22 +62,77 @@ def test_crossing_in_the_first_layer_counts() -> None:
     assert any(site.name.endswith("attn1") for site in find_sites(unet))
 
 
-@pytest.mark.parametrize("latent", [(8, 8), (8, 12), (9, 7), (5, 13)])
-def test_size_is_the_number_of_queries_that_the_unet_forms(latent: tuple[int, int]) -> None:
+def test_depth_counts_the_sites_of_a_kind() -> None:
+    unet = make_unet(only_cross_attention=True)
+    for kind in ("cross", "self"):
+        found = [site.depth for site, _ in walk_sites(unet) if site.kind == kind]
+        assert found == list(range(len(found)))
+    assert [site.depth for site in find_sites(unet)][-1] > 7
+
+
+@pytest.mark.parametrize("latent", [(8, 8), (8, 12), (9, 7), (5, 13), (1, 64)])
+def test_the_grid_is_that_of_the_queries_which_the_unet_forms(latent: tuple[int, int]) -> None:
+    """Each halving rounds up."""
     torch.manual_seed(0)
     unet = make_unet()
     seen: dict[str, int] = {}
     for site, module in walk_sites(unet):
-        module.to_q.register_forward_hook(
+        attn: Any = module
+        attn.to_q.register_forward_hook(
             lambda _, __, output, name=site.name: seen.update({name: output.shape[1]})
         )
     with torch.no_grad():
         unet(torch.randn(1, 4, *latent), 1, torch.randn(1, 5, 32))
+    family = family_of(unet)
+    assert family is not None
     for site, _ in walk_sites(unet):
-        height, width = site.size(*latent)
-        assert height * width == seen[site.name], site
+        assert family.grid(site, seen[site.name], latent) == size_of(site, latent), site
 
 
-def test_halving_rounds_up() -> None:
-    site = AttentionSite("x", "cross", "mid", 3, 8)
-    assert site.size(9, 64) == (2, 8)
+def test_places_that_fit_no_grid() -> None:
+    unet = make_unet()
+    family = family_of(unet)
+    assert family is not None
+    for site in find_sites(unet):
+        height, width = size_of(site, (8, 12))
+        places = height * width
+        assert family.grid(site, places, (8, 12)) == (height, width)
+        # Merged ones, those of another level, and those of a crop.
+        for queries in {places // 2, places - 1, places + 1, 4 * places, places // 4}:
+            assert family.grid(site, queries, (8, 12)) is None
+
+
+def test_one_that_is_compiled_is_looked_through() -> None:
+    unet = make_unet()
+    compiled: Any = torch.compile(unet, backend="eager")
+    assert find_sites(compiled) == find_sites(unet)
+
+
+def test_a_model_of_no_known_family() -> None:
+    assert find_sites(torch.nn.Linear(2, 2)) == []
+
+
+class TestChoice:
+    """Names, or a function that says yes or no."""
+
+    SITES = find_sites(make_unet())
+
+    def test_in_their_order(self) -> None:
+        names = [site.name for site in self.SITES]
+        assert choose_sites(self.SITES, None) == self.SITES
+        assert choose_sites(self.SITES, [names[4], names[1]]) == [self.SITES[1], self.SITES[4]]
+        assert choose_sites(self.SITES, names[2]) == [self.SITES[2]]
+        found = choose_sites(self.SITES, lambda site: site.place == "up" and site.level == 0)
+        assert found == self.SITES[-2:]
+
+    @pytest.mark.parametrize(
+        ("choice", "sentence"),
+        [
+            (["mid_block.attn2"], "expected the name of a site, but came 'mid_block.attn2'"),
+            (lambda site: False, "the choice leaves none of 7"),
+            ([], "the choice leaves none of 7"),
+        ],
+    )
+    def test_mistakes(self, choice: Any, sentence: str) -> None:
+        with pytest.raises(UserError, match=sentence):
+            choose_sites(self.SITES, choice)

@@ -279,7 +279,7 @@ COMPILED = ("torch.compile(unet)", "unet.compile()", "compile_repeated_blocks")
 def compile_unet(pipe: Any, how: str) -> None:
     """One of `COMPILED`; what was compiled before is forgotten."""
     torch._dynamo.reset()
-    options = {"backend": "eager", "fullgraph": True}
+    options: dict[str, Any] = {"backend": "eager", "fullgraph": True}
     if how == "compile_repeated_blocks":
         pipe.unet.compile_repeated_blocks(**options)
     elif how == "unet.compile()":

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -81,7 +82,10 @@ class Cover:
                 del own[self.name]
             else:
                 own[self.name] = self._before
-        return own.get(self.name, _NOTHING) is self._before
+        # Somebody may have put another method there without keeping ours: then only this cover, and
+        # the question itself, hold on to it.
+        unheld = self._method is None or sys.getrefcount(self._method) <= 2
+        return unheld or own.get(self.name, _NOTHING) is self._before
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         act = self.act

@@ -130,9 +130,11 @@ def _decoded(tokenizer: Any, ids: Sequence[int]) -> tuple[str, list[tuple[int, i
 
     whole, tokens, start = decode(len(read)), [], 0
     for count, column in enumerate(columns, start=1):
+        text = decode(count)
+        stop = _common(text, whole)
         # A token may be part of a character, whose beginnings are spelled as something else.
-        stop = _common(decode(count), whole)
-        tokens.append((column, min(start, stop), max(stop, min(start + 1, len(whole)))))
+        end = stop + 1 if stop < len(text) or stop <= start else stop
+        tokens.append((column, min(start, stop), min(end, len(whole))))
         start = max(start, stop)
     return whole, tokens
 

@@ -148,8 +148,10 @@ def _heard(
             continue
         known = [call for call in own if (_gave(call, embedding) or 0) == number + 1]
         each = len(own) // roles
-        if not known and each and len(own) % roles == 0:
+        if not known and len(own) % roles == 0:
             known = own[role * each : (role + 1) * each]
+        elif not known and role == 0:
+            known = own  # an empty negative prompt is not encoded by some, but is zeros
         ids = _columns([call.ids[min(number, len(call.ids) - 1)] for call in known], len(embedding))
         if ids is not None:
             heard[encoder] = (own[0].tokenizer, ids)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from t2i_xattn.denoisers.branches import UNCONDITIONAL
+from t2i_xattn.denoisers.branches import ROLES, UNCONDITIONAL
 from t2i_xattn.denoisers.registry import Acting
 from t2i_xattn.denoisers.rows import Layout
 from t2i_xattn.denoisers.run import FollowedDenoiser, FollowedRun, Repeated, Spans
@@ -90,7 +90,7 @@ class RecordedDenoiser(FollowedDenoiser):
         sample, text = given["sample"], given["encoder_hidden_states"]
         latent, tokens = (int(sample.shape[-2]), int(sample.shape[-1])), int(text.shape[1])
         if not store.began:
-            store.begin_run(layout, latent, tokens, run.steps)
+            store.begin_run(layout, latent, tokens, run.steps, run.columns_of_words(layout))
             run.note_guidance(layout)
         for branch in layout.rows:
             if branch in run.keep.branches and branch not in store.words:
@@ -163,6 +163,16 @@ class RecordingRun(FollowedRun):
                 images = len({each.picture for each in self.ears.texts if each.role == CONDITIONAL})
                 words = self.words(text, CONDITIONAL, text.picture, images)
                 self.keep.groups([words], len(text.embedding))
+
+    def columns_of_words(self, layout: Layout) -> set[int]:
+        """The columns of all words in the branches that are kept, also of those that the run comes
+        to in later calls."""
+        branches = self.keep.branches
+        roles = {ROLES[branch] for branch in branches}
+        texts = [text.words for text in self.ears.texts if text.role is None or text.role in roles]
+        own = [self.words_of(layout, branch) for branch in branches if branch in layout.rows]
+        every = [*texts, *(words for of_images in own for words in of_images)]
+        return {column for words in every for word in words for column in word.columns}
 
     def note_guidance(self, layout: Layout) -> None:
         """Remembers with what guidance the run began."""

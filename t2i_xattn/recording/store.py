@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -57,9 +57,14 @@ class MapStore:
         return self.images > 0
 
     def begin_run(
-        self, layout: Layout, latent: tuple[int, int], tokens: int, steps: int | None
+        self,
+        layout: Layout,
+        latent: tuple[int, int],
+        tokens: int,
+        steps: int | None,
+        named: Collection[int] = (),
     ) -> None:
-        """Fixes what stays the same over the run.
+        """Fixes what stays the same over the run; `named` are the columns of all of its words.
 
         Raises:
             UserError: for windows that do not fit it.
@@ -71,6 +76,9 @@ class MapStore:
             self._expected_windows = len(self._asked)
         elif self.keep.steps == "each":
             self._expected_windows = steps or 1
+        if self.keep.walk and self.keep.words is None and self.keep.columns is None:
+            # Only words are looked at; a column costs as much whoever it belongs to.
+            self.walked_columns = tuple(sorted(named)) or None
 
     def begin_branch(
         self, branch: str, words: tuple[tuple[Word, ...], ...], texts: tuple[Any, ...]
@@ -84,10 +92,6 @@ class MapStore:
         self.words[branch], self.texts[branch] = words, texts
         if groups is not None:
             self.groups = (self.groups or {}) | {branch: groups}
-        elif self.keep.walk and self.walked_columns is None:
-            # Only words are looked at; a column costs as much whoever it belongs to.
-            named = {c for of_image in words for word in of_image for c in word.columns}
-            self.walked_columns = tuple(sorted(named)) or None
 
     def begin_call(
         self, layout: Layout, latent: tuple[int, int], tokens: int, timestep: Any
@@ -211,8 +215,8 @@ class MapStore:
                 f"expected a run that ended, but it broke off inside call {self.calls} of the "
                 "denoiser; record it again"
             )
-        for index, branch in enumerate(self.keep.branches):
-            if not any(window.calls[index] for window in self._windows.values()):
+        for branch in self.keep.branches:
+            if not self._steps[branch]:
                 raise UserError(
                     f"expected a run with the branch {branch!r}, but this one had none; turn "
                     "guidance on, or keep another branch"

@@ -288,8 +288,8 @@ def test_fused_inside_and_taken_apart_afterwards() -> None:
     assert {type(each) for each in pipe.unet.attn_processors.values()} == {AttnProcessor2_0}
     with nothing(pipe):
         assert runner(pipe)().tobytes() == plain.tobytes()
-    pipe.unet.set_default_attn_processor()
-    assert runner(pipe)().tobytes() == plain.tobytes()
+    pipe.unet.set_default_attn_processor()  # an unfused one
+    assert np.allclose(runner(pipe)(), plain, atol=1e-4)
 
 
 PERTURBED: dict[str, dict[str, Any]] = {

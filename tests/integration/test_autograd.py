@@ -18,6 +18,7 @@ from conftest import make_pipeline, state_of
 from probe import Probe, all_rows, change_attention, rows_where, second_half, without
 from right_maps import HALF, WORDS, assert_right_heat, assert_right_maps, attempt
 from t2i_xattn import edits, losses
+from t2i_xattn.errors import UserError
 from t2i_xattn.inversion import invert
 from tiny_pipelines import add_lora, noise_picture, runner
 
@@ -74,7 +75,7 @@ class TestTraining:
         with tx.record(pipe, steps=[(0, 1), (1, 2)]) as trace:
             train(pipe)
         for step in (0, 1):
-            rule = rows_where(all_rows, lambda call, step=step: call == step)
+            rule = rows_where(all_rows, step.__eq__)
             assert_right_maps(trace.select(steps=step), probe, rule)
 
     def test_only_adapters_are_trained(self, checkpointing: bool) -> None:
@@ -100,12 +101,18 @@ class TestTraining:
         """A do-nothing edit leaves the gradients; another's gradients go through what it made."""
         plain = train(trainable(checkpointing))
         pipe = trainable(checkpointing)
+        if checkpointing:
+            pipe = trainable()
         with tx.edit(pipe, lambda probs, _: probs):
             assert torch.allclose(train(pipe), plain, rtol=0, atol=1e-6 * float(plain.abs().max()))
         reference = trainable()
         change_attention(reference.unet, without(2), all_rows)
         expected = train(reference)
         pipe = trainable(checkpointing)
+        if checkpointing:  # what is computed again would be without the edit
+            with tx.edit(pipe, edits.Drop("red")), pytest.raises(UserError, match="checkpointing"):
+                train(pipe)
+            pipe = trainable()
         with tx.edit(pipe, edits.Drop("red")):
             found = train(pipe)
         scale = float(expected.abs().max())
@@ -299,7 +306,7 @@ def test_what_was_recorded_in_inference_mode_can_be_saved_and_pooled(tmp_path: A
 
 
 @pytest.mark.parametrize("method", ["direct", "null-text"])
-def test_inversion_in_inference_mode(method: str) -> None:
+def test_inversion_in_inference_mode(method: Any) -> None:
     """One of the methods needs gradients: it works, or it is told in one sentence."""
     from diffusers.image_processor import VaeImageProcessor
 

@@ -3,6 +3,7 @@ prompt's, a video's frames, a second prompt's, several pictures a prompt."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from probe import (
 from right_maps import (
     EXACT,
     WORDS,
+    Words,
     assert_right_heat,
     assert_right_maps,
     attempt,
@@ -37,7 +39,7 @@ from t2i_xattn.errors import UserError
 from tiny_pipelines import generator, make_animatediff, make_sdxl, runner, sharpened
 
 BOTH = ["conditional", "unconditional"]
-NEGATIVE = {"blue": (1,), "left": (2,), "of": (3,), "left of": (2, 3)}
+NEGATIVE: Words = {"blue": (1,), "left": (2,), "of": (3,), "left of": (2, 3)}
 """Columns of the words of "blue left of"."""
 
 
@@ -130,12 +132,13 @@ class TestNegativePrompt:
         part = trace.select(branch="unconditional")
         assert part.prompts == ("left", "left", "blue left of", "blue left of")
         assert_right_maps(part, probe, first_half)
-        for image, words in enumerate([{"left": (1,)}, {"left": (1,)}, NEGATIVE, NEGATIVE]):
-            assert_right_heat(part, probe, first_half, words, image=image)
+        words: list[Words] = [{"left": (1,)}, {"left": (1,)}, NEGATIVE, NEGATIVE]
+        for image, each in enumerate(words):
+            assert_right_heat(part, probe, first_half, each, image=image)
 
     def test_one_for_all_prompts_of_a_batch(self) -> None:
         pipe = make_pipeline()
-        draw = runner(pipe, prompt=["a red circle", "blue"], negative_prompt="blue left of")
+        draw = runner(pipe, prompt=["a red circle", "blue"], negative_prompt=["blue left of"] * 2)
         with Probe(pipe.unet) as probe:
             draw()
         with tx.record(pipe, branches=BOTH) as trace:
@@ -205,7 +208,7 @@ class TestGuidanceThatEndsEarly:
         assert [len(text) for text in probe.texts] == [2 if n <= last else 1 for n in range(4)]
         with tx.record(pipe, steps=steps, branches=BOTH) as trace:
             assert draw().tobytes() == plain.tobytes()
-        kept = range(4)
+        kept: Sequence[int] = range(4)
         if not isinstance(steps, str):
             kept = [n for n in range(4) if any(first <= n < end for first, end in steps)]
         guided = [n for n in kept if n <= last]
@@ -219,13 +222,13 @@ class TestGuidanceThatEndsEarly:
         assert_right_maps(part, probe, conditional)
         assert_right_heat(part, probe, conditional, WORDS)
         unconditional = rows_where(first_half, lambda call: call in guided)
-        part = trace.select(branch="unconditional")
         if guided:
+            part = trace.select(branch="unconditional")
             assert_right_maps(part, probe, unconditional)
             assert_right_heat(part, probe, unconditional, NEGATIVE)
         else:
-            with pytest.raises(UserError):
-                part.heatmap("blue")
+            with pytest.raises(UserError, match="unconditional"):
+                trace.select(branch="unconditional").heatmap("blue")
 
     def test_a_step_in_which_a_branch_did_not_run_is_told(self) -> None:
         pipe = make_pipeline()
@@ -235,12 +238,12 @@ class TestGuidanceThatEndsEarly:
         with tx.record(pipe, steps="each", branches=BOTH) as trace:
             draw()
         for step in range(4):
-            part = trace.select(branch="unconditional", steps=step)
             if step > 1:
-                with pytest.raises(UserError):
-                    part.heatmap("blue")
+                with pytest.raises(UserError, match="unconditional"):
+                    trace.select(branch="unconditional", steps=step).heatmap("blue")
             else:
-                rule = rows_where(first_half, lambda call, step=step: call == step)
+                part = trace.select(branch="unconditional", steps=step)
+                rule = rows_where(first_half, step.__eq__)
                 assert_right_heat(part, probe, rule, NEGATIVE)
 
 
@@ -365,7 +368,7 @@ class TestSecondPrompt:
             assert draw().tobytes() == plain.tobytes()
         assert trace.prompts[0] == "a red circle"
         assert_right_maps(trace, probe, second_half)
-        assert_right_heat(trace, probe, second_half, WORDS | self.SECOND)
+        assert_right_heat(trace, probe, second_half, {**WORDS, **self.SECOND})
         with pytest.raises(UserError):
             trace.heatmap("left")
 

@@ -6,11 +6,11 @@ import dataclasses
 
 import numpy as np
 import pytest
+from t2i_xattn.denoisers.wrapping import WrappingProcessor
 from test_works_with import WORKS_WITH
 
 import t2i_xattn as tx
 from conftest import state_of
-from t2i_xattn.denoisers.wrapping import WrappingProcessor
 from t2i_xattn.errors import UserError
 
 NAMES = [
