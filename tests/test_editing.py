@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor
 from torch._dynamo.testing import CompileCounter
 
@@ -438,6 +439,19 @@ class TestCircumstances:
             tx.edit(pipe, endless),
         ):
             draw(pipe)
+
+    def test_a_compiled_unet_without_a_fused_kernel(self, pipe: Any, draw: Draw) -> None:
+        """An edit that would do nothing is told."""
+        pipe.unet.set_attn_processor(AttnProcessor())
+        plain = draw(pipe)
+        torch._dynamo.reset()
+        pipe.unet = torch.compile(pipe.unet, fullgraph=True, backend="eager")
+        before = state_of(pipe)
+        match = r"at down_blocks\.0.* for Drop, but AttnProcessor does not call a kernel"
+        with pytest.raises(UserError, match=match), tx.edit(pipe, Drop("red")):
+            draw(pipe)
+        assert state_of(pipe) == before
+        assert np.allclose(draw(pipe), plain, atol=1e-5)
 
     def test_bfloat16(self, pipe: Any, draw: Draw) -> None:
         pipe.to(torch.bfloat16)

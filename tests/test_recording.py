@@ -65,6 +65,24 @@ def test_maps_equal_an_independent_computation(pipe: Any, draw: Draw, name: str)
         assert np.abs(trace.maps[site.name] - expected).max() < 1e-5
 
 
+def test_heads_and_words_that_are_kept(pipe: Any, draw: Draw) -> None:
+    """Each picture has its own words, whose columns are added up."""
+    prompts = ["a red cat", "blue cat red"]
+    with record(pipe, heads="each") as whole:
+        plain = draw(pipe, prompts)
+    with record(pipe, heads="each", words=["cat", "red"]) as kept:
+        assert draw(pipe, prompts).tobytes() == plain.tobytes()
+    columns = [[(3, 4, 5), (2,)], [(2, 3, 4), (5,)]]
+    for name, every in whole.to_numpy().items():
+        found = kept.to_numpy()[name]
+        assert found.shape == (*every.shape[:-1], 2)
+        assert every.shape[3] == next(site.heads for site in whole.sites if site.name == name)
+        for image, of_image in enumerate(columns):
+            for place, of_word in enumerate(of_image):
+                expected = every[image][..., list(of_word)].sum(-1)
+                assert np.allclose(found[image][..., place], expected, atol=1e-6)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_maps_of_half_precision_models(pipe: Any, draw: Draw, dtype: torch.dtype) -> None:
     pipe.to(dtype=dtype)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,8 @@ from torch import Tensor, nn
 
 from captured import Captured
 from conftest import state_of
+from t2i_xattn.errors import UserError
+from t2i_xattn.processors.swap import swap
 from t2i_xattn.recording.record import record
 
 Draw = Callable[..., np.ndarray]
@@ -60,6 +63,22 @@ class Scaling(nn.Module):
     ) -> Tensor:
         out = AttnProcessor2_0()(attn, hidden_states, encoder_hidden_states, attention_mask)
         return out * self.strength
+
+
+class ByItself:
+    """A processor that multiplies by itself."""
+
+    def __call__(
+        self,
+        attn: Any,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+    ) -> Tensor:
+        q, k = attn.to_q(hidden_states), attn.to_k(encoder_hidden_states)
+        v = attn.to_v(encoder_hidden_states)
+        output: Tensor = attn.to_out[0]((q @ k.mT).softmax(-1) @ v)
+        return output
 
 
 class TestComposition:
@@ -139,6 +158,56 @@ class TestComposition:
             assert np.allclose(draw(pipe), plain, atol=1e-5)
         for name, maps in expected.maps.items():
             assert np.allclose(trace.maps[name], maps, atol=1e-5)
+
+    def test_a_compiled_unet_without_a_fused_kernel(self, pipe: Any, draw: Draw) -> None:
+        """What is compiled away is told in one sentence, and what that advises works."""
+        pipe.unet.set_attn_processor(AttnProcessor())
+        with record(pipe) as expected:
+            plain = draw(pipe)
+        torch._dynamo.reset()
+        pipe.unet = torch.compile(pipe.unet, fullgraph=True, backend="eager")
+        before = state_of(pipe)
+        with pytest.raises(UserError) as raised, record(pipe):
+            draw(pipe)
+        told = str(raised.value)
+        first = expected.sites[0].name
+        assert f"at {first}, but AttnProcessor does not call a kernel that can be seen" in told
+        assert "tx.swap(pipe, AttnProcessor2_0(), sites=" in told
+        assert "\n" not in told
+        assert state_of(pipe) == before
+        assert np.allclose(draw(pipe), plain, atol=1e-5)
+        with swap(pipe, AttnProcessor2_0()), record(pipe) as trace:
+            assert np.allclose(draw(pipe), plain, atol=1e-5)
+        for name, maps in expected.maps.items():
+            assert np.allclose(trace.maps[name], maps, atol=1e-5)
+
+    def test_a_processor_that_cannot_be_seen(self, pipe: Any, draw: Draw) -> None:
+        """It is told in the first call, before the first step; or left out where that was asked."""
+        with record(pipe) as expected:
+            draw(pipe)
+        names = [site.name for site in expected.sites]
+        attn = pipe.unet.get_submodule(names[2])
+        attn.set_processor(ByItself())
+        plain, steps = draw(pipe), []
+
+        def count(pipe: Any, step: int, timestep: Any, tensors: Any) -> Any:
+            steps.append(step)
+            return tensors
+
+        match = f"over the text at {re.escape(names[2])}, but ByItself does not call"
+        with pytest.raises(UserError, match=match), record(pipe):
+            draw(pipe, callback_on_step_end=count)
+        assert not steps
+        with record(pipe, unrecordable="skip") as trace:
+            assert draw(pipe).tobytes() == plain.tobytes()
+        assert [site.name for site in trace.sites] == [*names[:2], *names[3:]]
+        for name in names[:2]:
+            assert np.allclose(trace.maps[name].sum(-1), 1, atol=1e-5)
+        with record(pipe, sites=lambda site: site.name != names[2]) as others:
+            assert draw(pipe).tobytes() == plain.tobytes()
+        assert others.maps.keys() == trace.maps.keys()
+        for name, maps in others.maps.items():
+            assert (trace.maps[name] == maps).all()
 
     def test_half_precision(self, pipe: Any, draw: Draw) -> None:
         pipe.to(torch.bfloat16)

@@ -198,10 +198,11 @@ class Registry:
             output = method(*args, **kwargs)
         finally:
             self._local.call = None
-        for name in call.ran - set(call.kernel_calls):
-            for each in acting:
-                if each.wants(self.modules[name][0]):
-                    each.missed(*self.modules[name])
+        for name in self.modules:
+            if name in call.ran and name not in call.kernel_calls:
+                for each in acting:
+                    if each.wants(self.modules[name][0]):
+                        each.missed(*self.modules[name])
         for each in acting:
             each.end()
         return output

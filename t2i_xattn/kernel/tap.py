@@ -65,10 +65,14 @@ class SiteTap:
         if not torch.compiler.is_compiling():
             if not self._ran():
                 return forward(*args, **kwargs)
-            with Unfused(self.module, self.receive) as unfused, _Mode(self, unfused):
+            with Unfused(self.module, self.receive) as unfused, _Mode(self, unfused, []):
                 return forward(*args, **kwargs)
-        with _Mode(self, None):
-            return forward(*args, **kwargs)
+        saw: list[bool] = []
+        with _Mode(self, None, saw):
+            output = forward(*args, **kwargs)
+        if not saw and isinstance(output, Tensor):
+            torch.ops.t2i_xattn.unseen(output.detach(), self.handle)
+        return output
 
     def fused(
         self,
@@ -84,6 +88,12 @@ class SiteTap:
     ) -> Tensor:
         """Hands a call of the fused kernel over; gives what is to stand for its output."""
         scale = query.shape[-1] ** -0.5 if scale is None else scale
+        if is_causal:
+            places = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool)
+            attn_mask = places.tril().to(query.device)
+        if enable_gqa:
+            groups = query.shape[-3] // key.shape[-3]
+            key, value = (each.repeat_interleave(groups, dim=-3) for each in (key, value))
         if torch.compiler.is_compiling():
             torch.ops.t2i_xattn.at_site(
                 query.detach(),
@@ -99,18 +109,25 @@ class SiteTap:
 
 
 class _Mode(TorchFunctionMode):
-    """Sees the functions of torch that are called while it is entered."""
+    """Sees the functions of torch that are called while it is entered.
 
-    def __init__(self, tap: SiteTap, unfused: Unfused | None) -> None:
+    Attributes:
+        saw: has an entry for each call of the fused kernel.
+    """
+
+    def __init__(self, tap: SiteTap, unfused: Unfused | None, saw: list[bool]) -> None:
         super().__init__()
-        self.tap, self.unfused = tap, unfused
+        self.tap, self.unfused, self.saw = tap, unfused, saw
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
+        if func is Tensor.unflatten:  # which torch.compile knows as a method alone
+            return args[0].unflatten(*args[1:], **kwargs)
         output = func(*args, **kwargs)
         if func is scaled_dot_product_attention:
+            self.saw.append(True)
             return self.tap.fused(output, *args, **kwargs)
         if func is torch.bmm and self.unfused is not None:
             self.unfused.multiplied(args)
@@ -145,4 +162,17 @@ def _(
     mask: Tensor | None,
     scale: float,
 ) -> None:
+    return None
+
+
+@torch.library.custom_op("t2i_xattn::unseen", mutates_args=("output",))
+def _unseen(output: Tensor, handle: Tensor) -> None:
+    """A module ran in a compiled graph whose kernel is no call that can be handed over."""
+    tap = _taps.get(int(handle))
+    if tap is not None:
+        tap._ran()
+
+
+@_unseen.register_fake
+def _(output: Tensor, handle: Tensor) -> None:
     return None

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
+
+_LAB = Path(__file__).parents[2]
+"""Where `lab` is found, by a process of its own too."""
 
 _CODE = """
 import json, resource, sys
@@ -48,8 +53,12 @@ def peak_memory(
         "dtype": dtype,
         "device": device,
     }
+    path = os.pathsep.join(filter(None, [str(_LAB), os.environ.get("PYTHONPATH")]))
     done = subprocess.run(
-        [sys.executable, "-c", _CODE, json.dumps(options)], capture_output=True, text=True
+        [sys.executable, "-c", _CODE, json.dumps(options)],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": path},
     )
     if done.returncode:
         raise RuntimeError(f"the run of {mode!r} failed:\n{done.stderr[-2000:]}")
