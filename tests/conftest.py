@@ -110,6 +110,12 @@ def state_of(pipe: Any) -> dict[str, Any]:
             for part, model in parts.items()
             for name, module in model.named_modules()
         },
+        "gradients": [
+            (part, number)
+            for part, model in parts.items()
+            for number, parameter in enumerate(model.parameters())
+            if parameter.requires_grad
+        ],
         "parts": {name: id(part) for name, part in parts.items()},
         "pipeline": own.keys() - {"_guidance_scale"},
         "own": [(key, id(each)) for key, each in own.items() if "encode_prompt" in key],
@@ -138,11 +144,6 @@ def _state_of_module(module: torch.nn.Module, renewed: bool) -> tuple[Any, ...]:
         None if renewed else id(own.get("forward")),
         id(own.get("_compiled_call_impl")),
         {name: list(own[name]) for name in _HOOKS if own[name]},
-        [
-            name
-            for name, each in module._parameters.items()
-            if each is not None and each.requires_grad
-        ],
         id(kind),
         id(kind.forward),
         module.training,

@@ -16,7 +16,7 @@ from t2i_xattn.denoisers.streams import Groups
 from t2i_xattn.errors import UserError
 from t2i_xattn.prompts.words import Word
 from t2i_xattn.recording.keep import Keep
-from t2i_xattn.recording.sums import Key, Sums
+from t2i_xattn.recording.sums import Key, Sums, mean_of
 
 
 class MapStore:
@@ -244,7 +244,7 @@ class MapStore:
         for stream, name in sorted(keys, key=lambda key: order.get(key[1], 0)):
             if name not in order:
                 continue
-            mean, count = self._mean(windows, (stream, name))
+            mean, count = mean_of(windows, (stream, name), self._grid(name))
             maps.setdefault(stream, {})[name] = mean
             counts.setdefault(stream, {})[name] = count
         return maps, counts
@@ -263,28 +263,10 @@ class MapStore:
                 weights[site.name] = np.ascontiguousarray((total / calls).transpose(2, 1, 0))
         return weights
 
-    def _mean(self, windows: Sequence[Sums], key: Key) -> tuple[Any, Any]:
-        example = next(window.maps[key] for window in windows if key in window.maps)
-        means, counts = [], []
-        for window in windows:
-            total = window.maps.get(key)
-            count = np.array(window.counts.get(key, [0] * window.branches), dtype=np.int64)
-            array = (torch.zeros_like(example) if total is None else total).cpu().numpy()
-            if np.isnan(array).any():
-                raise UserError(
-                    f"expected numbers at {key[1]}, but the model gave NaN there; run it in "
-                    "bfloat16 or float32 instead of float16"
-                )
-            with np.errstate(invalid="ignore"):
-                means.append(array / count.astype(np.float32)[:, None, None, None, None])
-            counts.append(count)
-        # (step, branch, image, head, places, token), with the places as [frames ×] height × width.
-        stacked = np.stack(means)
-        size = self.sizes[key[1]]
-        grid = size if self.frames == 1 else (self.frames, *size)
-        stacked = stacked.reshape(*stacked.shape[:4], *grid, stacked.shape[-1])
-        mean = np.moveaxis(stacked, (2, 1, 0), (0, 1, 2))
-        return np.ascontiguousarray(mean), np.stack(counts, axis=1)
+    def _grid(self, site: str) -> tuple[int, ...]:
+        """How the places of a site's map lie: `([frames,] height, width)`."""
+        size = self.sizes[site]
+        return size if self.frames == 1 else (self.frames, *size)
 
     def _window_of(self, step: int) -> int | None:
         """The number of the window that a step is summed into; None: it is not kept."""

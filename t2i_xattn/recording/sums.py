@@ -1,11 +1,16 @@
-"""The sums of one window of steps, allocated as the sizes are seen."""
+"""The sums of one window of steps, allocated as the sizes are seen, and the means of several."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+
+from t2i_xattn.errors import UserError
 
 Key = tuple[str, str]
 """A stream and the name of a site."""
@@ -46,3 +51,38 @@ class Sums:
     def nbytes(self) -> int:
         """Bytes held for maps."""
         return sum(each.nbytes for each in self.maps.values())
+
+
+def mean_of(
+    windows: Sequence[Sums], key: Key, grid: tuple[int, ...]
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """The mean over the calls of each window, `(image, branch, step, head, [frame,] height, width,
+    token)`, and how many calls that were, `(branch, step)`. NaN where there were none.
+
+    Args:
+        windows: in their order.
+        key: the stream and the site.
+        grid: of the site's places, `([frames,] height, width)`.
+
+    Raises:
+        UserError: if the model gave NaN there.
+    """
+    example = next(window.maps[key] for window in windows if key in window.maps)
+    means, counts = [], []
+    for window in windows:
+        total = window.maps.get(key)
+        count = np.array(window.counts.get(key, [0] * window.branches), dtype=np.int64)
+        array = (torch.zeros_like(example) if total is None else total).cpu().numpy()
+        if np.isnan(array).any():
+            raise UserError(
+                f"expected numbers at {key[1]}, but the model gave NaN there; run it in "
+                "bfloat16 or float32 instead of float16"
+            )
+        with np.errstate(invalid="ignore"):
+            means.append(array / count.astype(np.float32)[:, None, None, None, None])
+        counts.append(count)
+    # (step, branch, image, head, places, token)
+    stacked = np.stack(means)
+    stacked = stacked.reshape(*stacked.shape[:4], *grid, stacked.shape[-1])
+    mean: NDArray[np.float32] = np.ascontiguousarray(np.moveaxis(stacked, (2, 1, 0), (0, 1, 2)))
+    return mean, np.stack(counts, axis=1)
