@@ -1,4 +1,4 @@
-"""Print the lowest versions that pyproject.toml allows, as pip takes constraints (`make lowest`)."""
+"""Print the lowest versions that pyproject.toml allows, as pip takes constraints."""
 
 from __future__ import annotations
 

@@ -7,6 +7,7 @@ import runpy
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import diffusers
 import numpy as np
@@ -17,10 +18,15 @@ from typer.testing import CliRunner
 
 from conftest import make_pipeline
 from t2i_xattn.commands.app import app
-from t2i_xattn.commands.edit_request import parse_boxes
-from t2i_xattn.commands.inspect import shown_box
+from t2i_xattn.commands.edit import paint_edited
+from t2i_xattn.commands.edit_request import EditRequest, parse_boxes
+from t2i_xattn.commands.inspect import heatmaps, shown_box
+from t2i_xattn.commands.request import Request, paint
+from t2i_xattn.errors import UserError
+from t2i_xattn.recording.record import record
 from t2i_xattn.traces.regions import Box
 from t2i_xattn.traces.trace import Trace
+from tiny_pipelines import make_svd
 
 PROMPT = "A red circle, blue"
 
@@ -165,6 +171,11 @@ def test_a_mistake_ends_with_one_sentence_and_nothing_written(
     assert not (tmp_path / "new").exists()
 
 
+def test_a_pipeline_without_words_is_named() -> None:
+    with pytest.raises(UserError, match="StableVideoDiffusionPipeline has no tokenizer"):
+        Request(PROMPT).check_against(make_svd())
+
+
 def test_a_folder_that_is_no_model_is_named(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for folder, sentence in (("empty", "no model_index.json"), ("none", "there is none")):
@@ -267,6 +278,18 @@ class TestEdit:
         own = Image.effect_noise((64, 64), 60).convert("RGB")
         own.save(tmp_path / "own.png")
         self.edit(model, tmp_path / "out", "--image", tmp_path / "own.png", "--replace", "red=blue")
+
+    @pytest.mark.parametrize("more", [{"weights": {"red": 2.0}}, {"attend": ["circle"]}])
+    def test_shows_the_maps_that_inspect_shows(self, pipe: Any, more: dict[str, Any]) -> None:
+        asked = EditRequest(Request(PROMPT, seed=3, steps=4), **more)
+        maps = paint_edited(pipe, asked).maps_before
+        with record(pipe, walk=1) as trace:
+            paint(pipe, asked.request)
+        for found, expected in zip(maps, heatmaps(trace), strict=True):
+            assert found.word == expected.word
+            assert np.allclose(found.array, expected.array, rtol=0, atol=1e-5)
+            plain = trace.heatmap(found.word, stream="text").array
+            assert not np.allclose(found.array, plain, rtol=0, atol=1e-4)
 
     @pytest.mark.parametrize(
         ("options", "message"),

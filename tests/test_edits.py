@@ -42,13 +42,18 @@ from t2i_xattn.edits.alignment import (
 from t2i_xattn.edits.edit import renormalised
 from t2i_xattn.edits.picture import box_coverage
 from t2i_xattn.errors import UserError
-from t2i_xattn.prompts.words import split_words, token_ids
+from t2i_xattn.prompts.words import split_words
 from t2i_xattn.traces.heat_map import HeatMap
 
 TOKENIZER = make_tokenizer()
 SITE = AttentionSite("mid_block.attn2", "cross", 0, "mid", 1, 2)
 PROMPT = "a red circle left of blue"
 RED, CIRCLE, BLUE = 2, 3, 6
+
+
+def ids_of(prompt: str) -> tuple[int, ...]:
+    """From the start token to the end token."""
+    return tuple(TOKENIZER(prompt, truncation=True)["input_ids"])
 
 
 def context(*prompts: str, images: tuple[int, ...] | None = None, **changes: Any) -> EditContext:
@@ -63,7 +68,7 @@ def context(*prompts: str, images: tuple[int, ...] | None = None, **changes: Any
         steps=10,
         timestep=999.0,
         words=tuple(split_words(TOKENIZER, prompt) for prompt in prompts),
-        token_ids=tuple(token_ids(TOKENIZER, prompt) for prompt in prompts),
+        token_ids=tuple(ids_of(prompt) for prompt in prompts),
         tokens=20,
         images=tuple(range(len(prompts))) if images is None else images,
         device=torch.device("cpu"),
@@ -300,7 +305,7 @@ def _is_subsequence(short: str, long: str) -> bool:
 
 
 def tokens(prompt: str) -> PromptTokens:
-    return PromptTokens(split_words(TOKENIZER, prompt), token_ids(TOKENIZER, prompt), 40)
+    return PromptTokens(split_words(TOKENIZER, prompt), ids_of(prompt), 40)
 
 
 def plain(probs: Tensor, context: EditContext) -> Tensor:

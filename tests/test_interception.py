@@ -22,6 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from noting import noting
 from t2i_xattn.errors import UserError
 from t2i_xattn.kernel import reference
 from t2i_xattn.processors import intercepting as module
@@ -137,7 +138,7 @@ def close(actual: Tensor, expected: Tensor) -> None:
 
 def assert_parity(layer: Attention, call: dict[str, Any], stock: tuple[Any, ...]) -> None:
     """The fused path to the byte, the other within rounding."""
-    seen = []
+    seen: list[Any] = []
 
     def identity(probs: Tensor) -> Tensor:
         seen.append(probs)
@@ -219,7 +220,8 @@ def test_a_hidden_token_of_added_keys_is_as_if_not_there(
     tokens: int, only_cross: bool, dtype: torch.dtype
 ) -> None:
     """For two of these four, diffusers fills the mask up to a wrong length and torch raises."""
-    layer = make_layer(**ADDED, only_cross_attention=only_cross)
+    options: dict[str, Any] = {**ADDED, "only_cross_attention": only_cross}
+    layer = make_layer(**options)
     picture, text = torch.randn(IMAGE), torch.randn(2, tokens, TEXT_WIDTH)
     expected = ADDED_FAST(layer, picture, text[:, :-1])
     mask = torch.zeros(2, 1, tokens)
@@ -234,7 +236,10 @@ def test_a_doubled_column_is_what_fp64_says() -> None:
     layer, call = make_call(Case({"bias": False}))
     picture, text = call["hidden_states"], call["encoder_hidden_states"]
     weights = reference.Weights(
-        *(each.weight for each in (layer.to_q, layer.to_k, layer.to_v, layer.to_out[0])),
+        layer.to_q.weight,
+        layer.to_k.weight,
+        layer.to_v.weight,
+        layer.to_out[0].weight,
         layer.to_out[0].bias,
     )
     plain, probs = reference.cross_attention(picture, text, weights, HEADS)
@@ -242,6 +247,7 @@ def test_a_doubled_column_is_what_fp64_says() -> None:
     probs /= probs.sum(-1, keepdim=True)
     value = reference.split_heads(text.double() @ weights.value.double().T, HEADS)
     taken = reference.merge_heads(probs @ value)
+    assert weights.out_bias is not None
     expected = taken @ weights.out.double().T + weights.out_bias.double()
 
     def double(probs: Tensor) -> Tensor:
@@ -271,6 +277,7 @@ def test_gradients_are_those_of_diffusers() -> None:
         moved[3] += 1
         change = attention_forward(layer, **call, intercept=lambda probs: probs * moved)
         change = ((change - attention_forward(layer, **call)) * weight).sum()
+    assert gain.grad is not None
     torch.testing.assert_close(gain.grad[3], change, atol=1e-3, rtol=1e-3)
 
 
@@ -281,8 +288,8 @@ def test_a_query_whose_tokens_are_all_masked_takes_nothing(hidden: bool | float)
     mask = torch.zeros(2, 1, TOKENS)
     mask[1] = float("-inf")
     call["attention_mask"] = mask == 0 if hidden is True else mask
-    seen = []
-    out = attention_forward(layer, **call, intercept=lambda probs: seen.append(probs) or probs)
+    seen: list[Any] = []
+    out = attention_forward(layer, **call, intercept=lambda probs: noting(seen, probs, probs))
     assert out.isfinite().all()
     assert (seen[0][1] == 0).all()
     assert torch.allclose(seen[0][0].sum(-1), torch.ones(HEADS, QUERIES))
@@ -323,9 +330,9 @@ def test_what_an_intercept_may_not_return(intercept: Callable[[Tensor], Any], me
 def test_large_finite_values_pass_though_their_sum_overflows() -> None:
     layer, call = make_call(CASES["cross"])
     huge = torch.finfo(torch.float32).max / 2
-    seen = []
+    seen: list[Any] = []
     attention_forward(
-        layer, **call, intercept=lambda probs: seen.append(1) or torch.full_like(probs, huge)
+        layer, **call, intercept=lambda probs: noting(seen, 1, torch.full_like(probs, huge))
     )
     assert seen == [1]
 
@@ -335,7 +342,7 @@ def test_layers_that_are_not_for_it() -> None:
     with pytest.raises(UserError, match="joint layer"):
         attention_forward(joint, torch.randn(2, QUERIES, WIDTH), torch.randn(2, TOKENS, 12))
     layer = make_layer(processor=IPAdapterAttnProcessor2_0(WIDTH, TEXT_WIDTH, num_tokens=(4,)))
-    text = (torch.randn(2, TOKENS, TEXT_WIDTH), [torch.randn(2, 1, 4, TEXT_WIDTH)])
+    text: Any = (torch.randn(2, TOKENS, TEXT_WIDTH), [torch.randn(2, 1, 4, TEXT_WIDTH)])
     with pytest.raises(UserError, match="IP-Adapter"):
         attention_forward(layer, torch.randn(2, QUERIES, WIDTH), text)
 
@@ -368,8 +375,8 @@ def test_probs_are_shares(
     if masked:  # all but the first token, of every other image
         mask = torch.zeros(batch, 1, tokens, dtype=dtype)
         mask[::2, :, 1:] = float("-inf")
-    seen = []
-    InterceptingProcessor(lambda probs: seen.append(probs) or probs)(
+    seen: list[Any] = []
+    InterceptingProcessor(lambda probs: noting(seen, probs, probs))(
         layer, (large * picture).to(dtype), text.to(dtype), mask
     )
     (probs,) = seen
@@ -439,7 +446,7 @@ def test_one_graph_when_compiled(name: str) -> None:
 
 @torch.no_grad()
 def test_compiled_too_only_an_interception_forms_the_probs() -> None:
-    kernels = []
+    kernels: list[Any] = []
 
     def count(graph: torch.fx.GraphModule, _: list[Tensor]) -> torch.fx.GraphModule:
         fused = torch.nn.functional.scaled_dot_product_attention
@@ -518,9 +525,9 @@ def test_a_unet_with_added_keys_predicts_the_same() -> None:
     expected = unet(latent, 7, **call).sample
     unet.set_attn_processor(InterceptingProcessor())
     assert torch.equal(unet(latent, 7, **call).sample, expected)
-    shapes = set()
+    shapes: set[tuple[int, ...]] = set()
     unet.set_attn_processor(
-        InterceptingProcessor(lambda probs: shapes.add(tuple(probs.shape[2:])) or probs)
+        InterceptingProcessor(lambda probs: noting(shapes, tuple(probs.shape[2:]), probs))
     )
     torch.testing.assert_close(unet(latent, 7, **call).sample, expected, atol=1e-4, rtol=1e-4)
     assert shapes == {(16, TOKENS + 16)}

@@ -138,4 +138,4 @@ def test_a_slow_tokenizer_is_refused() -> None:
         is_fast = False
 
     with pytest.raises(UserError, match=r"fast tokenizer, .* but came Slow"):
-        split_words(Slow(), "red")  # type: ignore[arg-type]
+        split_words(Slow(), "red")

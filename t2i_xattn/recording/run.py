@@ -103,7 +103,7 @@ class RecordedDenoiser(FollowedDenoiser):
             windows,
             self._partners,
             self.prefix,
-            edited=any(each.edits for each in self.registry.followers_of(run.pipe)),
+            edited=run.is_edited,
             skip=run.skip,
         )
 
@@ -173,6 +173,15 @@ class RecordingRun(FollowedRun):
         own = [self.words_of(layout, branch) for branch in branches if branch in layout.rows]
         every = [*texts, *(words for of_images in own for words in of_images)]
         return {column for words in every for word in words for column in word.columns}
+
+    @property
+    def is_edited(self) -> bool:
+        """Whether edits act on any of the denoisers, so that all sites have maps after them."""
+        return any(
+            other.edits
+            for each in self.denoisers
+            for other in each.registry.followers_of(self.pipe)
+        )
 
     def note_guidance(self, layout: Layout) -> None:
         """Remembers with what guidance the run began."""

@@ -70,7 +70,7 @@ def test_offloaded_weights_count_as_ever(how: str, lora: bool) -> None:
         if offloaded:
             offload(pipe, how)
         traces.append(recorded(pipe, runner(pipe)))
-    assert same(*traces)
+    assert same(traces[0], traces[1])
 
 
 def test_a_lora_counts_as_if_it_were_fused() -> None:
@@ -98,7 +98,9 @@ class Quantised(torch.nn.Module):
         self.bias = linear.bias
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
-        weight = self.weight.to(states.dtype) * self.step.to(states.dtype)
+        quantised: Any = self.weight
+        step: Any = self.step
+        weight = quantised.to(states.dtype) * step.to(states.dtype)
         return torch.nn.functional.linear(states, weight, self.bias)
 
 
@@ -106,6 +108,7 @@ def test_quantised_layers() -> None:
     traces = []
     for quantised in (True, False):
         pipe = make_pipeline()
+        attn: Any
         for _, attn in walk_sites(pipe.unet):
             layer: Any = Quantised(attn.to_out[0])
             if quantised:
@@ -113,7 +116,7 @@ def test_quantised_layers() -> None:
             else:
                 attn.to_out[0].weight.data = layer.weight.float() * layer.step
         traces.append(recorded(pipe, runner(pipe)))
-    assert same(*traces)
+    assert same(traces[0], traces[1])
 
 
 def test_under_autocast() -> None:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
-from t2i_xattn.denoisers.wrapping import WrappingProcessor
 from test_works_with import WORKS_WITH
 
 import t2i_xattn as tx
 from conftest import state_of
+from noting import noting
+from t2i_xattn import edits
 from t2i_xattn.errors import UserError
 
 NAMES = [
@@ -43,7 +44,7 @@ def test_edited_and_left_as_found(name: str) -> None:
     with tx.edit(pipe, lambda probs, _: probs):
         assert draw().tobytes() == plain.tobytes()
     whole = None if "Modular" in name else (0, 1.0)  # the one that does not say how many steps
-    with tx.edit(pipe, tx.Drop("red", steps=whole)), tx.record(pipe) as trace:
+    with tx.edit(pipe, edits.Drop("red", steps=whole)), tx.record(pipe) as trace:
         drawn = draw()
     assert state_of(pipe) == before
     assert np.isfinite(drawn).all()
@@ -56,8 +57,8 @@ def test_edited_and_left_as_found(name: str) -> None:
 
 def test_runs_that_follow_each_other_where_only_the_text_encoder_is_heard() -> None:
     pipe, draw = WORKS_WITH["SDXL of Modular Diffusers"]()
-    steps = []
-    with tx.edit(pipe, lambda probs, context: steps.append(context.step) or probs):
+    steps: list[Any] = []
+    with tx.edit(pipe, lambda probs, context: noting(steps, context.step, probs)):
         draw()
         draw()
     sites = len(tx.find_sites(pipe.unet))
@@ -68,7 +69,7 @@ def test_texts_of_one_s_own_take_a_pipeline_that_encodes_them() -> None:
     pipe, draw = WORKS_WITH["SDXL of Modular Diffusers"]()
     match = "with `encode_prompt` to encode other texts with, but came StableDiffusionXL"
     regions = {"a blue circle": (0, 0, 1, 0.5)}
-    with pytest.raises(UserError, match=match), tx.edit(pipe, tx.RegionalPrompts(regions)):
+    with pytest.raises(UserError, match=match), tx.edit(pipe, edits.RegionalPrompts(regions)):
         draw()
 
 
@@ -76,9 +77,9 @@ def test_the_sites_of_a_controlnet_in_guess_mode() -> None:
     """It sees the conditional half only, and its sites go by names of their own."""
     pipe, draw = WORKS_WITH["ControlNet in guess mode"]()
     branches = ["conditional", "unconditional"]
-    seen = []
-    watch = tx.EditFunction(
-        lambda probs, context: seen.append((context.site.name, context.branch)) or probs,
+    seen: list[Any] = []
+    watch = edits.EditFunction(
+        lambda probs, context: noting(seen, (context.site.name, context.branch), probs),
         branches=branches,
     )
     with tx.edit(pipe, watch, controlnet=True):
@@ -92,7 +93,7 @@ def test_only_a_controlnet_is_edited(name: str) -> None:
     pipe, draw = WORKS_WITH[name]()
     plain = draw()
     before, inside = state_of(pipe), dict(pipe.controlnet.attn_processors)
-    drop = tx.Drop("red", sites=lambda site: site.name.startswith("controlnet."))
+    drop = edits.Drop("red", sites=lambda site: site.name.startswith("controlnet."))
     with tx.record(pipe, controlnet=True) as trace, tx.edit(pipe, drop, controlnet=True):
         drawn = draw()
     assert not np.allclose(drawn, plain, atol=1e-5)
@@ -107,34 +108,42 @@ def test_only_a_controlnet_is_edited(name: str) -> None:
 
 def test_a_controlnet_is_edited_only_on_request() -> None:
     pipe, draw = WORKS_WITH["ControlNet"]()
-    sites = []
-    with tx.edit(pipe, lambda probs, context: sites.append(context.site.name) or probs):
+    sites: list[Any] = []
+    with tx.edit(pipe, lambda probs, context: noting(sites, context.site.name, probs)):
         draw()
     assert sites
     assert not any(name.startswith("controlnet.") for name in sites)
-    wrong = tx.Drop("red", sites=["controlnet.mid_block"])
+    wrong = edits.Drop("red", sites=["controlnet.mid_block"])
     with pytest.raises(UserError, match="the name of a site"), tx.edit(pipe, wrong):
         pass
     with (
         pytest.raises(UserError, match="with a ControlNet, but StableDiffusionPipeline has none"),
-        tx.edit(WORKS_WITH["guidance off"]()[0], tx.Drop("red"), controlnet=True),
+        tx.edit(WORKS_WITH["guidance off"]()[0], edits.Drop("red"), controlnet=True),
     ):
         pass
 
 
 def test_self_attention_beside_perturbed_attention() -> None:
-    """Its processors come into the place of ours during the run; what they do cannot be edited."""
+    """Its processors come into the place of others during the run; their kernel is seen as any."""
     pipe, draw = WORKS_WITH["perturbed-attention guidance"]()
     plain = draw()
-    flipped = tx.EditFunction(lambda probs, _: probs.flip(-1), attention="self")
-    with (
-        pytest.raises(UserError, match=r"mid_block.*PAG.*sites=… of the edit"),
-        tx.edit(pipe, flipped),
-    ):
-        draw()
-    elsewhere = dataclasses.replace(flipped, sites=lambda site: site.place != "mid")
-    with tx.edit(pipe, elsewhere):
+    mid: dict[str, Any] = {"sites": lambda site: site.place == "mid", "attention": "self"}
+    watched: list[Any] = []
+
+    def flip(probs: Any, context: Any) -> Any:
+        return noting(watched, (context.site.name, context.branch, len(probs)), probs.flip(-1))
+
+    with tx.edit(pipe, edits.EditFunction(flip, **mid)):
         assert not np.allclose(draw(), plain, atol=1e-4)
-    assert not any(
-        isinstance(each, WrappingProcessor) for each in pipe.unet.attn_processors.values()
-    )
+    assert set(watched) == {(find_mid(pipe), "conditional", 1)}
+    perturbed = edits.EditFunction(flip, branches="perturbed", **mid)
+    with (
+        pytest.raises(UserError, match=r"mid_block.*first 2 rows.*sites=… of the edit"),
+        tx.edit(pipe, perturbed),
+    ):
+        draw()  # these rows look at nothing
+
+
+def find_mid(pipe: Any) -> str:
+    (site,) = [each for each in tx.find_sites(pipe.unet, "self") if each.place == "mid"]
+    return site.name

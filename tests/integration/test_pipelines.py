@@ -41,6 +41,17 @@ class TestSteered:
         again = pipe(prompts, num_images_per_prompt=2, **options()).images
         assert np.array_equal(again, stock)
 
+    def test_each_of_a_batch_is_steered_as_it_is_alone(self, name: str) -> None:
+        pipe, prompts = load(name), ["a red circle", "red circle"]
+
+        def seeds() -> list[torch.Generator]:
+            return [torch.Generator().manual_seed(seed) for seed in (1, 2)]
+
+        batch = pipe(prompts, **STEERED[name], **options(generator=seeds())).images
+        for found, prompt, seed in zip(batch, prompts, seeds(), strict=True):
+            single = pipe(prompt, **STEERED[name], **options(generator=seed)).images
+            assert np.allclose(found, single[0], rtol=0, atol=1e-3)
+
     def test_outputs_callbacks_and_saving(self, name: str, tmp_path: Path) -> None:
         pipe, seen = load(name), []
 
