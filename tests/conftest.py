@@ -150,6 +150,13 @@ def _state_of_module(module: torch.nn.Module, renewed: bool) -> tuple[Any, ...]:
     )
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What is compiled, and what is interrupted at every line, takes long; CI runs it too."""
+    for item in items:
+        if "compile" in item.nodeid.lower() or "interrupts" in item.path.name:
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
     torch.set_num_threads(1)

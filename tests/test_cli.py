@@ -5,30 +5,20 @@ from __future__ import annotations
 import json
 import runpy
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import diffusers
-import numpy as np
 import pytest
-import transformers
-from PIL import Image, ImageChops
-from typer.testing import CliRunner
+from PIL import Image
 
+from command_line import PROMPT, as_loud_as_before, run
 from conftest import make_pipeline
-from t2i_xattn.commands.app import app
-from t2i_xattn.commands.edit import paint_edited
-from t2i_xattn.commands.edit_request import EditRequest, parse_boxes
-from t2i_xattn.commands.inspect import heatmaps, shown_box
-from t2i_xattn.commands.request import Request, paint
+from t2i_xattn.commands.edit_request import parse_boxes
+from t2i_xattn.commands.inspect import shown_box
+from t2i_xattn.commands.request import Request
 from t2i_xattn.errors import UserError
-from t2i_xattn.recording.record import record
 from t2i_xattn.traces.regions import Box
 from t2i_xattn.traces.trace import Trace
 from tiny_pipelines import make_svd
-
-PROMPT = "A red circle, blue"
 
 
 @pytest.fixture(scope="module")
@@ -36,22 +26,6 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("model")
     make_pipeline().save_pretrained(folder)
     return folder
-
-
-@pytest.fixture(autouse=True)
-def _verbosity() -> Iterator[None]:
-    """The commands quieten the libraries, which other tests listen to."""
-    before = diffusers.logging.get_verbosity(), transformers.logging.get_verbosity()
-    yield
-    diffusers.logging.set_verbosity(before[0])
-    transformers.logging.set_verbosity(before[1])
-
-
-def run(*arguments: object) -> tuple[int, str, str]:
-    result = CliRunner().invoke(app, [str(each) for each in arguments])
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result.exit_code, result.stdout, result.stderr
 
 
 def test_generate_writes_one_picture_a_seed(model: Path, tmp_path: Path) -> None:
@@ -231,94 +205,7 @@ def test_the_scripts_are_the_commands(
     path = Path(__file__).parents[1] / "scripts" / script
     arguments = ["red circle", "--model", str(model), "--steps", "1", "--out", str(tmp_path)]
     monkeypatch.setattr(sys, "argv", [script, *arguments])
-    with pytest.raises(SystemExit) as ended:
+    with as_loud_as_before(), pytest.raises(SystemExit) as ended:
         runpy.run_path(str(path), run_name="__main__")
     assert ended.value.code == 0
     assert list(tmp_path.glob("picture*.png"))
-
-
-class TestEdit:
-    FILES = ("after.png", "before.png", "edit.png", "words-after.png", "words-before.png")
-
-    def edit(self, model: Path, out: Path, *options: object, prompt: str = PROMPT) -> None:
-        fixed = ["--model", model, "--steps", 5, "--seed", 3, "--device", "cpu", "--out", out]
-        code, printed, _ = run("edit", prompt, *fixed, *options)
-        assert code == 0
-        assert sorted(path.name for path in out.iterdir()) == sorted(self.FILES)
-        assert Path(printed.split()[0]).name == "edit.png"
-        before, after = (Image.open(out / name) for name in ("before.png", "after.png"))
-        assert before.size == after.size == (64, 64)
-        assert before.tobytes() != after.tobytes()
-
-    @pytest.mark.parametrize(
-        "options",
-        [
-            ("--replace", "red=blue", "--replace", "circle=left"),
-            ("--weight", "red=3", "--weight", "circle=0.2"),
-            ("--replace", "Red Circle=left", "--weight", "left=2"),
-            ("--box", "circle=0,0,0.5,0.5", "--weight", "red=2"),
-            ("--attend", "circle, red"),
-            ("--region", "0,0,1,0.5=blue", "--region", "0,0.5,1,1=a = b", "--weight", "red=2"),
-            ("--region", "0,0,1,0.5=blue", "--attend", "circle"),
-            ("--region", "0,0,1,0.5=blue", "--replace", "red=blue"),
-        ],
-    )
-    def test_writes_before_after_and_the_difference(
-        self, model: Path, tmp_path: Path, options: tuple[str, ...]
-    ) -> None:
-        self.edit(model, tmp_path / "out", *options)
-        run("generate", PROMPT, "--model", model, "--steps", 5, "--seed", 3, "--device", "cpu",
-            "--out", tmp_path)  # fmt: skip
-        names = ("picture-3.png", "out/before.png")
-        plain, before = (Image.open(tmp_path / name) for name in names)
-        difference = ImageChops.difference(plain, before)
-        assert np.asarray(difference).max() <= 1  # the batch is another
-
-    def test_edits_a_picture_of_the_user_s(self, model: Path, tmp_path: Path) -> None:
-        own = Image.effect_noise((64, 64), 60).convert("RGB")
-        own.save(tmp_path / "own.png")
-        self.edit(model, tmp_path / "out", "--image", tmp_path / "own.png", "--replace", "red=blue")
-
-    @pytest.mark.parametrize("more", [{"weights": {"red": 2.0}}, {"attend": ["circle"]}])
-    def test_shows_the_maps_that_inspect_shows(self, pipe: Any, more: dict[str, Any]) -> None:
-        asked = EditRequest(Request(PROMPT, seed=3, steps=4), **more)
-        maps = paint_edited(pipe, asked).maps_before
-        with record(pipe, walk=1) as trace:
-            paint(pipe, asked.request)
-        for found, expected in zip(maps, heatmaps(trace), strict=True):
-            assert found.word == expected.word
-            assert np.allclose(found.array, expected.array, rtol=0, atol=1e-5)
-            plain = trace.heatmap(found.word, stream="text").array
-            assert not np.allclose(found.array, plain, rtol=0, atol=1e-4)
-
-    @pytest.mark.parametrize(
-        ("options", "message"),
-        [
-            ((), "something to edit"),
-            (("--replace", "cat=dog"), "'cat'"),
-            (("--replace", "red"), "expected --replace word=…, but came 'red'"),
-            (("--weight", "red=much"), "came 'much'"),
-            (("--weight", "red=inf"), "came 'inf'"),
-            (("--weight", "cat=2"), "'cat'"),
-            (("--box", "circle=0,0,2,1"), "inside the picture"),
-            (("--box", "circle=0,0,1"), "inside the picture"),
-            (("--box", "circle=a,b,c,d"), "four numbers"),
-            (("--attend", "star"), "'star'"),
-            (("--region", "0,0,1,0.5"), 'expected --region "top,left,bottom,right=text"'),
-            (("--region", "0,0,1,2=blue"), "inside the picture"),
-            (("--region", "x=blue"), "four numbers"),
-            (("--region", "0,0,1,1=red", "--region", "0,0,1,1=red"), "a text of its own"),
-            (("--region", "0,0,1,1=" + "red " * 99), "into the window of the text encoder"),
-            (("--attend", "red", "--replace", "red=blue"), "do one after the other"),
-            (("--replace", "red=blue", "--image", "nowhere.png"), "picture that can be read"),
-        ],
-    )
-    def test_mistakes(
-        self, model: Path, tmp_path: Path, options: tuple[str, ...], message: str
-    ) -> None:
-        fixed = ["--model", model, "--steps", 2, "--device", "cpu", "--out", tmp_path / "out"]
-        code, printed, told = run("edit", PROMPT, *fixed, *options)
-        assert (code, printed) == (2, "")
-        assert message in told
-        assert len(told.strip().splitlines()) == 1
-        assert not (tmp_path / "out").exists()

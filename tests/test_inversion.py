@@ -10,13 +10,15 @@ import torch
 from diffusers import DDIMScheduler, PNDMScheduler
 from PIL import Image
 
+from conftest import make_pipeline
 from lab.evaluation.inversions import evaluate_inversions, psnr
 from lab.models import load_model
 from lab.scenes import render_scene
 from t2i_xattn.errors import UserError
 from t2i_xattn.inversion import invert
+from t2i_xattn.inversion.checks import Method
 from t2i_xattn.inversion.ddim import moved, schedule_of
-from t2i_xattn.inversion.methods import REFINEMENTS, Method
+from t2i_xattn.inversion.methods import REFINEMENTS
 from t2i_xattn.recording.record import record
 from tiny_pipelines import make_refiner, make_sdxl, make_svd
 
@@ -128,6 +130,14 @@ def test_inference_mode_changes_nothing(pipe: Any, method: Method) -> None:
         assert found.null_texts is not None
         assert torch.equal(found.null_texts, expected.null_texts)
     assert torch.equal(again, painted(pipe, expected))
+
+
+def test_a_pipeline_that_was_loaded_in_inference_mode() -> None:
+    with torch.inference_mode():
+        pipe = make_pipeline()
+        assert len(invert(pipe, picture(), "red", num_inference_steps=2).trajectory) == 3
+        with pytest.raises(UserError, match="was loaded inside of torch"):
+            invert(pipe, picture(), "red", method="null-text", num_inference_steps=2)
 
 
 def test_pictures_of_shapes_come_back() -> None:

@@ -25,6 +25,7 @@ from diffusers.models.attention_processor import (
     CustomDiffusionAttnProcessor2_0,
     IPAdapterAttnProcessor,
     IPAdapterAttnProcessor2_0,
+    IPAdapterXFormersAttnProcessor,
     SlicedAttnProcessor,
     XFormersAttnProcessor,
 )
@@ -84,9 +85,14 @@ def _xformers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its one operator, written out: xFormers itself needs a GPU."""
 
     def attention(
-        query: Tensor, key: Tensor, value: Tensor, attn_bias: Any, op: Any, scale: float
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attn_bias: Tensor | None = None,
+        op: Any = None,
+        scale: float | None = None,
     ) -> Tensor:
-        scores = query @ key.mT * scale
+        scores = query @ key.mT * (query.shape[-1] ** -0.5 if scale is None else scale)
         scores = scores if attn_bias is None else scores + attn_bias
         return scores.softmax(-1) @ value
 
@@ -462,6 +468,13 @@ class TestTap:
             assert len(calls) == 1
 
 
+IP_ADAPTERS = [
+    IPAdapterAttnProcessor2_0,
+    IPAdapterAttnProcessor,
+    IPAdapterXFormersAttnProcessor,
+]
+
+
 def ip_adapted(make: Any, adapters: int = 1) -> Attention:
     layer = make_layer(processor=make(32, 12, num_tokens=(4,) * adapters))
     torch.manual_seed(3)
@@ -471,7 +484,7 @@ def ip_adapted(make: Any, adapters: int = 1) -> Attention:
 
 
 class TestAdapters:
-    @pytest.mark.parametrize("make", [IPAdapterAttnProcessor2_0, IPAdapterAttnProcessor])
+    @pytest.mark.parametrize("make", IP_ADAPTERS)
     @pytest.mark.parametrize("masked", [False, True])
     @torch.no_grad()
     def test_the_text_then_the_pictures(self, make: Any, masked: bool) -> None:
@@ -495,7 +508,7 @@ class TestAdapters:
             shares = reference.probs(reference.scores(query, expected))
             assert torch.allclose(call.probs((0, 1)), shares, atol=1e-6)
 
-    @pytest.mark.parametrize("make", [IPAdapterAttnProcessor2_0, IPAdapterAttnProcessor])
+    @pytest.mark.parametrize("make", IP_ADAPTERS)
     @torch.no_grad()
     def test_of_the_text_alone_is_edited(self, make: Any) -> None:
         layer = ip_adapted(make)

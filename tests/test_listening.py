@@ -20,7 +20,7 @@ from t2i_xattn import record
 from t2i_xattn.errors import UserError, WordNotFoundError
 from t2i_xattn.prompts.encoded import Text
 from t2i_xattn.prompts.listening import Ears, can_listen
-from tiny_pipelines import compile_unet, make_sdxl, of_class, runner
+from tiny_pipelines import make_sdxl, of_class, runner
 
 Draw = Callable[..., np.ndarray]
 
@@ -548,13 +548,3 @@ class TestEncodingOtherTexts:
             Ears.of(pipe).encode(["a " * 75 + "red"])
         with pytest.raises(UserError, match="with `encode_prompt` to encode other texts with"):
             Ears.of(object()).encode(["red"])
-
-
-def test_a_compiled_denoiser_is_no_matter(pipe: Any) -> None:
-    draw = runner(pipe)
-    with record(pipe) as expected:
-        draw()
-    compile_unet(pipe, "torch.compile(unet)")
-    with record(pipe) as trace:
-        draw()
-    assert trace.words == expected.words

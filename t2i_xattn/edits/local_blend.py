@@ -35,8 +35,8 @@ class LocalBlend:
         images: those that are blended with it; by default all others.
 
     Example:
-        >>> with tx.edit(pipe, tx.Replace()), tx.record(pipe) as trace:
-        ...     blend = LocalBlend(trace, "cat", "tiger")
+        >>> with tx.edit(pipe, edits.Replace()), tx.record(pipe) as trace:
+        ...     blend = edits.LocalBlend(trace, "cat", "tiger")
         ...     cat, tiger = pipe(prompts, generator=noise, callback_on_step_end=blend).images
     """
 

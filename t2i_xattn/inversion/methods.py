@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from PIL import Image
@@ -12,11 +12,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from t2i_xattn.errors import UserError
+from t2i_xattn.inversion.checks import Method, check_arguments, check_parts
 from t2i_xattn.inversion.ddim import Schedule, come_from, moved, schedule_of
 from t2i_xattn.inversion.latents import encoded
 from t2i_xattn.inversion.null_text import null_texts
-
-Method = Literal["direct", "fixed-point", "null-text", "ddim"]
 
 REFINEMENTS = 5
 """Fixed-point iterations at each step back; each calls the denoiser once more."""
@@ -164,7 +163,8 @@ def invert(
     Raises:
         UserError: a pipeline of other parts, such as SDXL with its two text encoders; pictures
             without a prompt each, of differing or impossible size; an unknown method;
-            `"null-text"` without guidance; a sampler whose steps cannot be taken back.
+            `"null-text"` without guidance or with a pipeline that was loaded in inference mode; a
+            sampler whose steps cannot be taken back.
 
     Example:
         >>> inversion = invert(pipe, picture, "a red circle")
@@ -173,8 +173,8 @@ def invert(
     """
     pictures = [images] if isinstance(images, Image.Image) else list(images)
     texts = [prompts] if isinstance(prompts, str) else list(prompts)
-    _check_parts(pipe)
-    _check(pipe, pictures, texts, method, guidance_scale)
+    check_parts(pipe)
+    check_arguments(pipe, pictures, texts, method, guidance_scale)
     for name, value in (("num_inference_steps", num_inference_steps), ("iterations", iterations)):
         if value < 1:
             raise UserError(f"expected {name} of 1 or more, but came {value}")
@@ -198,55 +198,6 @@ def invert(
             pipe.unet, schedule, trajectory, conditional, unconditional, guidance_scale, iterations
         )
         return replace(inversion, null_texts=found)
-
-
-def _check_parts(pipe: Any) -> None:
-    name = type(pipe).__name__
-    missing = [
-        part
-        for part in ("vae", "text_encoder", "tokenizer", "unet", "scheduler")
-        if getattr(pipe, part, None) is None
-    ]
-    if missing:
-        raise UserError(
-            f"expected a pipeline with a {missing[0]}, but {name} has none; invert with one of "
-            "Stable Diffusion's parts"
-        )
-    if getattr(pipe, "text_encoder_2", None) is not None:
-        raise UserError(
-            f"expected a pipeline with one text encoder, but {name} has two, and inversion does "
-            "not go through both; invert with one of Stable Diffusion's parts"
-        )
-
-
-def _check(
-    pipe: Any, pictures: Sequence[Any], prompts: Sequence[str], method: str, guidance: float
-) -> None:
-    if method not in get_args(Method):
-        raise UserError(f"expected a method of {', '.join(get_args(Method))}, but came {method!r}")
-    if method == "null-text" and guidance <= 1:
-        raise UserError(
-            f"expected guidance_scale above 1 for null-text inversion, but came {guidance}; "
-            'without guidance there is no unconditional half, and method="ddim" will do'
-        )
-    if not pictures or len(pictures) != len(prompts):
-        raise UserError(
-            f"expected a prompt for each picture, but came {len(pictures)} pictures and "
-            f"{len(prompts)} prompts"
-        )
-    for picture in pictures:
-        if not isinstance(picture, Image.Image):
-            raise UserError(f"expected PIL pictures, but came {type(picture).__name__}")
-    sizes = {picture.size for picture in pictures}
-    side = pipe.vae_scale_factor
-    if len(sizes) > 1:
-        raise UserError(f"expected pictures of one size, but came {sorted(sizes)}; resize them")
-    width, height = sizes.pop()
-    if width % side or height % side:
-        raise UserError(
-            f"expected a size in multiples of {side}, but came {width} × {height}; resize or crop "
-            f"it to {max(1, width // side) * side} × {max(1, height // side) * side}"
-        )
 
 
 def _encoded(pipe: Any, pictures: Sequence[Image.Image]) -> Tensor:

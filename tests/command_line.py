@@ -1,0 +1,34 @@
+"""Runs the commands within the test's own process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import diffusers
+import transformers
+from typer.testing import CliRunner
+
+from t2i_xattn.commands.app import app
+
+PROMPT = "A red circle, blue"
+
+
+@contextmanager
+def as_loud_as_before() -> Iterator[None]:
+    """The commands quieten the libraries, which other tests listen to."""
+    before = diffusers.logging.get_verbosity(), transformers.logging.get_verbosity()
+    try:
+        yield
+    finally:
+        diffusers.logging.set_verbosity(before[0])
+        transformers.logging.set_verbosity(before[1])
+
+
+def run(*arguments: object) -> tuple[int, str, str]:
+    """Exit code, standard output and standard error of a command."""
+    with as_loud_as_before():
+        result = CliRunner().invoke(app, [str(each) for each in arguments])
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.stdout, result.stderr
