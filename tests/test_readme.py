@@ -12,6 +12,7 @@ from lab.scenes import render_scene
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.mark.slow
 def test_the_examples_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
