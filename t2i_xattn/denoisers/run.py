@@ -12,6 +12,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from t2i_xattn.denoisers.branches import CONDITIONAL, ROLES, stacked
+from t2i_xattn.denoisers.of_pipeline import NAMES
 from t2i_xattn.denoisers.registry import Acting, Registry
 from t2i_xattn.denoisers.rows import Layout, layout_of
 from t2i_xattn.errors import UserError
@@ -141,9 +142,10 @@ class FollowedDenoiser:
 
     def link(self) -> None:
         """Looks whether the pipeline has had its denoiser compiled since."""
-        now = getattr(self.pipe, "unet", None)
-        if isinstance(now, nn.Module):
-            self.registry.link(now)
+        for name in NAMES:
+            now = getattr(self.pipe, name, None)
+            if isinstance(now, nn.Module):
+                self.registry.link(now)
 
     def acting(self, layout: Layout, given: dict[str, Any]) -> Acting | None:
         """What is done in a call of this run."""

@@ -110,7 +110,7 @@ class RecordingCall:
         store.sizes[name] = seen.size
         probs = seen.probs(rows)
         if seen.stream != TEXT:
-            mean = self._heads(seen, rows, probs)
+            mean = self._kept(probs, None, None)
             length = mean.shape[-1]
             store.add(
                 window,
@@ -187,9 +187,6 @@ class RecordingCall:
         elif self.store.keep.heads != "each":
             probs = probs.mean(dim=1, keepdim=True)
         return probs if chosen is None else self._selected(probs, chosen)
-
-    def _heads(self, seen: Seen, rows: Rows, probs: Tensor) -> Tensor:
-        return self._kept(probs, None, None)
 
     def _weights(self, seen: Seen, rows: Rows, probs: Tensor) -> Tensor | None:
         if self.store.keep.heads != "auto":
