@@ -8,7 +8,7 @@ from torch import nn
 
 from t2i_xattn.errors import UserError
 
-NAMES = ("unet",)
+NAMES = ("unet", "transformer", "transformer_2", "prior")
 """Where pipelines keep the denoiser of their sampling loop."""
 
 

@@ -6,6 +6,7 @@ on is known to the thread that makes it, so that threads may share a denoiser.
 
 from __future__ import annotations
 
+import inspect
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,10 +17,10 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from t2i_xattn.denoisers.call import DenoiserCall
 from t2i_xattn.denoisers.families import family_of
 from t2i_xattn.denoisers.seen import Change, Rows, Seen
 from t2i_xattn.denoisers.sites import AttentionSite
-from t2i_xattn.denoisers.streams import SELF, TEXT
 from t2i_xattn.errors import UserError
 from t2i_xattn.kernel.call import KernelCall
 from t2i_xattn.kernel.module_calls import ModuleCalls, uncompiled
@@ -76,8 +77,8 @@ class Follower(Protocol):
 class _Call:
     """A call that is going on in one thread."""
 
-    def __init__(self, acting: Sequence[Acting], given: Mapping[str, Any]) -> None:
-        self.acting, self.given = acting, given
+    def __init__(self, acting: Sequence[Acting], call: DenoiserCall) -> None:
+        self.acting, self.call = acting, call
         self.ran: set[str] = set()
         self.kernel_calls: dict[str, int] = {}
 
@@ -98,9 +99,9 @@ class Registry:
         family = family_of(denoiser)
         if family is None:
             raise UserError(
-                "expected a denoiser of a family that is known (UNets of down, middle and up "
-                f"blocks), but came {type(uncompiled(denoiser)).__name__}; take a pipeline of the "
-                "Stable Diffusion family"
+                "expected a denoiser of a family that is known, but came "
+                f"{type(uncompiled(denoiser)).__name__}; t2i_xattn.denoisers.families lists them: "
+                "take a pipeline with one of these, or add its layout there"
             )
         self.denoiser, self.family = uncompiled(denoiser), family
         self.modules: dict[str, tuple[AttentionSite, Any]] = {
@@ -109,6 +110,7 @@ class Registry:
         self._followers: list[Follower] = []
         self._taps: dict[str, SiteTap] = {}
         self._calls = ModuleCalls(denoiser, self._called)
+        self._argument_names = list(inspect.signature(type(self.denoiser).forward).parameters)[1:]
         self._local = threading.local()
 
     @classmethod
@@ -128,6 +130,10 @@ class Registry:
             self._followers.append(follower)
             self._sync()
             self._calls.link(denoiser)
+
+    def read(self, given: Mapping[str, Any]) -> DenoiserCall | None:
+        """A call of the denoiser by what its arguments mean; None where it is given no text."""
+        return self.family.call(self.denoiser, given)
 
     def link(self, denoiser: nn.Module) -> None:
         """Covers what the denoiser was compiled to since."""
@@ -158,7 +164,9 @@ class Registry:
             given: its arguments.
         """
         before = getattr(self._local, "call", None)
-        self._local.call = _Call([acting], given)
+        call = self.read(given)
+        assert call is not None, "a pass without a text"
+        self._local.call = _Call([acting], call)
         try:
             yield
         finally:
@@ -175,13 +183,14 @@ class Registry:
             if name in needed and name not in self._taps:
                 site, module = self.modules[name]
                 ran, receive = partial(self._ran, site), partial(self._receive, site, module)
-                self._taps[name] = tap = SiteTap(module, ran, receive)
+                joint = site.kind == "joint"
+                self._taps[name] = tap = SiteTap(module, ran, receive, logsumexp=joint)
                 for cover in tap.covers:
                     cover.put()
 
     def _called(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """In the place of the denoiser's own call."""
-        given = self.family.named(args, kwargs)
+        given = dict(zip(self._argument_names, args, strict=False)) | kwargs
         followers = list(self._followers)
         owner = owner_of_call([each.pipe for each in followers])
         acting, changed = [], given
@@ -193,7 +202,9 @@ class Registry:
             args, kwargs = (), changed
         if not acting:
             return method(*args, **kwargs)
-        self._local.call = call = _Call(acting, changed)
+        read = self.read(changed)
+        assert read is not None, "followers act where there is a text only"
+        self._local.call = call = _Call(acting, read)
         try:
             output = method(*args, **kwargs)
         finally:
@@ -234,42 +245,10 @@ class Registry:
             return kernel.output
         number = call.kernel_calls.get(site.name, 0)
         call.kernel_calls[site.name] = number + 1
-        seen = self._seen(site, module, kernel, number, call.given)
+        reading = self.family.reading(site, module, kernel, number, call.call)
+        seen = Seen(site, module, kernel, reading)
         changes = [change for each in call.acting for change in each.changes(seen)]
         output = seen.output(changes) if changes else kernel.output
         for each in call.acting:
             each.take(seen)
         return output
-
-    def _seen(
-        self,
-        site: AttentionSite,
-        module: Any,
-        kernel: KernelCall,
-        number: int,
-        given: Mapping[str, Any],
-    ) -> Seen:
-        sample, text = given["sample"], given["encoder_hidden_states"]
-        frames = self.family.frames(sample)
-        rows, _, queries, _ = kernel.query.shape
-        size = self.family.grid(site, queries, (int(sample.shape[-2]), int(sample.shape[-1])))
-        stream, problem = (SELF, 0, 1), None
-        if site.kind == "cross":
-            streams = self.family.streams(module, given)
-            stream = streams[min(number, len(streams) - 1)]
-            if number >= len(streams):
-                problem = f"the kernel was called {number + 1} times there"
-            elif stream[0] == TEXT and kernel.key.shape[2] != text.shape[1]:
-                problem = (
-                    f"the kernel got {kernel.key.shape[2]} keys there for a text of "
-                    f"{text.shape[1]} tokens"
-                )
-        batch = len(sample) * frames
-        if rows != batch and not (rows < batch and self.family.takes_the_first(module)):
-            problem = f"the kernel got {rows} rows there for a batch of {batch}"
-        elif size is None:
-            problem = (
-                f"its {queries} places there fit no grid of a latent of {sample.shape[-2]} × "
-                f"{sample.shape[-1]}"
-            )
-        return Seen(site, module, kernel, stream, size, frames, problem)

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from t2i_xattn.denoisers.branches import CONDITIONAL, ROLES, UNCONDITIONAL
+from t2i_xattn.denoisers.call import DenoiserCall
 from t2i_xattn.errors import UserError
 from t2i_xattn.prompts.encoded import Text
-from t2i_xattn.prompts.texts import same
+from t2i_xattn.prompts.texts import same, together
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +28,7 @@ class Layout:
     Attributes:
         rows: by branch, the rows of its pictures in their order, a picture's frames together.
         images: pictures in the call.
-        frames: rows of one picture; 1 for stills.
+        frames: of a picture; 1 for stills.
         texts: by branch, the text of each picture; None where it is not known.
     """
 
@@ -37,16 +38,11 @@ class Layout:
     texts: dict[str, tuple[Text | None, ...]]
 
 
-def layout_of(
-    text: Tensor, sample: Tensor, frames: int, texts: Sequence[Text], names: tuple[str, ...] | None
-) -> Layout:
+def layout_of(call: DenoiserCall, texts: Sequence[Text], names: tuple[str, ...] | None) -> Layout:
     """The layout of a call.
 
     Args:
-        text: what the denoiser is given, `(rows, tokens, channels)`; with frames, one row for each
-            or one for each picture.
-        sample: the latents, whose first axis are pictures × branches.
-        frames: of the latents.
+        call: of the denoiser, whose rows are pictures × branches.
         texts: that were encoded for this run.
         names: the branches in the order in which the pipeline is known to stack them; None for a
             loop by hand.
@@ -54,16 +50,15 @@ def layout_of(
     Raises:
         UserError: if it cannot be known.
     """
-    batch = len(sample)
-    if len(text) not in (batch, batch * frames):
+    each, frames = call.text, call.row_frames
+    if len(each) != call.rows:
         raise UserError(
-            f"expected a text for each of {batch} rows of the denoiser's batch, but came "
-            f"{len(text)}; give the denoiser as many texts as latents"
+            f"expected a text for each of {call.rows} rows of the denoiser's batch, but came "
+            f"{len(each)}; give the denoiser as many texts as latents"
         )
-    each = text[:: len(text) // batch]
     candidates = [[known for known in texts if _is(row, known)] for row in each]
     if names is None and not any(known.role for found in candidates for known in found):
-        branches = _by_hand(sample, candidates, texts)
+        branches = _by_hand(call.sample, candidates, texts)
     else:
         branches = _by_role(candidates, texts, names)
     images = len(next(iter(branches.values())))
@@ -73,10 +68,11 @@ def layout_of(
             for branch, rows in branches.items()
         },
         images=images,
-        frames=frames,
+        frames=call.frames,
         texts={
             branch: tuple(
-                _of_picture(candidates[row], branch, number) for number, row in enumerate(rows)
+                _whole(call, row, _of_picture(candidates[row], branch, number), texts)
+                for number, row in enumerate(rows)
             )
             for branch, rows in branches.items()
         },
@@ -107,6 +103,19 @@ def _of_picture(found: Sequence[Text], branch: str, number: int) -> Text | None:
     )
 
 
+def _whole(call: DenoiserCall, row: int, main: Text | None, texts: Sequence[Text]) -> Text | None:
+    """The text of a row that is given several, with the columns where they stand."""
+    if main is None or call.parts is None:
+        return main
+    parts = []
+    for part in call.parts():
+        fitting = [known for known in texts if known.role == main.role]
+        found = next((known for known in fitting if _is(part.states[row], known)), None)
+        if found is not None:
+            parts.append((found, part.columns[row]))
+    return together(parts, call.tokens)
+
+
 def _by_role(
     candidates: Sequence[Sequence[Text]], texts: Sequence[Text], names: tuple[str, ...] | None
 ) -> dict[str, tuple[int, ...]]:
@@ -123,7 +132,9 @@ def _by_role(
         # A guider says what the text alone cannot: the prompt, but perturbed.
         if names is not None and len(names) == 1 and list(by_role) == [ROLES[names[0]]]:
             by_role = {names[0]: by_role[ROLES[names[0]]]}
-        if all(len(rows) == images for rows in by_role.values()):
+        # Some pipelines encode each prompt once, and repeat what came for each of its pictures.
+        numbers = {len(rows) for rows in by_role.values()}
+        if len(numbers) == 1 and numbers.pop() % images == 0:
             return {branch: tuple(rows) for branch, rows in by_role.items()}
     if names is None:
         names = (UNCONDITIONAL, CONDITIONAL)
@@ -148,7 +159,7 @@ def _by_role(
 
 
 def _by_hand(
-    sample: Tensor, candidates: Sequence[Sequence[Text]], texts: Sequence[Text]
+    sample: Tensor | Sequence[Tensor], candidates: Sequence[Sequence[Text]], texts: Sequence[Text]
 ) -> dict[str, tuple[int, ...]]:
     """The rows of each branch in a loop by hand, whose texts were heard at the encoder alone.
 
@@ -159,7 +170,7 @@ def _by_hand(
     half, every = batch // 2, tuple(range(batch))
     empty = [bool(found) and found[0].is_empty for found in candidates]
     heard = any(not text.is_empty for text in texts)
-    if batch % 2 == 0 and torch.equal(sample[:half], sample[half:]):
+    if batch % 2 == 0 and all(map(torch.equal, sample[:half], sample[half:])):
         first, second = every[:half], every[half:]
         if all(empty[half:]) and not any(empty[:half]):
             return {CONDITIONAL: first, UNCONDITIONAL: second}

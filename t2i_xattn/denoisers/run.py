@@ -5,13 +5,21 @@ What recording, editing and guidance have in common.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from t2i_xattn.denoisers.branches import CONDITIONAL, ROLES, stacked
+from t2i_xattn.denoisers.branches import (
+    CONDITIONAL,
+    PERTURBED,
+    ROLES,
+    UNCONDITIONAL,
+    stacked,
+)
+from t2i_xattn.denoisers.call import DenoiserCall
 from t2i_xattn.denoisers.of_pipeline import NAMES
 from t2i_xattn.denoisers.registry import Acting, Registry
 from t2i_xattn.denoisers.rows import Layout, layout_of
@@ -139,6 +147,7 @@ class FollowedDenoiser:
         self._known: tuple[Any, ...] = ()
         self._layout: Layout | None = None
         self._levels: dict[str, tuple[Any, int]] = {}
+        self._called: Counter[str] = Counter()
 
     def link(self) -> None:
         """Looks whether the pipeline has had its denoiser compiled since."""
@@ -147,7 +156,7 @@ class FollowedDenoiser:
             if isinstance(now, nn.Module):
                 self.registry.link(now)
 
-    def acting(self, layout: Layout, given: dict[str, Any]) -> Acting | None:
+    def acting(self, layout: Layout, call: DenoiserCall) -> Acting | None:
         """What is done in a call of this run."""
         raise NotImplementedError
 
@@ -155,41 +164,60 @@ class FollowedDenoiser:
         """See `registry.Follower`."""
         if owner is not None and owner is not self.pipe:
             return None, given
-        text = given.get("encoder_hidden_states")
-        if not isinstance(text, Tensor):
+        call = self.registry.read(given)
+        if call is None:
             raise UserError(
-                "expected a denoiser that is given a text as `encoder_hidden_states`, but came "
-                f"{type(text).__name__}; take a pipeline whose pictures are conditioned on text"
+                "expected a denoiser that is given a text, but "
+                f"{type(self.registry.denoiser).__name__} was called with "
+                f"{', '.join(name for name, each in given.items() if each is not None)}; take a "
+                "pipeline whose pictures are conditioned on text"
             )
-        layout = self.layout(text, given["sample"], owner)
-        if owner is not None and not self._is_a_step(layout, given["timestep"]):
+        layout = self.layout(call, owner)
+        if owner is not None and not self._is_a_step(layout, call.timestep):
             return None, given
         self.run.ears.note_call()
+        self._called.update(list(layout.rows))
         self.by_pipeline = owner is not None
-        return self.begun(layout, given)
+        return self.begun(layout, call)
 
-    def begun(self, layout: Layout, given: dict[str, Any]) -> tuple[Acting | None, dict[str, Any]]:
+    def begun(self, layout: Layout, call: DenoiserCall) -> tuple[Acting | None, dict[str, Any]]:
         """What is done in a call of this run, and its arguments, as they are to be."""
-        return self.acting(layout, given), given
+        return self.acting(layout, call), dict(call.given)
 
-    def layout(self, text: Tensor, sample: Tensor, owner: Any) -> Layout:
+    def layout(self, call: DenoiserCall, owner: Any) -> Layout:
         """Whose the rows of a call are; looked up anew where something differs from the last."""
-        run, frames = self.run, self.registry.family.frames(sample)
-        names = None
+        run, names = self.run, None
         if owner is not None:
-            guided = getattr(self.pipe, "do_classifier_free_guidance", run.ears.guided)
-            names = stacked(self.pipe, bool(guided))
-            if self.prefix and run.ears.texts and len(text) == len(_pictures(run.ears.texts)):
-                names = (CONDITIONAL,)  # a ControlNet in guess mode
-        version = None if text.is_inference() else text._version
-        known = (text.data_ptr(), version, text.shape, sample.shape, names, len(run.ears.texts))
+            names = self._branches(call)
+        text = tuple(call.text) if not isinstance(call.text, Tensor) else (call.text,)
+        known = (
+            *((each.data_ptr(), _version(each), each.shape) for each in text),
+            call.rows,
+            call.latent,
+            names,
+            len(run.ears.texts),
+        )
         if self._layout is None or known != self._known[1:] or names is None:
-            # The tensor is kept, so that no other comes to lie at its place.
+            # The tensors are kept, so that no others come to lie at their place.
             self._known = (text, *known)
             # A loop by hand over embeddings that were made before is told by the empty prompt.
             texts = run.ears.texts or ([] if names is not None else run.ears.empty_text())
-            self._layout = layout_of(text, sample, frames, texts, names)
+            self._layout = layout_of(call, texts, names)
         return self._layout
+
+    def _branches(self, call: DenoiserCall) -> tuple[str, ...]:
+        """The branches in a call of the pipeline, in the order in which it stacks them."""
+        ears = self.run.ears
+        if call.perturbed:
+            return (PERTURBED,)
+        if not hasattr(self.pipe, "guider") and call.rows == len(_pictures(ears.texts)):
+            # One branch a call, or a ControlNet in guess mode; told by the text. Where both have
+            # the same text, the prompt comes first.
+            later = self._called[CONDITIONAL] > self._called[UNCONDITIONAL]
+            negative = any(text.role == UNCONDITIONAL for text in ears.texts)
+            return (UNCONDITIONAL,) if later and negative and not self.prefix else (CONDITIONAL,)
+        guided = getattr(self.pipe, "do_classifier_free_guidance", ears.guided)
+        return stacked(self.pipe, bool(guided))
 
     def _is_a_step(self, layout: Layout, timestep: Any) -> bool:
         """Whether a call is of this picture's own steps, and not a further one at a noise level.
@@ -220,6 +248,11 @@ class FollowedDenoiser:
 
 def _pictures(texts: Sequence[Text]) -> set[int]:
     return {text.picture for text in texts if text.role == CONDITIONAL}
+
+
+def _version(text: Tensor) -> int | None:
+    """Changes with a tensor that is changed in place."""
+    return None if text.is_inference() else text._version
 
 
 def _same_level(one: Any, other: Any) -> bool:

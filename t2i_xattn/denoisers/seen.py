@@ -6,11 +6,14 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
+from t2i_xattn.denoisers.families import Reading
 from t2i_xattn.denoisers.sites import AttentionSite
 from t2i_xattn.kernel.attention import attend, mixed_values
-from t2i_xattn.kernel.call import KernelCall, taken, value_change
+from t2i_xattn.kernel.call import KernelCall, plus_at, taken
+from t2i_xattn.kernel.shares import at_places, shares_of
 
 Attend = Callable[[Tensor], Tensor]
 """What the places of the picture take from another text `(tokens, text channels)` at a site, fp32
@@ -23,6 +26,12 @@ class Change(Protocol):
     @property
     def mixes(self) -> bool:
         """Whether it mixes in what other texts give."""
+        ...
+
+    @property
+    def scales_the_rest(self) -> bool:
+        """Whether the keys that are not the text's make room for what it gives, and get what it
+        takes."""
         ...
 
     def changed(self, probs: Tensor) -> Tensor:
@@ -44,77 +53,144 @@ class Seen:
         site: the site.
         module: its attention module.
         kernel: the call.
-        stream: whose keys: `"text"`, `"picture n"`, or `"self"`.
-        part, parts: which of the stream's kernel calls, and how many it has.
-        size: height and width of the site's places; None where they fit no grid.
-        frames: rows of one picture.
-        problem: why its probs cannot be read as maps of the pictures; None if they can.
+        reading: what it is about.
     """
 
     def __init__(
-        self,
-        site: AttentionSite,
-        module: Any,
-        kernel: KernelCall,
-        stream: tuple[str, int, int],
-        size: tuple[int, int] | None,
-        frames: int,
-        problem: str | None,
+        self, site: AttentionSite, module: Any, kernel: KernelCall, reading: Reading
     ) -> None:
-        self.site, self.module, self.kernel = site, module, kernel
-        self.stream, self.part, self.parts = stream
-        self.size, self.frames, self.problem = size, frames, problem
+        self.site, self.module, self.kernel, self.reading = site, module, kernel, reading
         self._changes: dict[Rows, list[Change]] = {}
         self._probs: dict[Rows, Tensor] = {}
-        self._edited: dict[Rows, Tensor] = {}
+        self._edited: dict[Rows, list[Tensor]] = {}
+
+    @property
+    def stream(self) -> str:
+        """Whose keys: `"text"`, `"picture n"`, or `"self"`."""
+        return self.reading.stream
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """Height and width of the site's places; None where they fit no grid."""
+        return None if self.reading.grid is None else self.reading.grid[1:]
+
+    @property
+    def frames(self) -> int:
+        """Frames of a picture whose places stand in one row, one frame after the other."""
+        return 1 if self.reading.grid is None else self.reading.grid[0]
 
     def problem_of(self, rows: Rows) -> str | None:
         """Why the probs of some rows of the denoiser's batch cannot be read; None if they can."""
         there = self.kernel.query.shape[0]
-        if self.problem is None and max(rows) >= there:
+        if self.reading.problem is None and max(rows) >= there:
             return f"the kernel got the first {there} rows of the batch only"
-        return self.problem
+        return self.reading.problem
 
     def probs(self, rows: Rows) -> Tensor:
-        """fp32 `(rows, heads, queries, tokens)` before edits; formed once."""
+        """fp32 `(rows, heads, height · width, tokens)` before edits; formed once. Frames that stand
+        in one row have a row each here."""
         if rows not in self._probs:
-            self._probs[rows] = self.kernel.probs(rows)
+            portion = self.reading.portion
+            if portion is None:
+                probs = self.kernel.probs(rows)
+            else:
+                probs = shares_of(self.kernel, rows, portion.queries, portion.keys)
+            self._probs[rows] = self.by_frame(probs)
         return self._probs[rows]
 
     def edited(self, rows: Rows) -> Tensor:
         """The probs after the edits that act on the rows; formed once."""
+        return self._after_each(rows)[-1]
+
+    def _after_each(self, rows: Rows) -> list[Tensor]:
+        """The probs before the edits that act on the rows, and after each of them."""
         if rows not in self._edited:
-            probs = self.probs(rows)
+            stages = [self.probs(rows)]
             for change in self._changes.get(rows, ()):
-                probs = change.changed(probs)
-            self._edited[rows] = probs
+                stages.append(change.changed(stages[-1]))
+            self._edited[rows] = stages
         return self._edited[rows]
+
+    def by_frame(self, maps: Tensor) -> Tensor:
+        """`(rows, heads, frames · places, …)` to `(rows · frames, heads, places, …)`."""
+        if self.frames == 1:
+            return maps
+        return maps.unflatten(2, (self.frames, -1)).transpose(1, 2).flatten(0, 1)
+
+    def by_picture(self, maps: Tensor) -> Tensor:
+        """`(rows · frames, heads, places, …)` to `(rows, heads, frames · places, …)`."""
+        if self.frames == 1:
+            return maps
+        return maps.unflatten(0, (-1, self.frames)).transpose(1, 2).flatten(2, 3)
+
+    def own_queries_and_keys(self, rows: Rows) -> tuple[Tensor, Tensor]:
+        """The picture's own queries and keys, `(rows, heads, places, d)`, each."""
+        kernel, portion = self.kernel, self.reading.portion
+        if portion is None:
+            return taken(kernel.query, rows), taken(kernel.key, rows)
+        return (
+            at_places(kernel.query, rows, portion.queries),
+            at_places(kernel.key, rows, portion.own_keys),
+        )
+
+    def values(self, rows: Rows) -> Tensor:
+        """The values `(rows, heads, tokens, d)` of the keys that the probs are about."""
+        portion = self.reading.portion
+        if portion is None:
+            return taken(self.kernel.value, rows)
+        return at_places(self.kernel.value, rows, portion.keys)
 
     def output(self, changes: Sequence[tuple[Rows, Change]]) -> Tensor:
         """What is to stand for the kernel's output under these edits, in their order.
 
-        O′ = O + (P′ − P) V for the rows that they act on. An edit that looks at other texts gives
-        M′ from P′ V, and then the change is M′ − P V.
+        O′ = O + (P′ − P) V for the rows that they act on, P being the shares of the text. An edit
+        that looks at other texts gives M′ from P′ V, and then the change is M′ − P V. Where the
+        other keys' shares are scaled by a factor f, so is what was taken from them: O′ = O + (P′ −
+        P) V + (f − 1) (O − P V).
         """
         for rows, change in changes:
             self._changes.setdefault(rows, []).append(change)
-        kernel = self.kernel
+        output, portion = self.kernel.output, self.reading.portion
         for rows, acting in self._changes.items():
-            probs, edited = self.probs(rows), self.edited(rows)
-            mixing = [change for change in acting if change.mixes]
-            if mixing:
-                value = taken(kernel.value, rows)
-                query = taken(kernel.query, rows)
-                mixed = mixed_values(edited, value)
-                for change in mixing:
-                    mixed = change.mixed(mixed, partial(attend, self.module, query, kernel.scale))
-                difference = mixed - mixed_values(probs, value)
-            elif edited is probs:
-                continue
-            else:
-                difference = value_change(kernel, rows, edited - probs)
-            output = kernel.changed(rows, difference)
-            kernel = KernelCall(
-                kernel.query, kernel.key, kernel.value, output, kernel.mask, kernel.scale
-            )
-        return kernel.output
+            difference = self._difference(rows, acting)
+            if difference is not None:
+                queries = None if portion is None else portion.queries
+                output = plus_at(output, rows, difference, queries)
+        return output
+
+    def _difference(self, rows: Rows, acting: Sequence[Change]) -> Tensor | None:
+        """What the places take in addition, fp32 `(rows, heads, queries, d)`; None: nothing."""
+        probs, edited = self.probs(rows), self.edited(rows)
+        mixing = [change for change in acting if change.mixes]
+        if edited is probs and not mixing:
+            return None
+        value = self.values(rows)
+        if mixing:
+            query, _ = self.own_queries_and_keys(rows)
+            mixed = mixed_values(self.by_picture(edited), value)
+            for change in mixing:
+                mixed = change.mixed(mixed, partial(attend, self.module, query, self.kernel.scale))
+            difference = mixed - mixed_values(self.by_picture(probs), value)
+        else:
+            difference = mixed_values(self.by_picture(edited - probs), value)
+        factor = self._factor(rows, acting)
+        if factor is None:
+            return difference
+        assert self.reading.portion is not None
+        output = at_places(self.kernel.output, rows, self.reading.portion.queries).float()
+        others = output - mixed_values(self.by_picture(probs), value)
+        return difference + (self.by_picture(factor) - 1) * others
+
+    def _factor(self, rows: Rows, acting: Sequence[Change]) -> Tensor | None:
+        """By what the shares of the keys that are not the text's are scaled, fp32 `(rows, heads,
+        places, 1)`; None where they are as they were."""
+        scaling = [change.scales_the_rest for change in acting]
+        if self.reading.portion is None or not any(scaling):
+            return None
+        rest = [1 - probs.sum(dim=-1, keepdim=True) for probs in self._after_each(rows)]
+        factor = torch.ones_like(rest[0])
+        for scales, before, after in zip(scaling, rest, rest[1:], strict=False):
+            if scales:
+                # A place that looks at nothing but the text has no rest to scale.
+                factor = factor * torch.where(before > 1e-6, after.clamp_min(0) / before, 1.0)
+        return factor

@@ -14,7 +14,7 @@ from t2i_xattn.errors import UserError, nearest
 if TYPE_CHECKING:
     from torch import nn
 
-Kind = Literal["cross", "self"]
+Kind = Literal["cross", "joint", "self"]
 Place = Literal["down", "mid", "up"]
 
 
@@ -24,8 +24,10 @@ class AttentionSite:
 
     Attributes:
         name: module name, such as `"down_blocks.0.attentions.0.transformer_blocks.0.attn2"`.
-        kind: `"cross"` (queries from the picture, keys from the text) or `"self"`.
-        depth: its place among the sites of its kind, 0 the first of the forward pass.
+        kind: `"cross"` (queries from the picture, keys from the text), `"joint"` (text and picture
+            look at both) or `"self"`.
+        depth: its place among the sites that read the text, or among those that do not; 0 the first
+            of the forward pass.
         place: part of a UNet: `"down"`, `"mid"` or `"up"`; None for other denoisers.
         level: in a UNet, how often the latent has been halved before; 0 is full resolution. None
             for other denoisers.
@@ -38,6 +40,11 @@ class AttentionSite:
     place: Place | None
     level: int | None
     heads: int
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether the picture looks at the text here."""
+        return self.kind != "self"
 
 
 Sites = Callable[[AttentionSite], bool] | Iterable[str]
@@ -61,28 +68,34 @@ def choose_sites(sites: Sequence[AttentionSite], choice: Sites | None) -> list[A
             if name not in known:
                 raise UserError(
                     f"expected the name of a site, but came {name!r}{nearest(name, known)}; "
-                    "find_sites(pipe.unet) and trace.sites list them"
+                    "find_sites(denoiser) and trace.sites list them"
                 )
         chosen = [site for site in sites if site.name in names]
     if not chosen:
         raise UserError(
             f"expected at least one site, but the choice leaves none of {len(sites)}; "
-            "find_sites(pipe.unet) and trace.sites list their places and levels"
+            "find_sites(denoiser) and trace.sites list their places and levels"
         )
     return chosen
 
 
-def find_sites(denoiser: nn.Module, kind: Kind = "cross") -> list[AttentionSite]:
+def find_sites(denoiser: nn.Module, kind: Kind | Literal["text"] = "text") -> list[AttentionSite]:
     """The attention sites of a denoiser, in the order of its forward pass.
 
     Args:
-        denoiser: such as `pipe.unet`; one wrapped by `torch.compile` is looked through.
-        kind: `"cross"` or `"self"`.
+        denoiser: such as `pipe.unet` or `pipe.transformer`; one wrapped by `torch.compile` is
+            looked through.
+        kind: `"text"`: where the picture looks at the text, which is in cross-attention (`"cross"`)
+            and in joint attention (`"joint"`); or `"self"`.
 
     Returns:
         Sites of that kind. Empty if the denoiser has none, or is of no family that is known.
     """
-    return [site for site, _ in walk_sites(denoiser) if site.kind == kind]
+    return [
+        site
+        for site, _ in walk_sites(denoiser)
+        if site.kind == kind or (kind == "text" and site.reads_text)
+    ]
 
 
 def walk_sites(denoiser: nn.Module) -> Iterator[tuple[AttentionSite, nn.Module]]:

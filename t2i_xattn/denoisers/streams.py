@@ -15,6 +15,9 @@ WALKED = "walked"
 EDITED = "edited"
 """The text's maps after the edits that act on the pipeline; `text` is before them."""
 
+OTHERS = "others"
+"""Kernel calls that are not about the picture; nobody reads them."""
+
 OF_TEXT = (TEXT, WALKED, EDITED)
 """The streams whose token axis is the text's."""
 

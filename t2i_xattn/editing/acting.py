@@ -35,6 +35,11 @@ class ActingEdit(NamedTuple):
         """Whether it mixes in what other texts give."""
         return bool(self.edit.texts)
 
+    @property
+    def scales_the_rest(self) -> bool:
+        """Whether the keys that are not the text's make room for what it gives."""
+        return self.edit.scales_the_rest
+
     def changed(self, probs: Tensor) -> Tensor:
         """The probs `(images, heads, queries, tokens)` after this edit."""
         edited: Any = self.edit.apply(probs, self.prepared, self.context)

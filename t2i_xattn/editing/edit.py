@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from t2i_xattn.denoisers.call import DenoiserCall
 from t2i_xattn.denoisers.of_pipeline import controlnets, denoiser_of
 from t2i_xattn.denoisers.registry import Acting
 from t2i_xattn.denoisers.rows import Layout
@@ -87,7 +88,7 @@ def _sites_of(edit: Edit, found: Sequence[AttentionSite]) -> list[AttentionSite]
     Raises:
         UserError: if there are none.
     """
-    of_kind = [site for site in found if site.kind == edit.kind]
+    of_kind = [site for site in found if site.reads_text == (edit.kind == "cross")]
     if not of_kind:
         raise UserError(
             f"expected a denoiser with {edit.kind}-attention for {edit.name}, but it has none; "
@@ -157,9 +158,8 @@ class _EditedDenoiser(FollowedDenoiser):
         super().forget()
         self._edited: EditedRun | None = None
 
-    def acting(self, layout: Layout, given: dict[str, Any]) -> Acting | None:
-        sample = given["sample"]
-        latent = (int(sample.shape[-2]), int(sample.shape[-1]))
+    def acting(self, layout: Layout, call: DenoiserCall) -> Acting | None:
+        latent = call.latent_size
         if self._edited is None:
             self._check_branches(layout)
             run, copies = self.run, self.run.ears.copies
@@ -169,9 +169,9 @@ class _EditedDenoiser(FollowedDenoiser):
             if branch not in self._edited.words:
                 self._edited.words[branch] = self.run.words_of(layout, branch)
                 self._edited.prompts[branch] = layout.texts[branch]
-                tokens = int(given["encoder_hidden_states"].shape[1])
-                self._edited.check(branch, self.found, tokens, sample.device)
-        return self._edited.begin_call(layout, latent, given["timestep"], self.prefix)
+                tokens = call.tokens_of(layout.rows[branch])
+                self._edited.check(branch, self.found, tokens, call.text[0].device)
+        return self._edited.begin_call(layout, latent, call.timestep, self.prefix)
 
     def _check_branches(self, layout: Layout) -> None:
         """Raises `UserError` if an edit is for a branch that the run does not have."""
@@ -198,7 +198,7 @@ class _EditedDenoiser(FollowedDenoiser):
             for name in self.site_names:
                 site, module = self.registry.modules[name]
                 width = getattr(module, "cross_attention_dim", None)
-                if site.kind == "cross" and width != text.shape[-1]:
+                if site.reads_text and width != text.shape[-1]:
                     raise UserError(
                         f"expected texts of {width} channels at {name}, but the pipeline encodes "
                         f"them in {text.shape[-1]}, which its UNet projects first; use a pipeline "

@@ -153,15 +153,19 @@ class EditedRun:
             device=device,
             copies=self._copies() * frames,
             encoded={text: self.texts[text] for text in edit.texts},
+            padding=tuple(
+                None if text is None else text.padding
+                for text in self.prompts[branch]
+                for _ in range(frames)
+            ),
         )
 
     def _prepare(self, branch: str, number: int, seen: Seen, name: str) -> ActingEdit | None:
-        edit, key = self.placed[number][0], seen.kernel.key
+        edit, rows = self.placed[number][0], self.layout.rows[branch]
         assert seen.size is not None
+        tokens = int(seen.probs(rows).shape[-1])
         site = dataclasses.replace(seen.site, name=name)
-        context = self._context(
-            branch, number, site, seen.size, int(key.shape[2]), seen.kernel.query.device
-        )
+        context = self._context(branch, number, site, seen.size, tokens, seen.kernel.query.device)
         if not edit.acts_at(context):
             return None
         return ActingEdit(

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from t2i_xattn.edits.edit import Edit, EditContext, checked_number, renormalised
+from t2i_xattn.edits.edit import Edit, EditContext, checked_number
 from t2i_xattn.errors import UserError
 
 
@@ -17,7 +17,8 @@ class Temperature(Edit):
     """Divides the scores by a temperature before the softmax.
 
     On probs this is softmax(s / T) ∝ P^(1/T), computed as softmax(log P / T): exact but for shares
-    so small (below 1e-45) that fp32 has made them 0.
+    so small (below 1e-45) that fp32 has made them 0. In joint attention it acts among the text's
+    keys, which keep what they get together.
 
     Attributes:
         temperature: T, above 0; below 1 sharpens, above 1 flattens.
@@ -35,7 +36,10 @@ class Temperature(Edit):
         # Negative shares are of an edit before this one; they have no logarithm.
         logs = probs.clamp_min(0).log() / self.temperature
         nothing = logs.amax(dim=-1, keepdim=True) == float("-inf")
-        return logs.masked_fill(nothing, 0.0).softmax(dim=-1).masked_fill(nothing, 0.0)
+        shares = logs.masked_fill(nothing, 0.0).softmax(dim=-1).masked_fill(nothing, 0.0)
+        if context.site.kind != "joint":
+            return shares
+        return shares * probs.sum(dim=-1, keepdim=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,15 +57,19 @@ class TopK(Edit):
         if isinstance(self.k, bool) or not isinstance(self.k, int) or self.k < 1:
             raise UserError(f"expected k=1 or more whole tokens for TopK, but came {self.k!r}")
 
+    @property
+    def renormalises(self) -> bool:
+        return True
+
     def apply(self, probs: Tensor, prepared: Any, context: EditContext) -> Tensor:
         largest = probs.topk(min(self.k, probs.shape[-1]), dim=-1)
         kept = torch.zeros_like(probs).scatter(-1, largest.indices, largest.values)
-        return renormalised(kept)
+        return self.renormalised(kept, probs, context)
 
 
 @dataclass(frozen=True, eq=False)
 class MaskPadding(Edit):
-    """Hides the padding after the end token, and renormalises the rest.
+    """Hides the padding that fills the text's sequence up, and renormalises the rest.
 
     The same as a mask of −∞ on those keys. Models that were trained without such a mask put part of
     the picture there.
@@ -71,17 +79,21 @@ class MaskPadding(Edit):
             known.
     """
 
+    @property
+    def renormalises(self) -> bool:
+        return True
+
     def prepare(self, context: EditContext) -> Any:
         visible = torch.ones(len(context.words), 1, 1, context.tokens)
         for image in context.images:
-            ids = context.token_ids[image]
-            if ids is None:
+            padding = context.padding[image]
+            if padding is None:
                 raise UserError(
                     "expected prompts as text for MaskPadding, which has to know where they end, "
                     "but came embeddings; hand the prompts to the pipeline"
                 )
-            visible[image, ..., len(ids) :] = 0
+            visible[image, ..., list(padding)] = 0
         return visible.to(context.device)
 
     def apply(self, probs: Tensor, prepared: Any, context: EditContext) -> Tensor:
-        return renormalised(probs * prepared)
+        return self.renormalised(probs * prepared, probs, context)

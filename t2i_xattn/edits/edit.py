@@ -6,7 +6,7 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Integral
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -36,6 +36,7 @@ class EditContext:
             counts as an image here.
         token_ids: for each image, the tokens of that text from the start token to the end token,
             without padding; None where it was given as embeddings.
+        padding: for each image, the columns of that text that fill its sequence up.
         tokens: length of the text sequence; in self-attention, height · width.
         images: the images of the batch that the edit may change.
         device: where the probs are.
@@ -58,6 +59,7 @@ class EditContext:
     device: torch.device
     copies: int = 1
     encoded: Mapping[str, Tensor] = field(default_factory=dict)
+    padding: tuple[tuple[int, ...] | None, ...] = ()
 
     def columns(self, phrase: str, image: int) -> tuple[int, ...]:
         """The columns of a word or phrase in the prompt of an image.
@@ -109,6 +111,10 @@ class Edit:
         branches: of the guidance; `"conditional"` by default, or several.
         images: the images of the batch that are changed; by default all. All are seen.
         words: the words whose columns are changed; by default all. Nothing is renormalised after.
+        rest: in joint attention, what becomes of the keys that are not the text's (the picture's
+            own, mostly): `"shared"`: they make room for what the text gets and get what it loses,
+            as in one softmax over all keys; `"kept"`: they keep their shares. By default `"shared"`
+            for edits that renormalise (as if scores were masked), and `"kept"` for others.
     """
 
     sites: Sites | None = None
@@ -116,8 +122,11 @@ class Edit:
     branches: str | Sequence[str] = CONDITIONAL
     images: Sequence[int] | None = None
     words: Sequence[str] | None = None
+    rest: Literal["shared", "kept"] | None = None
 
     def __post_init__(self) -> None:
+        if self.rest not in (None, "shared", "kept"):
+            raise UserError(f'expected rest="shared" or "kept", but came {self.rest!r}')
         for branch in self.of_branches:
             if branch not in BRANCHES:
                 raise UserError(
@@ -138,13 +147,38 @@ class Edit:
 
     @property
     def kind(self) -> Kind:
-        """The sites it is for: those of cross- or of self-attention."""
+        """The sites it is for: `"cross"`: where the picture looks at the text, in joint attention
+        too; or `"self"`."""
         return "cross"
 
     @property
     def name(self) -> str:
         """What messages call it."""
         return type(self).__name__
+
+    @property
+    def renormalises(self) -> bool:
+        """Whether what it takes from some tokens goes to the others."""
+        return False
+
+    @property
+    def scales_the_rest(self) -> bool:
+        """See `rest`."""
+        return self.renormalises if self.rest is None else self.rest == "shared"
+
+    def renormalised(self, changed: Tensor, probs: Tensor, context: EditContext) -> Tensor:
+        """Changed shares, brought to a sum of 1 over all keys again; a query that has none left
+        keeps zeros.
+
+        In joint attention the keys that are not the text's count too, or, where they are kept, the
+        text's shares are brought to the sum that they had.
+        """
+        if context.site.kind != "joint":
+            return renormalised(changed)
+        before, total = probs.sum(dim=-1, keepdim=True), changed.sum(dim=-1, keepdim=True)
+        if self.scales_the_rest:
+            return changed / (total + (1 - before).clamp_min(0)).clamp_min(_TINY)
+        return torch.where(total > 0, changed * (before / total.clamp_min(_TINY)), changed)
 
     @property
     def of_branches(self) -> tuple[str, ...]:
@@ -223,6 +257,9 @@ class Edit:
         if self.steps is None:
             return 0, math.inf
         return whole_steps(self.steps, steps, self.name)
+
+
+_TINY = torch.finfo(torch.float32).tiny
 
 
 def renormalised(probs: Tensor) -> Tensor:

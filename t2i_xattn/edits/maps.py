@@ -83,6 +83,10 @@ class InjectMap(Edit):
         given = given.array if isinstance(given, HeatMap) else given
         return checked_shares("a map", given)
 
+    @property
+    def renormalises(self) -> bool:
+        return True
+
     def prepare(self, context: EditContext) -> Any:
         span = context.span(self.word)
         places = torch.zeros(len(context.words), 1, context.height * context.width, 1)
@@ -105,8 +109,19 @@ class InjectMap(Edit):
     def apply(self, probs: Tensor, prepared: Any, context: EditContext) -> Tensor:
         span, places, evenly = prepared
         others = probs * (1 - span)
-        left = others.sum(dim=-1, keepdim=True).clamp_min(torch.finfo(probs.dtype).tiny)
+        left = others.sum(dim=-1, keepdim=True)
+        if context.site.kind == "joint":
+            text = probs.sum(dim=-1, keepdim=True)
+            if self.scales_the_rest:
+                left = left + (1 - text).clamp_min(0)
+            else:  # the word gets no more than the text has
+                places = torch.minimum(places, text)
+                return others * ((text - places) / left.clamp_min(_TINY)) + places * evenly
+        left = left.clamp_min(_TINY)
         return others * ((1 - places) / left) + places * evenly
+
+
+_TINY = torch.finfo(torch.float32).tiny
 
 
 def _as_recorded(given: SiteMaps) -> FloatMap:

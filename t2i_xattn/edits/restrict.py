@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from t2i_xattn.edits.edit import Edit, EditContext, renormalised
+from t2i_xattn.edits.edit import Edit, EditContext
 from t2i_xattn.edits.picture import checked_region, region_coverage
 
 
@@ -37,10 +37,14 @@ class Restrict(Edit):
         super().__post_init__()
         checked_region(self.region)
 
+    @property
+    def renormalises(self) -> bool:
+        return True
+
     def prepare(self, context: EditContext) -> Any:
         inside = region_coverage(checked_region(self.region), context)
         outside = (1 - inside).flatten().to(context.device)
         return 1 - outside[:, None] * context.span(self.word)
 
     def apply(self, probs: Tensor, prepared: Any, context: EditContext) -> Tensor:
-        return renormalised(probs * prepared)
+        return self.renormalised(probs * prepared, probs, context)

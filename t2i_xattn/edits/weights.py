@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from t2i_xattn.edits.edit import Edit, EditContext, checked_number, renormalised
+from t2i_xattn.edits.edit import Edit, EditContext, checked_number
 from t2i_xattn.errors import UserError
 
 
@@ -41,11 +41,16 @@ class Reweight(Edit):
                 f"no sum to keep, but came {self.weight}; leave renormalise out"
             )
 
+    @property
+    def renormalises(self) -> bool:
+        return self.renormalise
+
     def prepare(self, context: EditContext) -> Any:
         return 1 + (self.weight - 1) * context.span(self.word)
 
     def apply(self, probs: Tensor, prepared: Any, context: EditContext) -> Tensor:
-        return renormalised(probs * prepared) if self.renormalise else probs * prepared
+        changed = probs * prepared
+        return self.renormalised(changed, probs, context) if self.renormalise else changed
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,11 +68,16 @@ class Drop(Edit):
     word: str
     renormalise: bool = True
 
+    @property
+    def renormalises(self) -> bool:
+        return self.renormalise
+
     def prepare(self, context: EditContext) -> Any:
         return 1 - context.span(self.word)
 
     def apply(self, probs: Tensor, prepared: Any, context: EditContext) -> Tensor:
-        return renormalised(probs * prepared) if self.renormalise else probs * prepared
+        changed = probs * prepared
+        return self.renormalised(changed, probs, context) if self.renormalise else changed
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,9 +101,15 @@ class Add(Edit):
         if not 0 <= self.share <= 1:
             raise UserError(f"expected a share from 0 to 1 for Add, but came {self.share}")
 
+    @property
+    def renormalises(self) -> bool:
+        return True
+
     def prepare(self, context: EditContext) -> Any:
         span = context.span(self.word)
         return self.share * span / span.sum(dim=-1, keepdim=True).clamp_min(1)
 
     def apply(self, probs: Tensor, prepared: Any, context: EditContext) -> Tensor:
+        if context.site.kind == "joint" and not self.scales_the_rest:
+            prepared = prepared * probs.sum(dim=-1, keepdim=True)
         return torch.add(prepared, probs, alpha=1 - self.share)

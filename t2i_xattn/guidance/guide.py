@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from t2i_xattn.denoisers.branches import CONDITIONAL
+from t2i_xattn.denoisers.call import DenoiserCall
 from t2i_xattn.denoisers.frozen import frozen
 from t2i_xattn.denoisers.of_pipeline import denoiser_of
 from t2i_xattn.denoisers.registry import Acting
@@ -135,7 +136,7 @@ class _GuidedDenoiser(FollowedDenoiser):
     ) -> None:
         super().__init__(run, module)
         self.losses = losses
-        found = [site for site, _ in self.registry.modules.values() if site.kind == "cross"]
+        found = [site for site, _ in self.registry.modules.values() if site.reads_text]
         if not found:
             raise UserError(
                 f"expected a denoiser with cross-attention, but {type(module).__name__} has none; "
@@ -153,7 +154,8 @@ class _GuidedDenoiser(FollowedDenoiser):
         self._prompts: tuple[str | None, ...] = ()
         self._read: list[AttentionSite] = []
 
-    def begun(self, layout: Layout, given: dict[str, Any]) -> tuple[Acting | None, dict[str, Any]]:
+    def begun(self, layout: Layout, call: DenoiserCall) -> tuple[Acting | None, dict[str, Any]]:
+        given = dict(call.given)
         if layout.frames > 1:
             raise UserError(
                 f"expected a pipeline of stills to guide, but came a video of {layout.frames} "
@@ -168,14 +170,14 @@ class _GuidedDenoiser(FollowedDenoiser):
             if self._calls == 0:
                 self._begin_run(layout)
             self._calls += 1
-            self._guide(layout, given)
+            self._guide(layout, call)
         moved = self.moved
         if moved is None:
             return None, given
-        sample = given["sample"].clone()
+        sample = stacked(call.sample).clone()
         for rows in layout.rows.values():
             sample[as_index(rows), : moved.shape[1]] = moved.to(sample)
-        return None, given | {"sample": sample}
+        return None, self.registry.family.with_sample(given, sample)
 
     def _begin_run(self, layout: Layout) -> None:
         """Looks whether the losses can act on the prompts."""
@@ -186,7 +188,7 @@ class _GuidedDenoiser(FollowedDenoiser):
         for loss in self.losses:
             loss.check(WordMaps(torch.empty(0), self._words, prompts=self._prompts))
 
-    def _guide(self, layout: Layout, given: dict[str, Any]) -> None:
+    def _guide(self, layout: Layout, call: DenoiserCall) -> None:
         """Moves the latents, if a loss acts in this step."""
         steps, step = self.run.steps or 1, self._calls - 1
         done = min(step / steps, 1.0)
@@ -195,7 +197,7 @@ class _GuidedDenoiser(FollowedDenoiser):
         ]
         if not any(most for _, most, _ in acting):
             return
-        moved = self._guided(layout.rows[CONDITIONAL], given, acting, done)
+        moved = self._guided(layout.rows[CONDITIONAL], call, acting, done)
         # Of several guides the last has begun from where the others have come to.
         for other in self.registry.followers_of(self.pipe):
             if isinstance(other, _GuidedDenoiser):
@@ -204,7 +206,7 @@ class _GuidedDenoiser(FollowedDenoiser):
     def _guided(
         self,
         rows: Sequence[int],
-        given: dict[str, Any],
+        call: DenoiserCall,
         acting: Sequence[tuple[GuidanceLoss, int, float]],
         done: float,
     ) -> Tensor:
@@ -214,17 +216,20 @@ class _GuidedDenoiser(FollowedDenoiser):
         samplers that scale them.
         """
         denoiser: Any = self.registry.denoiser
-        batch = len(given["sample"])
+        family, batch = self.registry.family, call.rows
         # Tensors of inference mode take part in no gradient.
         with torch.inference_mode(False), torch.enable_grad(), frozen(denoiser):
-            own = {name: writable(rows_of(value, rows, batch)) for name, value in given.items()}
+            own = {
+                name: writable(rows_of(value, rows, batch)) for name, value in call.given.items()
+            }
             # Some pipelines join masks or other pictures to the latents.
             channels = denoiser.config.out_channels
-            latents = own["sample"][:, :channels].detach().float()
-            joined, dtype = own["sample"][:, channels:], own["sample"].dtype
+            sample = writable(rows_of(stacked(call.sample), rows, batch))
+            latents = sample[:, :channels].detach().float()
+            joined, dtype = sample[:, channels:], sample.dtype
             for iteration in range(max(most for _, most, _ in acting)):
                 latents = latents.detach().requires_grad_(True)
-                own["sample"] = torch.cat([latents.to(dtype), joined], dim=1)
+                own = family.with_sample(own, torch.cat([latents.to(dtype), joined], dim=1))
                 maps = WordMaps(self._shares(own), self._words, done, self._prompts)
                 total = latents.new_zeros(())
                 live = False
@@ -265,6 +270,11 @@ class _GuidedDenoiser(FollowedDenoiser):
                 f"{sorted(set(sizes))}; choose them with sites=lambda site: site.level == …"
             )
         return sizes[0]
+
+
+def stacked(sample: Tensor | Sequence[Tensor]) -> Tensor:
+    """Latents as one tensor."""
+    return sample if isinstance(sample, Tensor) else torch.stack(list(sample))
 
 
 def _gradient(loss: Tensor, latents: Tensor, dtype: torch.dtype) -> Tensor:

@@ -69,8 +69,8 @@ class ShallowPass:
     def take(self, seen: Seen) -> None:
         if seen.stream != TEXT:
             return
-        if seen.problem is not None:
-            self._cannot(seen.site, seen.problem)
+        if seen.reading.problem is not None:
+            self._cannot(seen.site, seen.reading.problem)
         assert seen.size is not None
         every = tuple(range(seen.kernel.query.shape[0]))
         self._seen[seen.site.name] = SeenMaps(seen.probs(every).mean(dim=1), seen.size)

@@ -12,6 +12,9 @@ from t2i_xattn.kernel.attention import attention_probs, mixed_values, plus
 Rows = Sequence[int]
 """Rows of a kernel call's batch."""
 
+Places = range | Sequence[range]
+"""Places on an axis of a kernel call: the same in every row, or one range for each row."""
+
 
 @dataclass(frozen=True, eq=False)
 class KernelCall:
@@ -24,6 +27,8 @@ class KernelCall:
         mask: broadcast to `(rows, heads, queries, tokens)`: bool (True: may be looked at) or
             numbers to be added to the scores; or None.
         scale: of the scores, usually 1 / √d.
+        logsumexp: of the scores over all keys, fp32 `(rows, heads, queries)`, where the kernel said
+            it; or None.
     """
 
     query: Tensor
@@ -32,6 +37,7 @@ class KernelCall:
     output: Tensor
     mask: Tensor | None
     scale: float
+    logsumexp: Tensor | None = None
 
     def probs(self, rows: Rows) -> Tensor:
         """fp32 `(rows, heads, queries, tokens)` of some rows."""
@@ -47,18 +53,32 @@ class KernelCall:
             mask = mask[None]
         return mask if mask.shape[0] == 1 else taken(mask, rows)
 
-    def changed(self, rows: Rows, difference: Tensor) -> Tensor:
-        """The output with what the rows take in addition.
+    def changed(self, rows: Rows, difference: Tensor, queries: Places | None = None) -> Tensor:
+        """The output with what the rows take in addition; see `plus_at`."""
+        return plus_at(self.output, rows, difference, queries)
 
-        What is not changed keeps its bytes.
 
-        Args:
-            rows: of the batch.
-            difference: fp32 `(rows, heads, queries, d)`, such as (P′ − P) V.
-        """
-        output = self.output.clone()  # the kernel's own is needed for its gradients
-        output[as_index(rows)] = plus(taken(self.output, rows), difference)
+def plus_at(
+    output: Tensor, rows: Rows, difference: Tensor, queries: Places | None = None
+) -> Tensor:
+    """A kernel's output with what some rows take in addition. What is not changed keeps its bytes.
+
+    Args:
+        output: `(all rows, heads, all queries, d)`.
+        rows: of the batch.
+        difference: fp32 `(rows, heads, queries, d)`, such as (P′ − P) V.
+        queries: where they stand, see `Places`; None: all.
+    """
+    output = output.clone()  # the kernel's own is needed for its gradients
+    if queries is None or isinstance(queries, range):
+        places = slice(None) if queries is None else slice(queries.start, queries.stop)
+        index = (as_index(rows), slice(None), places)
+        output[index] = plus(output[index], difference)
         return output
+    for number, row in enumerate(rows):
+        places = slice(queries[row].start, queries[row].stop)
+        output[row, :, places] = plus(output[row, :, places], difference[number])
+    return output
 
 
 def value_change(call: KernelCall, rows: Rows, difference: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 
 from t2i_xattn.kernel.call import KernelCall
 from t2i_xattn.kernel.cover import Cover
+from t2i_xattn.kernel.logsumexp import fused
 from t2i_xattn.kernel.unfused import COVERED, Unfused
 
 _numbers = itertools.count()
@@ -38,6 +39,7 @@ class SiteTap:
         module: Any,
         ran: Callable[[], bool],
         receive: Callable[[KernelCall], Tensor],
+        logsumexp: bool = False,
     ) -> None:
         """Changes nothing yet; `covers` are to be put on.
 
@@ -45,8 +47,10 @@ class SiteTap:
             module: the attention module.
             ran: told that the module runs; whether its kernel calls are wanted.
             receive: given each kernel call; gives what is to stand for its output.
+            logsumexp: whether the kernel is asked for that too.
         """
         self.module, self._ran, self.receive = module, ran, receive
+        self.logsumexp = logsumexp
         number = next(_numbers)
         _taps[number] = self
         # A tensor: a number would be compiled into the graph of each site.
@@ -74,9 +78,10 @@ class SiteTap:
             torch.ops.t2i_xattn.unseen(output.detach(), self.handle)
         return output
 
-    def fused(
+    def seen(
         self,
         output: Tensor,
+        logsumexp: Tensor | None,
         query: Tensor,
         key: Tensor,
         value: Tensor,
@@ -103,9 +108,10 @@ class SiteTap:
                 self.handle,
                 attn_mask,
                 scale,
+                None if logsumexp is None else logsumexp.detach(),
             )
             return output
-        return self.receive(KernelCall(query, key, value, output, attn_mask, scale))
+        return self.receive(KernelCall(query, key, value, output, attn_mask, scale, logsumexp))
 
 
 class _Mode(TorchFunctionMode):
@@ -125,10 +131,12 @@ class _Mode(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is Tensor.unflatten:  # which torch.compile knows as a method alone
             return args[0].unflatten(*args[1:], **kwargs)
-        output = func(*args, **kwargs)
         if func is scaled_dot_product_attention:
             self.saw.append(True)
-            return self.tap.fused(output, *args, **kwargs)
+            both = fused(*args, **kwargs) if self.tap.logsumexp else None
+            output, logsumexp = (func(*args, **kwargs), None) if both is None else both
+            return self.tap.seen(output, logsumexp, *args, **kwargs)
+        output = func(*args, **kwargs)
         if func is torch.bmm and self.unfused is not None:
             self.unfused.multiplied(args)
         return output
@@ -143,11 +151,12 @@ def _at_site(
     handle: Tensor,
     mask: Tensor | None,
     scale: float,
+    logsumexp: Tensor | None,
 ) -> None:
     tap = _taps.get(int(handle))
     if tap is None or not tap._ran():
         return
-    made = tap.receive(KernelCall(query, key, value, output, mask, scale))
+    made = tap.receive(KernelCall(query, key, value, output, mask, scale, logsumexp))
     if made is not output:
         output.copy_(made)
 
@@ -161,6 +170,7 @@ def _(
     handle: Tensor,
     mask: Tensor | None,
     scale: float,
+    logsumexp: Tensor | None,
 ) -> None:
     return None
 

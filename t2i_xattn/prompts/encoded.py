@@ -40,7 +40,9 @@ class Text:
         prompt: as typed, or as the tokenizer spells it; None where only embeddings are known.
         words: its words with their columns.
         tokens: the text of each column, from the start token to the end token; empty if unknown.
-        ids: its tokens from the start token to the end token; None if unknown.
+        ids: its tokens from the start token to the end token, one a column, −1 for what is no
+            token's; None if unknown.
+        padding: the columns that fill the sequence up; None if unknown.
     """
 
     embedding: Tensor
@@ -50,6 +52,7 @@ class Text:
     words: tuple[Word, ...] = ()
     tokens: tuple[str, ...] = ()
     ids: tuple[int, ...] | None = None
+    padding: tuple[int, ...] | None = None
 
     @property
     def is_empty(self) -> bool:
@@ -64,6 +67,15 @@ def without_padding(tokenizer: Any, ids: Sequence[int]) -> tuple[int, ...]:
     while len(kept) > 1 and kept[-1] in padding and (kept[-1] != end or kept[-2] in padding):
         kept.pop()
     return tuple(kept)
+
+
+def padding_columns(tokenizer: Any, columns: Sequence[int], ids: Sequence[int]) -> set[int]:
+    """The columns of tokens that fill a text up, behind it or in front of it."""
+    kept = len(without_padding(tokenizer, ids))
+    first = 0
+    while first < kept - 1 and ids[first] == tokenizer.pad_token_id != tokenizer.bos_token_id:
+        first += 1
+    return {*columns[:first], *columns[kept:]}
 
 
 def spelled(tokenizer: Any, ids: Sequence[int]) -> tuple[str, ...]:
@@ -103,8 +115,35 @@ def words_of_ids(tokenizer: Any, typed: str | None, ids: Sequence[int]) -> tuple
             offsets = list(enumerate(encoding["offset_mapping"]))
             return _words(typed, [(column, *span) for column, span in offsets], kept)
     text, tokens = _decoded(tokenizer, ids)
+    at = _found(typed, text, tokens) if typed else None
+    if typed and at is not None:  # as typed, inside of a template
+        inside = [(column, max(0, a - at), b - at) for column, a, b in tokens]
+        return _words(typed, inside, len(ids))
     encoded = _words(text, tokens, len(ids))
     return encoded if typed is None else _as_typed(encoded, typed)
+
+
+def _found(typed: str, text: str, tokens: Sequence[tuple[int, int, int]]) -> int | None:
+    """Where a prompt as typed stands in an encoded text; None if it does not.
+
+    Of several places it is the last before a special token or the end of the text, since that is
+    where templates put it.
+    """
+    if len(text.lower()) != len(text) or not typed.strip():
+        return None
+    leading = len(typed) - len(typed.lstrip())
+    typed, text = typed.strip().lower(), text.lower()
+    following = [*(column for column, _, _ in tokens[1:]), None]
+    ends = [
+        stop
+        for (column, _, stop), after in zip(tokens, following, strict=True)
+        if after != column + 1
+    ]
+    for end in reversed(ends):
+        start = len(text[:end].rstrip()) - len(typed)
+        if start >= 0 and text.startswith(typed, start):
+            return start - leading
+    return None
 
 
 def _words(text: str, tokens: Sequence[tuple[int, int, int]], window: int) -> tuple[Word, ...]:

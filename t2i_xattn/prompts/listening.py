@@ -20,6 +20,8 @@ from t2i_xattn.kernel.cover import Cover
 from t2i_xattn.kernel.module_calls import ModuleCalls
 from t2i_xattn.kernel.owner import owner_of_call, running
 from t2i_xattn.prompts.encoded import EncoderCall, Text
+from t2i_xattn.prompts.own_tokenizer import main_tokenizer, tokenizer_beside
+from t2i_xattn.prompts.roles import CONDITIONAL, UNCONDITIONAL
 from t2i_xattn.prompts.texts import texts_by_hand, texts_of_encoding
 from t2i_xattn.prompts.words import check_whole, split_words
 
@@ -131,7 +133,7 @@ class Ears:
                 "expected a pipeline with `encode_prompt` to encode other texts with, but came "
                 f"{type(self.pipe).__name__}; use a pipeline such as StableDiffusionXLPipeline"
             )
-        tokenizer = _tokenizer(self.pipe)
+        tokenizer = main_tokenizer(self.pipe)
         for text in texts:
             check_whole(text, split_words(tokenizer, text))
         known = _signature(self.pipe, name).parameters
@@ -149,7 +151,7 @@ class Ears:
 
     def empty_text(self) -> list[Text]:
         """The prompt without words, as the pipeline's encoders give it; nothing if they do not."""
-        tokenizer = _tokenizer(self.pipe)
+        tokenizer = main_tokenizer(self.pipe)
         if _method_name(self.pipe) is None or tokenizer is None or not text_encoders(self.pipe):
             return []
         (embedding,) = self.encode([""]).values()
@@ -174,7 +176,11 @@ class Ears:
         name = self._method.name if self._method is not None else "encode_prompt"
         bound = _signature(self.pipe, name).bind(*args, **kwargs)
         bound.apply_defaults()
-        given = bound.arguments
+        # Some pipelines write into the list of prompts.
+        given = {
+            key: list(value) if isinstance(value, list) else value
+            for key, value in bound.arguments.items()
+        }
         self._begin()
         calls: list[EncoderCall] = []
         self._local.inside, before = calls, getattr(self._local, "inside", None)
@@ -182,7 +188,8 @@ class Ears:
             result = method(*args, **kwargs)
         finally:
             self._local.inside = before
-        texts, self.copies = texts_of_encoding(self.pipe, given, result, calls)
+        role = None if _gives_negative(given) else self._role(given)
+        texts, self.copies = texts_of_encoding(self.pipe, given, result, calls, role)
         self.settings = {key: given[key] for key in _SETTINGS if key in given}
         self.guided = bool(given.get("do_classifier_free_guidance", False))
         self._add(texts)
@@ -196,7 +203,7 @@ class Ears:
                 return result
             if owner_of_call([self.pipe]) not in (None, self.pipe):
                 return result  # another pipeline has the same encoder
-            tokenizer = getattr(self.pipe, name.replace("text_encoder", "tokenizer"), None)
+            tokenizer = tokenizer_beside(self.pipe, name)
             call = EncoderCall(name, tokenizer, ids.tolist(), _states(result))
             inside = getattr(self._local, "inside", None)
             if inside is not None:
@@ -207,6 +214,12 @@ class Ears:
             return result
 
         return called
+
+    def _role(self, given: Mapping[str, Any]) -> str:
+        """What an encoding is for, where the pipeline asks for prompts and for negative prompts by
+        a call each, the prompts first."""
+        before = any(text.role == CONDITIONAL for text in self.texts)
+        return UNCONDITIONAL if before else CONDITIONAL
 
     def _begin(self) -> None:
         """Texts are about to be encoded: a further run's, where one has gone before."""
@@ -237,17 +250,13 @@ def text_encoders(pipe: Any) -> list[tuple[str, nn.Module]]:
     return [(name, module) for name, module in named if isinstance(module, nn.Module)]
 
 
-def _tokenizer(pipe: Any) -> Any:
-    return getattr(pipe, "tokenizer", None) or getattr(pipe, "tokenizer_2", None)
-
-
 def _states(result: Any) -> tuple[Tensor, ...]:
     """The hidden states in an encoder's output that pipelines take their embeddings from."""
     last = getattr(result, "last_hidden_state", None)
     if last is None and isinstance(result, tuple | list) and result:
         last = result[0]
     hidden = getattr(result, "hidden_states", None) or ()
-    found = [last, *hidden[-2:]]
+    found = [last, *reversed(hidden)]
     return tuple(each for each in found if isinstance(each, Tensor) and each.ndim == 3)
 
 
@@ -257,6 +266,11 @@ def _method_name(pipe: Any) -> str | None:
         if hasattr(pipe, name) and "prompt" in _signature(pipe, name).parameters:
             return name
     return None
+
+
+def _gives_negative(given: Mapping[str, Any]) -> bool:
+    """Whether an encoding, given by its arguments, gives the negative prompts' embeddings too."""
+    return "negative_prompt" in given or "do_classifier_free_guidance" in given
 
 
 def _signature(pipe: Any, name: str) -> inspect.Signature:

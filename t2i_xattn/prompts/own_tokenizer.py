@@ -1,4 +1,4 @@
-"""A tokenizer of our own, like the pipeline's.
+"""The pipeline's tokenizers, and ones of our own like them.
 
 The fast tokenizers of transformers keep padding and truncation as a state that every call sets, so
 that a call of ours beside one of the pipeline's, in another thread, would change what is encoded.
@@ -23,3 +23,22 @@ def own_tokenizer(tokenizer: Any) -> Any:
             made = copy.deepcopy(tokenizer)
             _copies[tokenizer] = (len(tokenizer), made)
         return made
+
+
+def tokenizer_beside(pipe: Any, encoder: str = "text_encoder") -> Any:
+    """The tokenizer that belongs to a text encoder; None if there is none.
+
+    Encoders that see pictures too have a processor, with a tokenizer inside.
+    """
+    name = encoder.replace("text_encoder", "tokenizer")
+    for each in (name, name.replace("tokenizer", "text_processor")):
+        found = getattr(pipe, each, None)
+        if found is not None:
+            return getattr(found, "tokenizer", found)
+    return None
+
+
+def main_tokenizer(pipe: Any) -> Any:
+    """The first tokenizer of a pipeline; None if it has none."""
+    first = tokenizer_beside(pipe)
+    return tokenizer_beside(pipe, "text_encoder_2") if first is None else first

@@ -4,19 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import cycle
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from t2i_xattn.prompts.encoded import EncoderCall, Text, spelled, without_padding, words_of_ids
-from t2i_xattn.prompts.own_tokenizer import own_tokenizer
+from t2i_xattn.prompts.by_value import HeardColumns, columns_by_value
+from t2i_xattn.prompts.encoded import (
+    EncoderCall,
+    Text,
+    padding_columns,
+    spelled,
+    without_padding,
+    words_of_ids,
+)
+from t2i_xattn.prompts.own_tokenizer import main_tokenizer, own_tokenizer
 from t2i_xattn.prompts.roles import CONDITIONAL, UNCONDITIONAL
 from t2i_xattn.prompts.words import Word
 
 
 def texts_of_encoding(
-    pipe: Any, given: Mapping[str, Any], result: Any, calls: Sequence[EncoderCall]
+    pipe: Any,
+    given: Mapping[str, Any],
+    result: Any,
+    calls: Sequence[EncoderCall],
+    role: str | None = None,
 ) -> tuple[list[Text], int]:
     """The texts of one `encode_prompt`, and how many pictures each prompt is for.
 
@@ -26,41 +39,65 @@ def texts_of_encoding(
         result: what it gave: the embeddings of the prompts, then those of the negative prompts, as
             diffusers' pipelines do; or one tensor of both.
         calls: of its text encoders, in the order in which they came.
+        role: of all that it gave; None where it gives those of the negative prompts too.
     """
     prompts = _as_typed(given.get("prompt"), given.get("prompt_embeds"))
     negative = _as_typed(given.get("negative_prompt"), given.get("negative_prompt_embeds"))
-    listed = result if isinstance(result, tuple | list) else [result]
-    found = [each for each in listed if isinstance(each, Tensor) and each.ndim == 3]
-    seconds = {
-        CONDITIONAL: _as_typed(given.get("prompt_2"), None),
-        UNCONDITIONAL: _as_typed(given.get("negative_prompt_2"), None),
-    }
+    found = _embeddings(result)
     typed = {CONDITIONAL: prompts, UNCONDITIONAL: negative}
-    if isinstance(result, Tensor) and found:
-        parts = _parted(found[0], prompts, calls)
+    if role is not None:
+        parts = [(role, rows) for rows in found]
+        typed[role] = prompts
+    elif isinstance(result, Tensor) and found:
+        parts = _parted(result, prompts, calls)
     else:
-        parts = list(zip((CONDITIONAL, UNCONDITIONAL), found, strict=False))
+        parts = list(zip(cycle((CONDITIONAL, UNCONDITIONAL)), found, strict=False))
     texts: list[Text] = []
-    roles = list(dict.fromkeys(role for role, _ in parts))
-    for role, tensor in parts:
-        count = max(1, len(typed[role]) or len(prompts) or 1)
-        copies = max(1, len(tensor) // count)
-        place = roles.index(role), len(roles)
-        for row in range(len(tensor)):
+    roles = list(dict.fromkeys(each for each, _ in parts))
+    for each, rows in parts:
+        count = max(1, len(typed[each]) or len(prompts) or 1)
+        copies = max(1, len(rows) // count)
+        place = roles.index(each), len(roles)
+        for row, embedding in enumerate(rows):
             number = row // copies
-            texts.append(
-                _text(
-                    pipe,
-                    tensor[row],
-                    role,
-                    row,
-                    _at(typed[role], number),
-                    _at(seconds[role], number),
-                    _heard(calls, tensor[row], number, place),
-                )
-            )
-    first = next((len(tensor) for role, tensor in parts if role == CONDITIONAL), 1)
+            mine = _typed(given, each, role is not None, number, _at(typed[each], number))
+            heard = _heard(calls, embedding, number, place)
+            texts.append(_text(pipe, embedding, each, row, mine, heard))
+    first = next((len(rows) for each, rows in parts if each == CONDITIONAL), 1)
     return texts, max(1, first // max(1, len(prompts)))
+
+
+def _embeddings(result: Any) -> list[Sequence[Tensor]]:
+    """What an encoding gave: groups of embeddings `(tokens, channels)`, one a picture."""
+    listed = result if isinstance(result, tuple | list) else [result]
+    if isinstance(result, list) and result and all(map(_is_embedding, result)):
+        return [result]
+    groups: list[Sequence[Tensor]] = []
+    for each in listed:
+        if isinstance(each, Tensor) and each.ndim in (3, 4):
+            # Of the states of several layers the last.
+            groups.append(list(each if each.ndim == 3 else each[-1]))
+        elif isinstance(each, list) and each and all(map(_is_embedding, each)):
+            groups.append(each)
+    # A pooled text stands beside the whole one in some, as one token.
+    longest = max((len(group[0]) for group in groups), default=0)
+    return [group for group in groups if len(group[0]) > 1 or longest <= 1]
+
+
+def _is_embedding(given: Any) -> bool:
+    return isinstance(given, Tensor) and given.ndim == 2 and given.is_floating_point()
+
+
+def _typed(
+    given: Mapping[str, Any], role: str, one_role: bool, number: int, prompt: str | None
+) -> dict[str, str | None]:
+    """By encoder, the text that it was to encode: some have a prompt of their own."""
+    before = "negative_" if role == UNCONDITIONAL and not one_role else ""
+    typed = {"text_encoder": prompt}
+    for end in ("_2", "_3", "_4"):
+        own = _at(_as_typed(given.get(f"{before}prompt{end}"), None), number)
+        typed[f"text_encoder{end}"] = own or prompt
+    return typed
 
 
 def texts_by_hand(call: EncoderCall) -> list[Text]:
@@ -93,7 +130,7 @@ def _at(texts: Sequence[str | None], number: int) -> str | None:
 
 def _parted(
     tensor: Tensor, prompts: Sequence[Any], calls: Sequence[EncoderCall]
-) -> list[tuple[str, Tensor]]:
+) -> list[tuple[str, Sequence[Tensor]]]:
     """One tensor of prompts and negative prompts, as `_encode_prompt` gives it, parted.
 
     Which rows are the prompts' is known by what their encoder gave, which was asked for the prompts
@@ -101,14 +138,15 @@ def _parted(
     """
     count = max(1, len(prompts))
     if len(tensor) == count:
-        return [(CONDITIONAL, tensor)]
+        return [(CONDITIONAL, list(tensor))]
     rows = [row for row in range(len(tensor)) if calls and _gave(calls[0], tensor[row])]
     rest = [row for row in range(len(tensor)) if row not in rows]
     if not rows or not rest:
         half = len(tensor) // 2
-        return [(CONDITIONAL, tensor[half:]), (UNCONDITIONAL, tensor[:half])]
+        return [(CONDITIONAL, list(tensor[half:])), (UNCONDITIONAL, list(tensor[:half]))]
     # A branch of the picture alone (InstructPix2Pix) has the negative prompts once more.
-    return [(CONDITIONAL, tensor[rows]), (UNCONDITIONAL, tensor[rest[: len(rows)]])]
+    negative = rest[: len(rows)]
+    return [(CONDITIONAL, list(tensor[rows])), (UNCONDITIONAL, list(tensor[negative]))]
 
 
 def _gave(call: EncoderCall, embedding: Tensor) -> int | None:
@@ -128,11 +166,12 @@ def same(one: Tensor, other: Tensor) -> bool:
 
 def _heard(
     calls: Sequence[EncoderCall], embedding: Tensor, number: int, place: tuple[int, int]
-) -> dict[str, tuple[Any, list[int]]]:
-    """By encoder, its tokenizer and the tokens that stand in the columns of an embedding.
+) -> list[HeardColumns]:
+    """For each encoder, the tokens that stand in the columns of an embedding.
 
-    A pipeline asks each encoder for the prompts first, then for the negative prompts, each in as
-    many calls as they have chunks.
+    Known by value where the encoders' states stand in it. Where a pipeline has changed them, by
+    their order: it asks each encoder for the prompts first, then for the negative prompts, each in
+    as many calls as they have chunks.
 
     Args:
         calls: all of the encoding.
@@ -140,7 +179,11 @@ def _heard(
         number: of the prompt.
         place: which of how many roles it has.
     """
-    heard: dict[str, tuple[Any, list[int]]] = {}
+    if by_value := columns_by_value(calls, embedding):
+        return by_value
+    if not embedding.any():
+        return []  # zeros, in the place of a text that was not encoded
+    heard: list[HeardColumns] = []
     role, roles = place
     for encoder in dict.fromkeys(call.encoder for call in calls):
         own = [call for call in calls if call.encoder == encoder]
@@ -154,7 +197,8 @@ def _heard(
             known = own  # an empty negative prompt is not encoded by some, but is zeros
         ids = _columns([call.ids[min(number, len(call.ids) - 1)] for call in known], len(embedding))
         if ids is not None:
-            heard[encoder] = (own[0].tokenizer, ids)
+            columns = tuple(range(len(ids)))
+            heard.append(HeardColumns(encoder, own[0].tokenizer, columns, tuple(ids)))
     return heard
 
 
@@ -177,37 +221,106 @@ def _text(
     embedding: Tensor,
     role: str,
     picture: int,
-    typed: str | None,
-    typed_2: str | None,
-    heard: Mapping[str, tuple[Any, list[int]]],
+    typed: Mapping[str, str | None],
+    heard: Sequence[HeardColumns],
 ) -> Text:
-    text = Text(embedding, role, picture, typed)
+    prompt = typed["text_encoder"]
+    text = Text(embedding, role, picture, prompt)
     if not heard:
-        return _as_tokenized(pipe, text) if typed is not None else text
-    (tokenizer, ids), *others = heard.values()
+        return _as_tokenized(pipe, text) if prompt is not None else text
     convert = getattr(pipe, "maybe_convert_prompt", None)
-    if typed is None:
-        text = replace(text, prompt=_spelled_out(tokenizer, ids))
+    if prompt is None:
+        text = replace(text, prompt=_spelled_out(heard[0].tokenizer, heard[0].ids))
     # A textual inversion of several vectors stands for several tokens; this is what is tokenized.
     elif convert is not None:
-        typed = convert(typed, tokenizer)
-        text = replace(text, prompt=typed)
-    text = _with_words(text, tokenizer, typed, ids)
-    if others and typed_2 is not None and typed_2 != typed:
-        tokenizer, ids = others[0]
-        second = words_of_ids(tokenizer, typed_2, ids)
-        text = replace(text, words=(*text.words, *(_of_second(word) for word in second)))
-    return text
+        text = replace(text, prompt=convert(prompt, heard[0].tokenizer))
+    words: dict[tuple[str, int, int, str], Word] = {}
+    for each in heard:
+        own = typed.get(each.encoder, prompt)
+        main = own is None or own == prompt
+        for word in words_of_ids(each.tokenizer, text.prompt if main and prompt else own, each.ids):
+            source = "prompt" if main else "prompt" + each.encoder.removeprefix("text_encoder")
+            columns = tuple(each.columns[place] for place in word.columns)
+            word = replace(word, columns=columns, source=source)
+            key = (word.text, word.start, word.stop, source)
+            words[key] = joined(words.get(key), word, each.encoder)
+    return replace(text, words=tuple(words.values()), **_by_column(heard, len(embedding)))
 
 
-def _of_second(word: Word) -> Word:
-    return replace(word, source="prompt_2")
+def joined(known: Word | None, word: Word, encoder: str) -> Word:
+    """A word with its columns of one more encoder."""
+    cut = () if word.columns else (encoder,)
+    encoders = (encoder,) * len(word.columns)
+    if known is None:
+        return replace(word, encoders=encoders, cut=cut)
+    fresh = [column for column in word.columns if column not in known.columns]
+    if word.columns and not fresh:
+        return known  # the encoders' states stand beside each other, channel by channel
+    return replace(
+        known,
+        columns=(*known.columns, *fresh),
+        encoders=(*known.encoders, *encoders[: len(fresh)]),
+        cut=(*known.cut, *cut),
+    )
+
+
+def together(parts: Sequence[tuple[Text, Sequence[int]]], length: int) -> Text | None:
+    """One text of several that stand in one sequence.
+
+    Args:
+        parts: each with the column of each of its tokens.
+        length: of the sequence.
+    """
+    if not parts:
+        return None
+    first = parts[0][0]
+    ids, tokens = [-1] * length, [""] * length
+    padding = set(range(length))
+    words: dict[tuple[str, int, int, str], Word] = {}
+    for number, (text, columns) in enumerate(parts):
+        own = text.ids or ()
+        for place, one in enumerate(own):
+            ids[columns[place]], tokens[columns[place]] = one, text.tokens[place]
+        filling = range(len(own), len(columns)) if text.padding is None else text.padding
+        padding -= {columns[place] for place in range(len(columns)) if place not in set(filling)}
+        for word in text.words:
+            moved = replace(word, columns=tuple(columns[place] for place in word.columns))
+            key = (word.text, word.start, word.stop, word.source)
+            encoder = word.encoders[0] if word.encoders else f"part {number + 1}"
+            words[key] = joined(words.get(key), moved, encoder)
+    return replace(
+        first,
+        words=tuple(words.values()),
+        ids=tuple(ids),
+        tokens=tuple(tokens),
+        padding=tuple(sorted(padding)),
+    )
+
+
+def _by_column(heard: Sequence[HeardColumns], length: int) -> dict[str, Any]:
+    """What stands in the columns of an embedding: `tokens`, `ids` and `padding` of a text."""
+    ids, tokens = [-1] * length, [""] * length
+    real: set[int] = set()
+    for each in heard:
+        spelling = spelled(each.tokenizer, each.ids)
+        filling = padding_columns(each.tokenizer, each.columns, each.ids)
+        for column, one, token in zip(each.columns, each.ids, spelling, strict=True):
+            if ids[column] == -1:
+                ids[column], tokens[column] = one, token
+                if column not in filling:
+                    real.add(column)
+    end = max(real, default=-1) + 1
+    return {
+        "ids": tuple(ids[:end]),
+        "tokens": tuple(tokens[:end]),
+        "padding": tuple(column for column in range(length) if column not in real),
+    }
 
 
 def _as_tokenized(pipe: Any, text: Text) -> Text:
     """What the pipeline's tokenizer makes of a prompt whose encoder was not heard."""
-    tokenizer = getattr(pipe, "tokenizer", None) or getattr(pipe, "tokenizer_2", None)
-    if tokenizer is None:
+    tokenizer = main_tokenizer(pipe)
+    if tokenizer is None or tokenizer.model_max_length != len(text.embedding):
         return text
     ids = own_tokenizer(tokenizer)(
         text.prompt, padding="max_length", truncation=True, max_length=len(text.embedding)
@@ -222,6 +335,7 @@ def _with_words(text: Text, tokenizer: Any, typed: str | None, ids: Sequence[int
         words=words_of_ids(tokenizer, typed, ids),
         tokens=spelled(tokenizer, kept),
         ids=kept,
+        padding=tuple(range(len(kept), len(text.embedding))),
     )
 
 

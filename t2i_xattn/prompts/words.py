@@ -30,6 +30,8 @@ class Word:
             window of the text encoder cut any part of the word off.
         source: where it stands: `"prompt"`, `"prompt_2"` (a second prompt of SDXL), or `"spans"`
             where the user named its columns.
+        encoders: the text encoder of each column, where several stand behind each other.
+        cut: the text encoders whose window cut some of it off, where others have it whole.
     """
 
     text: str
@@ -37,6 +39,8 @@ class Word:
     stop: int
     columns: tuple[int, ...]
     source: str = "prompt"
+    encoders: tuple[str, ...] = ()
+    cut: tuple[str, ...] = ()
 
 
 def split_words(tokenizer: PreTrainedTokenizerBase, prompt: str) -> tuple[Word, ...]:
@@ -100,7 +104,10 @@ def check_whole(text: str, words: Sequence[Word]) -> None:
 
 
 def find_phrase(
-    words: Sequence[Word], phrase: str, occurrence: int | None = None
+    words: Sequence[Word],
+    phrase: str,
+    occurrence: int | None = None,
+    encoder: str | None = None,
 ) -> tuple[int, ...]:
     """The columns of a word, or of several words that stand one after the other.
 
@@ -112,6 +119,8 @@ def find_phrase(
         phrase: one or more words.
         occurrence: which one to take where the phrase stands several times, 0 the first. By
             default all of them together.
+        encoder: the text encoder whose columns are meant, where several stand behind each other,
+            such as `"text_encoder_3"`; by default those of all.
 
     Returns:
         The columns, ascending, each once.
@@ -130,13 +139,40 @@ def find_phrase(
                 f"{'0' if len(found) == 1 else f'0 to {len(found) - 1}'}, but came {occurrence}"
             )
         found = [found[occurrence]]
-    cut = cut_words([word for run in found for word in run])
-    if cut:
+    chosen = [word for run in found for word in run]
+    if cut := cut_words(chosen):
         raise UserError(
             f"{phrase!r} goes beyond the window of the text encoder, which cut off "
             f"{_listed(word.text for word in cut)}; move it to the front or shorten the prompt"
         )
-    return tuple(sorted({column for run in found for word in run for column in word.columns}))
+    if encoder is None and (cutting := {each for word in chosen for each in word.cut}):
+        others = sorted({each for word in chosen for each in word.encoders})
+        raise UserError(
+            f"{phrase!r} goes beyond the window of {' and '.join(sorted(cutting))}, which cut it "
+            f"off, but not beyond that of {' and '.join(others)}; shorten the prompt, or ask for "
+            f"that one's columns by encoder={others[0]!r}"
+        )
+    columns = {column for word in chosen for column in _of_encoder(word, encoder)}
+    return tuple(sorted(columns))
+
+
+def _of_encoder(word: Word, encoder: str | None) -> tuple[int, ...]:
+    """A word's columns of one encoder.
+
+    Raises:
+        UserError: if it has none.
+    """
+    if encoder is None:
+        return word.columns
+    pairs = zip(word.columns, word.encoders, strict=False)
+    columns = tuple(column for column, of in pairs if of == encoder)
+    if not columns:
+        known = ", ".join(dict.fromkeys(word.encoders)) or "one encoder alone"
+        raise UserError(
+            f"expected an encoder that {word.text!r} has columns of ({known}), but came "
+            f"{encoder!r}; leave encoder= out for all of them"
+        )
+    return columns
 
 
 def _runs(words: Sequence[Word], phrase: str) -> list[Sequence[Word]]:

@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from t2i_xattn.denoisers.rows import Layout
 from t2i_xattn.denoisers.seen import Change, Rows, Seen
 from t2i_xattn.denoisers.sites import AttentionSite
-from t2i_xattn.denoisers.streams import EDITED, SELF, TEXT, WALKED
+from t2i_xattn.denoisers.streams import EDITED, OTHERS, SELF, TEXT, WALKED
 from t2i_xattn.errors import UserError
 from t2i_xattn.kernel.attention import attention_probs, carried, head_weights
-from t2i_xattn.kernel.call import taken
+from t2i_xattn.kernel.call import KernelCall, taken
+from t2i_xattn.kernel.shares import Portion, at_one, of_row, shares_of
 from t2i_xattn.recording.site_weights import agreement, reference_affinity, reference_site
 from t2i_xattn.recording.store import MapStore
 
@@ -76,7 +77,8 @@ class RecordingCall:
 
     def take(self, seen: Seen) -> None:
         name = self.prefix + seen.site.name
-        if name not in self._names and name not in self._self_names:
+        known = name in self._names or name in self._self_names
+        if not known or seen.stream == OTHERS:
             return
         problem = seen.problem_of(tuple(row for each in self._rows for row in each))
         if problem is not None:
@@ -85,10 +87,11 @@ class RecordingCall:
         assert seen.size is not None
         with torch.inference_mode(False), torch.no_grad():
             for branch in self.windows:
-                if seen.site.kind == "self":
+                # In joint attention the picture looks at itself in the same call.
+                if name in self._self_names and seen.stream in (SELF, TEXT):
                     self._take_self(seen, branch, name)
-                elif name in self._names:
-                    self._take_cross(seen, branch, name)
+                if seen.site.reads_text and name in self._names:
+                    self._take_text(seen, branch, name)
 
     def end(self) -> None:
         """Takes in what can be told after the whole call only."""
@@ -103,7 +106,7 @@ class RecordingCall:
                         store.weigh(self.windows[branch], branch, site.name, agreed)
         store.finished += 1
 
-    def _take_cross(self, seen: Seen, branch: str, name: str) -> None:
+    def _take_text(self, seen: Seen, branch: str, name: str) -> None:
         store, window = self.store, self.windows[branch]
         rows = self.layout.rows[branch]
         assert seen.size is not None
@@ -117,7 +120,7 @@ class RecordingCall:
                 branch,
                 (seen.stream, name),
                 self._pictures(mean),
-                (seen.part * length, seen.parts * length),
+                (seen.reading.part * length, seen.reading.parts * length),
             )
             return
         chosen = store.selection(branch, TEXT, probs.device)
@@ -137,29 +140,33 @@ class RecordingCall:
                 mean = probs.mean(dim=1, keepdim=True)
                 if columns is not None:
                     mean = self._selected(mean, columns)
-                walked = carried(*carry[:3], mean, store.keep.walk)
-                store.add(window, branch, (WALKED, name), self._pictures(walked))
+                walked = carried(*carry[:3], seen.by_picture(mean), store.keep.walk)
+                walked = self._pictures(seen.by_frame(walked))
+                store.add(window, branch, (WALKED, name), walked)
 
     def _take_self(self, seen: Seen, branch: str, partner: str) -> None:
-        keep, kernel = self.store.keep, seen.kernel
-        rows = self.layout.rows[branch]
-        query, key = taken(kernel.query, rows), taken(kernel.key, rows)
+        keep, rows = self.store.keep, self.layout.rows[branch]
+        query, key = seen.own_queries_and_keys(rows)
         assert seen.size is not None
         if self._walks[branch] or keep.heads == "auto":
-            self._carries[partner, branch] = (query, key, kernel.scale, seen.size)
+            self._carries[partner, branch] = (query, key, seen.kernel.scale, seen.size)
         if keep.self_attention is None:
             return
         looks = self._looks(seen, rows, query, key)
+        if seen.frames == 1:
+            looks = self._pictures(looks)
         for name in self._names:
             if self.partners.get(name) == partner:
                 self.store.sizes[name] = seen.size
-                self.store.add(self.windows[branch], branch, (SELF, name), self._pictures(looks))
+                self.store.add(self.windows[branch], branch, (SELF, name), looks)
 
     def _looks(self, seen: Seen, rows: Rows, query: Tensor, key: Tensor) -> Tensor:
         """Where chosen places look, fp32 `(rows, heads, keys, places)`."""
         keep, kernel = self.store.keep, seen.kernel
         assert seen.size is not None
         places = keep.queries(seen.size)
+        if seen.reading.portion is not None:
+            return self._looks_beside_text(kernel, rows, seen.reading.portion, places)
         mask = kernel.mask_of(rows)
         if places is not None:
             query = query[:, :, places]
@@ -179,6 +186,18 @@ class RecordingCall:
         if keep.heads == "each":
             return torch.cat(total, dim=1)
         return total[0] / query.shape[1]
+
+    def _looks_beside_text(
+        self, kernel: KernelCall, rows: Rows, portion: Portion, places: Sequence[int] | None
+    ) -> Tensor:
+        """The same, of a kernel call that has the text's keys too: of the attention to all keys."""
+        asked = range(len(of_row(portion.queries, rows[0]))) if places is None else places
+        total = []
+        for place in asked:
+            one = at_one(portion.queries, place)
+            shares = shares_of(kernel, rows, one, portion.own_keys).transpose(-1, -2)
+            total.append(shares if self.store.keep.heads == "each" else shares.mean(1, True))
+        return torch.cat(total, dim=-1)
 
     def _kept(self, probs: Tensor, weights: Tensor | None, chosen: Tensor | None) -> Tensor:
         """The heads and tokens of `(rows, heads, queries, tokens)` that are kept."""
@@ -224,7 +243,7 @@ class RecordingCall:
                 wanted = f"self-attention of whole pictures at {name}"
                 out = 'leave such sites out with unrecordable="skip", or read without it (walk=0)'
             raise UserError(f"expected {wanted}, but {problem}; {out}{way_out}")
-        if site.kind == "cross":
+        if site.reads_text:
             for each in [each for each in self.store.sites if each.name == name]:
                 self.store.leave_out(each)
             self._names.discard(name)

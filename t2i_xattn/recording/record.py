@@ -124,6 +124,11 @@ def record(
     denoisers = [("", denoiser_of(pipe)), *(controlnets(pipe) if controlnet else [])]
     found = [RecordedDenoiser(run, module, prefix) for prefix, module in denoisers]
     chosen = choose_sites([site for each in found for site in each.found], sites)
+    if heads == "auto" and any(site.kind == "joint" for site in chosen):
+        raise UserError(
+            'expected heads="mean" or "each" for joint attention, but came "auto", which weighs '
+            "heads by what they add to a layer of cross-attention"
+        )
     if reference is not None:
         choose_sites(chosen, [reference])
     for each in found:

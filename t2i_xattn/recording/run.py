@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from t2i_xattn.denoisers.branches import ROLES, UNCONDITIONAL
+from t2i_xattn.denoisers.call import DenoiserCall
 from t2i_xattn.denoisers.registry import Acting
 from t2i_xattn.denoisers.rows import Layout
 from t2i_xattn.denoisers.run import FollowedDenoiser, FollowedRun, Repeated, Spans
@@ -28,7 +29,7 @@ class RecordedDenoiser(FollowedDenoiser):
     """One denoiser (a UNet, or a ControlNet) while its calls are recorded.
 
     Attributes:
-        found: its cross-attention sites, in forward order.
+        found: its sites that read the text, in forward order.
         store: what is kept.
     """
 
@@ -42,9 +43,7 @@ class RecordedDenoiser(FollowedDenoiser):
         super().__init__(run, module, prefix)
         sites = [site for site, _ in self.registry.modules.values()]
         self.found = [
-            dataclasses.replace(site, name=prefix + site.name)
-            for site in sites
-            if site.kind == "cross"
+            dataclasses.replace(site, name=prefix + site.name) for site in sites if site.reads_text
         ]
         if not self.found:
             raise UserError(
@@ -70,7 +69,10 @@ class RecordedDenoiser(FollowedDenoiser):
         self.site_names = {name.removeprefix(self.prefix) for name in needed}
 
     def _partner(self, site: AttentionSite) -> str:
-        """The self-attention of a site's block, which comes before it."""
+        """The self-attention of a site's block, which comes before it; itself where text and
+        picture look at both."""
+        if site.kind == "joint":
+            return site.name.removeprefix(self.prefix)
         own = site.name.removeprefix(self.prefix)
         block, found = own.rpartition(".")[0], None
         for name, (other, _) in self.registry.modules.items():
@@ -85,18 +87,18 @@ class RecordedDenoiser(FollowedDenoiser):
             )
         return found
 
-    def acting(self, layout: Layout, given: dict[str, Any]) -> Acting | None:
+    def acting(self, layout: Layout, call: DenoiserCall) -> Acting | None:
         run, store = self.run, self.store
-        sample, text = given["sample"], given["encoder_hidden_states"]
-        latent, tokens = (int(sample.shape[-2]), int(sample.shape[-1])), int(text.shape[1])
+        latent = call.latent_size
+        tokens = {branch: call.tokens_of(rows) for branch, rows in layout.rows.items()}
         if not store.began:
-            store.begin_run(layout, latent, tokens, run.steps, run.columns_of_words(layout))
+            store.begin_run(layout, latent, run.steps, run.columns_of_words(layout))
             run.note_guidance(layout)
         for branch in layout.rows:
             if branch in run.keep.branches and branch not in store.words:
                 texts = layout.texts[branch]
-                store.begin_branch(branch, run.words_of(layout, branch), texts)
-        windows = store.begin_call(layout, latent, tokens, given["timestep"])
+                store.begin_branch(branch, run.words_of(layout, branch), texts, tokens[branch])
+        windows = store.begin_call(layout, latent, tokens, call.timestep)
         return RecordingCall(
             store,
             layout,

@@ -44,7 +44,7 @@ class MapStore:
         self.latent_size = (0, 0)
         self.groups: dict[str, tuple[Groups, ...]] | None = None
         self.walked_columns: tuple[int, ...] | None = None
-        self._tokens = 0
+        self._tokens: dict[str, int] = {}
         self._expected_windows = 1
         self._asked: list[tuple[int, int]] | None = None
         self._windows: dict[int, Sums] = {}
@@ -60,7 +60,6 @@ class MapStore:
         self,
         layout: Layout,
         latent: tuple[int, int],
-        tokens: int,
         steps: int | None,
         named: Collection[int] = (),
     ) -> None:
@@ -70,7 +69,7 @@ class MapStore:
             UserError: for windows that do not fit it.
         """
         self.images, self.frames = layout.images, layout.frames
-        self.latent_size, self._tokens = latent, tokens
+        self.latent_size = latent
         self._asked = self.keep.windows(steps)
         if self._asked is not None:
             self._expected_windows = len(self._asked)
@@ -81,32 +80,38 @@ class MapStore:
             self.walked_columns = tuple(sorted(named)) or None
 
     def begin_branch(
-        self, branch: str, words: tuple[tuple[Word, ...], ...], texts: tuple[Any, ...]
+        self,
+        branch: str,
+        words: tuple[tuple[Word, ...], ...],
+        texts: tuple[Any, ...],
+        tokens: int,
     ) -> None:
-        """Fixes what is kept of a branch, whose texts are known by now.
+        """Fixes what is kept of a branch, whose texts, of so many tokens, are known by now.
 
         Raises:
             UserError: for a word that one of its prompts does not have.
         """
-        groups = self.keep.groups(words, self._tokens)
+        self._tokens[branch] = tokens
+        groups = self.keep.groups(words, tokens)
         self.words[branch], self.texts[branch] = words, texts
         if groups is not None:
             self.groups = (self.groups or {}) | {branch: groups}
 
     def begin_call(
-        self, layout: Layout, latent: tuple[int, int], tokens: int, timestep: Any
+        self, layout: Layout, latent: tuple[int, int], tokens: Mapping[str, int], timestep: Any
     ) -> dict[str, int]:
         """Counts a call; gives the number of the window that each branch is summed into.
 
         Raises:
             UserError: if this call has another shape than the first.
         """
-        first = (self.images, self.frames, self.latent_size, self._tokens)
-        came = (layout.images, layout.frames, latent, tokens)
+        known = {branch: self._tokens.get(branch, tokens[branch]) for branch in layout.rows}
+        first = (self.images, self.frames, self.latent_size, known)
+        came = (layout.images, layout.frames, latent, dict(tokens))
         if came != first:
             raise UserError(
-                f"expected every call of a run to be like the first, {_told(first)}, but came "
-                f"{_told(came)}; record each run on its own"
+                f"expected every call of a run to be like the first, {_told(*first)}, but came "
+                f"{_told(*came)}; record each run on its own"
             )
         self.calls += 1
         # Kept as it came: reading a number off a GPU would wait for it at every step.
@@ -115,8 +120,8 @@ class MapStore:
         for index, branch in enumerate(self.keep.branches):
             if branch not in layout.rows:
                 continue
-            known, now = self.texts.get(branch, ()), layout.texts[branch]
-            for one, other in zip(known, now, strict=False):
+            before, now = self.texts.get(branch, ()), layout.texts[branch]
+            for one, other in zip(before, now, strict=False):
                 if one is not None and other is not None and one.ids != other.ids:
                     raise UserError(
                         f"expected one prompt for each picture of a run, but {other.prompt!r} came "
@@ -179,7 +184,7 @@ class MapStore:
             return None
         key = (branch, stream)
         if key not in self._selections:
-            self._selections[key] = _selection(groups, self._tokens).to(device)
+            self._selections[key] = _selection(groups, self._tokens[branch]).to(device)
         return self._selections[key]
 
     @property
@@ -305,7 +310,8 @@ def _selection(groups: tuple[Groups, ...], tokens: int) -> Tensor:
     return selection
 
 
-def _told(shape: tuple[int, int, tuple[int, int], int]) -> str:
-    images, frames, (height, width), tokens = shape
+def _told(images: int, frames: int, latent: tuple[int, int], tokens: Mapping[str, int]) -> str:
+    height, width = latent
+    lengths = " and ".join(dict.fromkeys(map(str, tokens.values())))
     video = f" of {frames} frames" if frames > 1 else ""
-    return f"{images} pictures{video}, latents of {height} × {width}, {tokens} tokens"
+    return f"{images} pictures{video}, latents of {height} × {width}, {lengths} tokens"

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 
 from t2i_xattn.errors import UserError
 
@@ -39,12 +40,15 @@ class Sums:
         self.calls = [0] * self.branches
 
     def place(self, key: Key, branch: int, shape: tuple[int, ...], device: torch.device) -> Tensor:
-        """The sum of one branch, to be added to."""
+        """The sum of one branch, to be added to. Branches may have texts of different lengths."""
         if key not in self.maps:
             self.maps[key] = torch.zeros(
                 (self.branches, *shape), dtype=torch.float32, device=device
             )
             self.counts[key] = [0] * self.branches
+        longer = shape[-1] - self.maps[key].shape[-1]
+        if longer > 0:
+            self.maps[key] = functional.pad(self.maps[key], (0, longer))
         return self.maps[key][branch]
 
     @property

@@ -249,4 +249,5 @@ def _tuples(given: Any) -> Any:
 
 
 def _word(fields: dict[str, Any]) -> Word:
-    return Word(**{**fields, "columns": tuple(fields["columns"])})
+    listed = {"columns", "encoders", "cut"} & fields.keys()
+    return Word(**{**fields, **{name: tuple(fields[name]) for name in listed}})

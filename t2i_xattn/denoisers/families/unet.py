@@ -9,8 +9,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from t2i_xattn.denoisers.call import DenoiserCall
+from t2i_xattn.denoisers.families import Reading
 from t2i_xattn.denoisers.sites import AttentionSite, Kind, Place
-from t2i_xattn.denoisers.streams import TEXT
+from t2i_xattn.denoisers.streams import SELF, TEXT
+from t2i_xattn.kernel.call import KernelCall
 
 _OVER_TIME = ("motion_modules", "temp_attentions", "temporal_transformer_blocks")
 """Modules whose queries are the frames of one place, and not the places of a picture."""
@@ -45,26 +48,53 @@ class UNet:
             yield from _of_block(block, f"up_blocks.{index}", "up", level)
             level -= _resamples(block, "upsamplers")
 
-    def named(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        names = ("sample", "timestep", "encoder_hidden_states", "controlnet_cond")
-        return dict(zip(names, args, strict=False)) | dict(kwargs)
+    def call(self, denoiser: nn.Module, given: Mapping[str, Any]) -> DenoiserCall | None:
+        sample, text = given["sample"], given.get("encoder_hidden_states")
+        if not isinstance(text, Tensor):
+            return None
+        frames = int(sample.shape[2]) if sample.ndim == 5 else 1
+        return DenoiserCall(
+            given=given,
+            sample=sample,
+            # One for each frame or one for each picture.
+            text=text[:: max(1, len(text) // len(sample))] if frames > 1 else text,
+            tokens=int(text.shape[1]),
+            timestep=given["timestep"],
+            latent=(frames, int(sample.shape[-2]), int(sample.shape[-1])),
+            frames_as_rows=True,
+        )
 
-    def frames(self, sample: Tensor) -> int:
-        return int(sample.shape[2]) if sample.ndim == 5 else 1
+    def with_sample(self, given: Mapping[str, Any], sample: Tensor) -> dict[str, Any]:
+        return dict(given) | {"sample": sample}
 
-    def grid(
-        self, site: AttentionSite, queries: int, size: tuple[int, int]
-    ) -> tuple[int, int] | None:
-        # Each halving rounds up, as strided convolutions do (kernel 3, stride 2, padding 1), and on
-        # the way up the UNet is forced to the sizes of the way down.
-        height, width = size
-        for _ in range(site.level or 0):
-            height, width = -(-height // 2), -(-width // 2)
-        return (height, width) if height * width == queries else None
-
-    def takes_the_first(self, module: nn.Module) -> bool:
+    def reading(
+        self,
+        site: AttentionSite,
+        module: nn.Module,
+        kernel: KernelCall,
+        number: int,
+        call: DenoiserCall,
+    ) -> Reading:
+        rows, _, queries, _ = kernel.query.shape
+        size = _size(site, queries, call.latent_size)
+        stream, problem = (SELF, 0, 1), None
+        if site.kind == "cross":
+            streams = self.streams(module, call.given)
+            stream = streams[min(number, len(streams) - 1)]
+            keys = kernel.key.shape[2]
+            if number >= len(streams):
+                problem = f"the kernel was called {number + 1} times there"
+            elif stream[0] == TEXT and keys != call.tokens:
+                problem = f"the kernel got {keys} keys there for a text of {call.tokens} tokens"
+        batch = call.rows * call.row_frames
         # Perturbed-attention guidance: the perturbed rows, which come last, look at nothing.
-        return type(getattr(module, "processor", None)).__name__.startswith("PAG")
+        takes_the_first = type(getattr(module, "processor", None)).__name__.startswith("PAG")
+        if rows != batch and not (rows < batch and takes_the_first):
+            problem = f"the kernel got {rows} rows there for a batch of {batch}"
+        elif size is None:
+            height, width = call.latent_size
+            problem = f"its {queries} places there fit no grid of a latent of {height} × {width}"
+        return Reading(None if size is None else (1, *size), *stream, problem=problem)
 
     def streams(
         self, module: nn.Module, given: Mapping[str, Any]
@@ -85,6 +115,16 @@ class UNet:
             parts = int(embeds[number].shape[1]) if masked else 1
             streams += [(f"picture {number + 1}", part, parts) for part in range(parts)]
         return streams
+
+
+def _size(site: AttentionSite, queries: int, latent: tuple[int, int]) -> tuple[int, int] | None:
+    """Height and width of a site; None if its queries do not fit what the UNet is built like."""
+    # Each halving rounds up, as strided convolutions do (kernel 3, stride 2, padding 1), and on the
+    # way up the UNet is forced to the sizes of the way down.
+    height, width = latent
+    for _ in range(site.level or 0):
+        height, width = -(-height // 2), -(-width // 2)
+    return (height, width) if height * width == queries else None
 
 
 def _of_block(

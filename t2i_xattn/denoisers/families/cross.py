@@ -1,0 +1,76 @@
+"""Transformers whose places look at the text by cross-attention: the keys are the text's alone."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from torch import nn
+
+from t2i_xattn.denoisers.call import DenoiserCall
+from t2i_xattn.denoisers.families import Reading
+from t2i_xattn.denoisers.families.grids import channels_last, named
+from t2i_xattn.denoisers.families.transformer import Build, Transformer, count, no_grid
+from t2i_xattn.denoisers.sites import AttentionSite
+from t2i_xattn.denoisers.streams import TEXT
+from t2i_xattn.kernel.call import KernelCall
+
+_BLOCKS = r"transformer_blocks\.\d+\.attn2"
+_WAN = Build(sites=r"blocks\.\d+\.attn2", own=r"blocks\.\d+\.attn1")
+_KANDINSKY = r"visual_transformer_blocks\.\d+\."
+
+
+class Cross(Transformer):
+    """See the module."""
+
+    kind = "cross"
+    builds: ClassVar = {
+        "PixArtTransformer2DModel": Build(sites=_BLOCKS, own=r"transformer_blocks\.\d+\.attn1"),
+        # The first attention of Sana's blocks is linear: it has no softmax.
+        "SanaTransformer2DModel": Build(sites=_BLOCKS),
+        "LTXVideoTransformer3DModel": Build(
+            sites=_BLOCKS, own=r"transformer_blocks\.\d+\.attn1", grids=named
+        ),
+        "WanTransformer3DModel": _WAN,
+        "WanVACETransformer3DModel": _WAN,
+        "SkyReelsV2Transformer3DModel": _WAN,
+        "ChronoEditTransformer3DModel": _WAN,
+        "HunyuanDiT2DModel": Build(
+            sites=r"blocks\.\d+\.attn2",
+            own=r"blocks\.\d+\.attn1",
+            more=("encoder_hidden_states_t5",),
+        ),
+        "CosmosTransformer3DModel": Build(sites=_BLOCKS, own=_BLOCKS[:-1] + "1"),
+        "LatteTransformer3DModel": Build(
+            sites=_BLOCKS, own=_BLOCKS[:-1] + "1", frames_as_rows=True
+        ),
+        "Kandinsky5Transformer3DModel": Build(
+            sites=_KANDINSKY + "cross_attention",
+            own=_KANDINSKY + "self_attention",
+            grids=channels_last,
+        ),
+    }
+
+    def of_text(
+        self,
+        site: AttentionSite,
+        module: nn.Module,
+        kernel: KernelCall,
+        number: int,
+        call: DenoiserCall,
+    ) -> Reading:
+        queries, keys, grid = kernel.query.shape[2], kernel.key.shape[2], call.places
+        assert grid is not None
+        if queries != count(grid):
+            return Reading(None, problem=no_grid(queries, grid))
+        # Wan's pictures are looked at in a softmax of their own, which comes first.
+        images = call.given.get("encoder_hidden_states_image")
+        beside = images is not None and getattr(module, "add_k_proj", None) is not None
+        if beside and number == 0:
+            return Reading(grid, "picture 1")
+        if number > beside:
+            problem = f"the kernel was called {number + 1} times there"
+            return Reading(grid, TEXT, problem=problem)
+        if keys != call.tokens:
+            problem = f"the kernel got {keys} keys there for a text of {call.tokens} tokens"
+            return Reading(grid, TEXT, problem=problem)
+        return Reading(grid, TEXT)

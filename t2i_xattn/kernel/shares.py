@@ -1,0 +1,134 @@
+"""Shares of some keys in the attention of some queries, without a softmax over all keys.
+
+The share of key j at query i is exp(qᵢ · kⱼ · scale + maskᵢⱼ − ℓᵢ), where ℓᵢ is the logarithm of
+the sum of the exponentials over all keys, which fused kernels have at hand (Dao et al.,
+"FlashAttention", arXiv 2205.14135, algorithm 1: L). Where the kernel did not say it, it is summed
+up here, in chunks of keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from t2i_xattn.kernel.call import KernelCall, Places, Rows, taken
+
+CHUNK = 1024
+"""Keys of which the scores are formed at once."""
+
+
+@dataclass(frozen=True)
+class Portion:
+    """Where picture and text stand in a kernel call that has both.
+
+    Attributes:
+        queries: of the picture's places; as many in every row.
+        keys: of the text's columns; rows may have fewer than others.
+        own_keys: of the picture's places, among the keys.
+        text_queries: of the text's columns, among the queries; None where the text asks nothing.
+    """
+
+    queries: Places
+    keys: Places
+    own_keys: Places
+    text_queries: Places | None
+
+
+def shares_of(call: KernelCall, rows: Rows, queries: Places, keys: Places) -> Tensor:
+    """What some queries give to some keys, fp32 `(rows, heads, queries, keys)`, 0 to 1.
+
+    They sum to what the queries give to these keys; the rest goes to the others. A row with fewer
+    keys than others has zeros behind them; so has a query whose keys are all masked.
+    """
+    query = at_places(call.query, rows, queries).float()
+    key = at_places(call.key, rows, keys).float()
+    whole = _logsumexp(call, rows, queries)[..., None]
+    with torch.autocast(device_type=query.device.type, enabled=False):
+        scores = torch.matmul(query * call.scale, key.transpose(-1, -2))
+        scores = _masked(scores, call.mask_of(rows), rows, queries, keys)
+        # A query whose keys are all masked has looked at nothing.
+        nothing = whole == float("-inf")
+        shares = (scores - whole.masked_fill(nothing, 0.0)).exp().masked_fill(nothing, 0.0)
+    there = _there(rows, keys, key.shape[-2], key.device)
+    return shares if there is None else shares * there
+
+
+def at_places(tensor: Tensor, rows: Rows, places: Places) -> Tensor:
+    """`(rows, heads, places, d)` of a tensor `(all rows, heads, all places, d)`.
+
+    Where rows have fewer places than others, their first place stands in for what is not there.
+    """
+    if isinstance(places, range):
+        return taken(tensor, rows)[:, :, places.start : places.stop]
+    return torch.stack([tensor[row][:, _index(places, rows, row)] for row in rows])
+
+
+def of_row(places: Places, row: int) -> range:
+    """Where the places of one row stand."""
+    return places if isinstance(places, range) else places[row]
+
+
+def at_one(places: Places, number: int) -> Places:
+    """The n-th place of each row."""
+    if isinstance(places, range):
+        return range(places[number], places[number] + 1)
+    return [range(each[number], each[number] + 1) for each in places]
+
+
+def _index(places: Sequence[range], rows: Rows, row: int) -> list[int]:
+    longest = max(len(places[each]) for each in rows)
+    own = list(places[row])
+    return own + [own[0] if own else 0] * (longest - len(own))
+
+
+def _there(rows: Rows, places: Places, length: int, device: torch.device) -> Tensor | None:
+    """fp32 `(rows, 1, 1, length)`: 1 at the places that a row has; None if all have all."""
+    if isinstance(places, range) or len({len(places[row]) for row in rows}) == 1:
+        return None
+    there = torch.zeros(len(rows), 1, 1, length, device=device)
+    for number, row in enumerate(rows):
+        there[number, ..., : len(places[row])] = 1
+    return there
+
+
+def _masked(
+    scores: Tensor, mask: Tensor | None, rows: Rows, queries: Places, keys: Places
+) -> Tensor:
+    """Scores under a call's mask `(rows or 1, heads or 1, queries or 1, all keys)`."""
+    if mask is None:
+        return scores
+    if mask.shape[0] == 1 and len(rows) > 1:
+        mask = mask.expand(len(rows), -1, -1, -1)
+    every = tuple(range(len(rows)))
+    if mask.shape[-2] > 1:
+        mask = at_places(mask, every, _of_rows(queries, rows))
+    if mask.shape[-1] > 1:
+        mask = at_places(mask.transpose(-1, -2), every, _of_rows(keys, rows)).transpose(-1, -2)
+    if mask.dtype == torch.bool:
+        return scores.masked_fill(~mask, float("-inf"))
+    return scores + mask.float()
+
+
+def _of_rows(places: Places, rows: Rows) -> Places:
+    return places if isinstance(places, range) else [places[row] for row in rows]
+
+
+def _logsumexp(call: KernelCall, rows: Rows, queries: Places) -> Tensor:
+    """fp32 `(rows, heads, queries)`: over all keys of the call."""
+    asks_gradient = torch.is_grad_enabled() and call.query.requires_grad
+    if call.logsumexp is not None and not asks_gradient:
+        return at_places(call.logsumexp[..., None], rows, queries)[..., 0]
+    query = at_places(call.query, rows, queries).float() * call.scale
+    key, mask = taken(call.key, rows), call.mask_of(rows)
+    total: Tensor | None = None
+    with torch.autocast(device_type=query.device.type, enabled=False):
+        for first in range(0, key.shape[-2], CHUNK):
+            chunk = range(first, min(first + CHUNK, key.shape[-2]))
+            scores = torch.matmul(query, key[:, :, first : chunk.stop].float().transpose(-1, -2))
+            part = _masked(scores, mask, rows, queries, chunk).logsumexp(dim=-1)
+            total = part if total is None else torch.logaddexp(total, part)
+    assert total is not None
+    return total

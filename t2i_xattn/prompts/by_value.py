@@ -1,0 +1,104 @@
+"""Which token stands in which column of an embedding: known by what the text encoders gave.
+
+Pipelines drop templates, cut, pad, join the states of several encoders behind each other or channel
+by channel. Each column of the result is looked for among the states, by value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from t2i_xattn.prompts.encoded import EncoderCall
+
+_PROBED = 6
+"""Channels that are looked at first."""
+
+
+@dataclass(frozen=True)
+class HeardColumns:
+    """The columns that an encoder's tokens have.
+
+    Attributes:
+        encoder: its name in the pipeline.
+        tokenizer: the one beside it.
+        columns: ascending.
+        ids: the token of each.
+    """
+
+    encoder: str
+    tokenizer: Any
+    columns: tuple[int, ...]
+    ids: tuple[int, ...]
+
+
+def columns_by_value(calls: Sequence[EncoderCall], embedding: Tensor) -> list[HeardColumns]:
+    """For each encoder whose states stand in an embedding, the columns of its tokens.
+
+    Args:
+        calls: of the text encoders.
+        embedding: `(tokens, channels)`.
+
+    Returns:
+        In the order of the encoders' first calls; those whose states are not in it are left out.
+    """
+    found: dict[str, dict[int, int]] = {}
+    tokenizers: dict[str, Any] = {}
+    offsets = _offsets(calls, embedding.shape[-1])
+    for call in calls:
+        if call.tokenizer is None:
+            continue
+        tokenizers[call.encoder] = call.tokenizer
+        own = found.setdefault(call.encoder, {})
+        for row, ids in enumerate(call.ids):
+            for state in call.states:
+                if len(state) == len(call.ids) and state.shape[1] == len(ids):
+                    for column, place in _matches(embedding, state[row], offsets):
+                        own.setdefault(column, ids[place])
+    return [
+        HeardColumns(
+            encoder, tokenizers[encoder], tuple(sorted(own)), tuple(own[c] for c in sorted(own))
+        )
+        for encoder, own in found.items()
+        if own
+    ]
+
+
+def _offsets(calls: Sequence[EncoderCall], channels: int) -> list[int]:
+    """Where the channels of a state may begin: at the front, behind other encoders', at the end."""
+    widths = [call.states[0].shape[-1] for call in calls if call.states]
+    sums, total = [0], 0
+    for width in dict.fromkeys(widths):
+        total += width
+        sums += [width, total]
+    sums += [channels - width for width in widths]
+    return [each for each in dict.fromkeys(sums) if 0 <= each < channels]
+
+
+def _matches(embedding: Tensor, state: Tensor, offsets: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """The columns `(tokens, channels)` that are states `(tokens, width)`, each with the place."""
+    width = state.shape[-1]
+    for offset in offsets:
+        if offset + width > embedding.shape[-1]:
+            continue
+        part = embedding[:, offset : offset + width].to(state.device)
+        dtype = min(part.dtype, state.dtype, key=lambda each: each.itemsize)
+        probed = torch.linspace(0, width - 1, min(_PROBED, width)).long()
+        there: dict[tuple[float, ...], list[int]] = {}
+        for place, values in enumerate(state[:, probed].to(dtype).float().tolist()):
+            there.setdefault(tuple(values), []).append(place)
+        pairs, before = [], -1
+        for column, values in enumerate(part[:, probed].to(dtype).float().tolist()):
+            places = there.get(tuple(values), [])
+            if places and any(values):
+                # Of several alike the one that goes on from the last.
+                before = min(places, key=lambda place: (place <= before, place))
+                pairs.append((column, before))
+        if pairs:
+            columns, places = map(list, zip(*pairs, strict=True))
+            same = (part[columns].to(dtype) == state[places].to(dtype)).all(dim=-1).tolist()
+            yield from (pair for pair, alike in zip(pairs, same, strict=True) if alike)
