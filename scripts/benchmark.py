@@ -22,6 +22,7 @@ from lab.benchmark import (
     peak_memory,
 )
 from lab.benchmark.timing import Ratio, ratio, time_in_turn
+from lab.benchmark.transformers import TransformerLoop
 from lab.evaluation.report import check_writable, circumstances, write_json
 from t2i_xattn.commands.one_sentence import mistakes_told
 from t2i_xattn.errors import UserError
@@ -169,7 +170,7 @@ def _against(name: str) -> str:
 
 
 def _timed(
-    loop: Loop, modes: Sequence[str], steps: int, pairs: int, label: str = ""
+    loop: Loop | TransformerLoop, modes: Sequence[str], steps: int, pairs: int, label: str = ""
 ) -> Iterator[dict[str, list[float]]]:
     return time_in_turn(
         lambda: loop.run(steps),

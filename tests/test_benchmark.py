@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,6 +24,7 @@ from lab.benchmark import (
     mode,
 )
 from lab.benchmark.timing import ratio, time_in_turn
+from lab.benchmark.transformers import TRANSFORMERS
 from t2i_xattn.recording.record import record
 
 
@@ -31,14 +35,35 @@ def test_every_way_paints_the_same(name: str) -> None:
     loop = make_loop("tiny", dtype=torch.float32)
     plain = loop.run(2)
     assert plain.isfinite().all()
-    processors = dict(loop.unet.attn_processors)
+    processors = dict(loop.denoiser.attn_processors)
     with mode(name, loop):
         found = loop.run(2)
     if name == "unfused":
         assert torch.allclose(found, plain, atol=1e-4)
     else:
         assert torch.equal(found, plain)
-        assert dict(loop.unet.attn_processors) == processors
+        assert dict(loop.denoiser.attn_processors) == processors
+
+
+@pytest.mark.parametrize("name", list(TRANSFORMERS))
+def test_transformers_of_known_widths(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The arguments of a call are those of the model; tried with narrow ones."""
+    known = TRANSFORMERS[name]
+    narrow: dict[str, Any] = {"num_attention_heads": 2, "attention_head_dim": 32}
+    narrow |= {"num_layers": 1, "num_single_layers": 1, "axes_dims_rope": (8, 12, 12)}
+    narrow |= {"caption_projection_dim": 64, "cross_attention_dim": 64}
+    names = inspect.signature(known.kind.__init__).parameters
+    config = known.config | {key: each for key, each in narrow.items() if key in names}
+    monkeypatch.setitem(TRANSFORMERS, name, replace(known, config=config))
+    loop = make_loop(name, pixels=64, tokens=8, dtype=torch.float32)
+    plain = loop.run(2)
+    assert plain.isfinite().all()
+    for way in ("record", "edit"):
+        with mode(way, loop):
+            assert torch.equal(loop.run(2), plain) == (way == "record")
+    with record(loop) as trace:
+        loop.run(1)
+    assert loop.kept_bytes == sum(each.nbytes for each in trace.run.maps["text"].values())
 
 
 def test_tokens_and_pixels() -> None:
@@ -91,12 +116,12 @@ def test_ratios_are_of_pairs() -> None:
 def test_every_way_to_steer_changes_the_picture(name: str) -> None:
     loop = make_loop("tiny", dtype=torch.float32)
     plain = loop.run(2)
-    processors = dict(loop.unet.attn_processors)
+    processors = dict(loop.denoiser.attn_processors)
     with mode(name, loop):
         found = loop.run(2)
     assert found.isfinite().all()
     assert not torch.equal(found, plain)
-    assert dict(loop.unet.attn_processors) == processors
+    assert dict(loop.denoiser.attn_processors) == processors
 
 
 def test_the_command(tmp_path: Path) -> None:
@@ -167,4 +192,5 @@ def test_memory_is_told_for_few_steps_and_for_many() -> None:
 @pytest.mark.parametrize("command", ["record", "steer", "memory", "cost"])
 def test_a_denoiser_that_is_not_known(command: str) -> None:
     result = CliRunner().invoke(app, [command, "--denoiser", "sd9"])
-    assert "a denoiser of sd15, sdxl, tiny, but came 'sd9'" in str(result.exception)
+    told = "a denoiser of sd15, sdxl, tiny, sd3, flux, qwen, pixart, but came 'sd9'"
+    assert told in str(result.exception)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,9 +18,9 @@ from torch._dynamo.testing import CompileCounter
 import t2i_xattn as tx
 from captured import size_of
 from conftest import state_of
+from t2i_xattn.denoisers.families import Reading
 from t2i_xattn.denoisers.seen import Seen
 from t2i_xattn.denoisers.sites import AttentionSite
-from t2i_xattn.denoisers.streams import TEXT
 from t2i_xattn.editing.acting import ActingEdit
 from t2i_xattn.edits import (
     Add,
@@ -113,7 +114,7 @@ def edited(layer: Any, edit: Edit, rows: tuple[int, ...] = (0, 1)) -> Iterator[N
 
     def receive(kernel: KernelCall) -> Tensor:
         calls.append(kernel)
-        seen = Seen(site, layer, kernel, (TEXT, 0, 1), None, 1, None)
+        seen = Seen(site, layer, kernel, Reading(None))
         return seen.output([(rows, acting)])
 
     tap = SiteTap(layer, lambda: True, receive)
@@ -358,7 +359,7 @@ class TestCircumstances:
         plain = draw()
         with tx.edit(pipe, TopK(4, branches=["conditional", "unconditional"])):
             drawn = draw()
-        anywhere: Any = None
+        anywhere: Any = SimpleNamespace(site=SimpleNamespace(kind="cross"))
         processors = dict(pipe.unet.attn_processors)
         for name in processors:
             if "attn2" in name:

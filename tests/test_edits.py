@@ -72,6 +72,7 @@ def context(*prompts: str, images: tuple[int, ...] | None = None, **changes: Any
         tokens=20,
         images=tuple(range(len(prompts))) if images is None else images,
         device=torch.device("cpu"),
+        padding=tuple(tuple(range(len(ids_of(prompt)), 20)) for prompt in prompts),
     )
     return dataclasses.replace(made, **changes)
 
@@ -295,6 +296,7 @@ class TestAlignment:
         gone = context("a red circle", "blue", images=(1,), token_ids=(None, None))
         with pytest.raises(UserError, match="prompts as text for Refine"):
             Refine()(shares(2), gone)
+        gone = dataclasses.replace(gone, padding=(None, None))
         with pytest.raises(UserError, match="prompts as text for MaskPadding"):
             MaskPadding()(shares(2), gone)
 

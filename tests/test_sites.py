@@ -7,9 +7,11 @@ import torch
 
 from captured import size_of
 from conftest import make_unet
+from t2i_xattn.denoisers.call import Grid
 from t2i_xattn.denoisers.families import family_of
-from t2i_xattn.denoisers.sites import choose_sites, find_sites, walk_sites
+from t2i_xattn.denoisers.sites import AttentionSite, choose_sites, find_sites, walk_sites
 from t2i_xattn.errors import UserError
+from t2i_xattn.kernel.call import KernelCall
 
 
 def test_order_place_and_level() -> None:
@@ -83,23 +85,33 @@ def test_the_grid_is_that_of_the_queries_which_the_unet_forms(latent: tuple[int,
         )
     with torch.no_grad():
         unet(torch.randn(1, 4, *latent), 1, torch.randn(1, 5, 32))
+    for site, _ in walk_sites(unet):
+        assert grid_of(unet, site, seen[site.name], latent) == (1, *size_of(site, latent)), site
+
+
+def grid_of(unet: Any, site: AttentionSite, queries: int, latent: tuple[int, int]) -> Grid | None:
+    """How the places of a kernel call with so many queries are read to lie."""
     family = family_of(unet)
     assert family is not None
-    for site, _ in walk_sites(unet):
-        assert family.grid(site, seen[site.name], latent) == size_of(site, latent), site
+    text = torch.zeros(1, 5, 32)
+    given = {"sample": torch.zeros(1, 4, *latent), "timestep": 1, "encoder_hidden_states": text}
+    call, module = family.call(unet, given), unet.get_submodule(site.name)
+    states, keys = torch.zeros(1, 1, queries, 2), torch.zeros(1, 1, 5, 2)
+    kernel = KernelCall(states, keys, keys, states, None, 1.0)
+    reading = family.reading(site, module, kernel, 0, call)
+    assert (reading.problem is None) == (reading.grid is not None)
+    return reading.grid
 
 
 def test_places_that_fit_no_grid() -> None:
     unet = make_unet()
-    family = family_of(unet)
-    assert family is not None
     for site in find_sites(unet):
         height, width = size_of(site, (8, 12))
         places = height * width
-        assert family.grid(site, places, (8, 12)) == (height, width)
+        assert grid_of(unet, site, places, (8, 12)) == (1, height, width)
         # Merged ones, those of another level, and those of a crop.
         for queries in {places // 2, places - 1, places + 1, 4 * places, places // 4}:
-            assert family.grid(site, queries, (8, 12)) is None
+            assert grid_of(unet, site, queries, (8, 12)) is None
 
 
 def test_one_that_is_compiled_is_looked_through() -> None:

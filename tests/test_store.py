@@ -13,7 +13,7 @@ from t2i_xattn.errors import UserError
 from t2i_xattn.prompts.encoded import Text
 from t2i_xattn.prompts.words import Word
 from t2i_xattn.recording.keep import Keep
-from t2i_xattn.recording.store import MapStore
+from t2i_xattn.recording.store import MapStore, steps_of
 
 SITES = [
     AttentionSite("fine", "cross", 0, "down", 0, 2),
@@ -43,18 +43,25 @@ GUIDED = layout()
 
 def begin(keep: Keep | None = None, steps: int | None = None) -> MapStore:
     store = MapStore(SITES, keep or Keep())
-    store.begin_run(GUIDED, LATENT, TOKENS, steps)
+    store.begin_run(GUIDED, LATENT, steps)
     for branch in store.keep.branches:
         words = NEGATIVE if branch == "unconditional" else WORDS
-        store.begin_branch(branch, words, (None, None))
+        store.begin_branch(branch, words, (None, None), TOKENS)
     return store
+
+
+def begin_call(
+    store: MapStore, given: Layout, latent: tuple[int, int] = LATENT, tokens: int = TOKENS
+) -> dict[str, int]:
+    of_branches, gone = dict.fromkeys(given.rows, tokens), dict.fromkeys(given.rows, 0)
+    return store.begin_call(given, latent, of_branches, torch.tensor(1), gone)
 
 
 def call(
     store: MapStore, share: float = 1.0, end: bool = True, given: Layout = GUIDED, heads: int = 1
 ) -> None:
     """A call in which every place looks at column 1 with a share."""
-    windows = store.begin_call(given, LATENT, TOKENS, torch.tensor(1))
+    windows = begin_call(store, given)
     for branch, window in windows.items():
         for name, size in SIZES.items():
             store.sizes[name] = size
@@ -68,7 +75,7 @@ def call(
 
 
 def text_means(store: MapStore) -> Any:
-    return store.means()[0]["text"]
+    return store.means(steps_of([store]))[0]["text"]
 
 
 def test_means_have_all_axes_and_the_sites_sizes() -> None:
@@ -86,7 +93,7 @@ def test_means_have_all_axes_and_the_sites_sizes() -> None:
 
 def test_branches_are_kept_apart_in_the_order_that_was_asked_for() -> None:
     store = begin(Keep(branches=("conditional", "unconditional"), heads="each"))
-    windows = store.begin_call(GUIDED, LATENT, TOKENS, torch.tensor(1))
+    windows = begin_call(store, GUIDED)
     assert windows == {"conditional": 0, "unconditional": 0}
     for branch, share in (("conditional", 0.25), ("unconditional", 0.75)):
         for name, (height, width) in SIZES.items():
@@ -104,9 +111,9 @@ def test_places_are_in_reading_order() -> None:
     """Those of a video frame by frame."""
     store = MapStore(SITES[:1], Keep())
     video = Layout({"conditional": (0, 1)}, images=1, frames=2, texts={"conditional": (None,)})
-    store.begin_run(video, LATENT, TOKENS, None)
-    store.begin_branch("conditional", ((),), (None,))
-    store.begin_call(video, LATENT, TOKENS, 1)
+    store.begin_run(video, LATENT, None)
+    store.begin_branch("conditional", ((),), (None,), TOKENS)
+    begin_call(store, video)
     store.sizes["fine"] = (3, 5)
     store.add(0, "conditional", ("text", "fine"), torch.arange(30.0).reshape(1, 1, 30, 1))
     store.finished += 1
@@ -145,8 +152,8 @@ def test_steps(steps: Any, expected: list[float], windows: Any) -> None:
     for step in range(5):
         call(store, share=step)
     assert text_means(store)["fine"][0, 0, :, 0, 0, 0, 1].tolist() == expected
-    assert store.windows() == windows
-    counts = store.means()[1]["text"]["fine"]
+    assert tuple(steps_of([store]).values()) == windows
+    counts = store.means(steps_of([store]))[1]["text"]["fine"]
     assert counts.tolist() == [[min(5, end) - first for first, end in windows]]
 
 
@@ -155,7 +162,7 @@ def test_fractions_of_the_run() -> None:
     for step in range(5):
         call(store, share=step)
     assert text_means(store)["fine"][0, 0, :, 0, 0, 0, 1].tolist() == [0.5, 3]
-    assert store.windows() == ((0, 2), (2, 5))
+    assert tuple(steps_of([store]).values()) == ((0, 2), (2, 5))
     with pytest.raises(UserError, match="in whole steps for record"):
         begin(Keep(steps=[(0, 0.4)]))
 
@@ -176,7 +183,7 @@ def test_a_branch_that_did_not_run_to_the_end() -> None:
     assert np.isnan(fine[:, 1, 1]).all()
     assert not np.isnan(fine[:, 0]).any()
     assert not np.isnan(fine[:, 1, 0]).any()
-    assert store.means()[1]["text"]["fine"].tolist() == [[1, 1], [1, 0]]
+    assert store.means(steps_of([store]))[1]["text"]["fine"].tolist() == [[1, 1], [1, 0]]
 
 
 def test_a_branch_s_steps_are_its_own_calls() -> None:
@@ -187,7 +194,7 @@ def test_a_branch_s_steps_are_its_own_calls() -> None:
         call(store, share=10 + step, given=layout("unconditional"))
     fine = text_means(store)["fine"]
     assert fine[0, :, :, 0, 0, 0, 1].tolist() == [[0, 1, 2], [10, 11, 12]]
-    assert store.windows() == ((0, 1), (1, 2), (2, 3))
+    assert tuple(steps_of([store]).values()) == ((0, 1), (1, 2), (2, 3))
 
 
 def test_a_branch_that_never_ran() -> None:
@@ -216,8 +223,8 @@ def test_groups_of_columns_of_each_branch() -> None:
 def test_columns_of_several_tokens_are_added_up() -> None:
     words = ((Word("red", 0, 3, (1, 2)), Word("cat", 4, 7, (3,))),) * 2
     store = MapStore(SITES, Keep(words=["red", "cat"]))
-    store.begin_run(GUIDED, LATENT, TOKENS, None)
-    store.begin_branch("conditional", words, (None, None))
+    store.begin_run(GUIDED, LATENT, None)
+    store.begin_branch("conditional", words, (None, None), TOKENS)
     selection = store.selection("conditional", "text", torch.device("cpu"))
     assert selection is not None
     assert selection[0].tolist() == [[0, 0], [1, 0], [1, 0], [0, 1]]
@@ -281,7 +288,7 @@ def test_a_call_that_broke_off() -> None:
 
 
 def one_call(store: MapStore, *names: str) -> None:
-    windows = store.begin_call(GUIDED, LATENT, TOKENS, 1)
+    windows = begin_call(store, GUIDED)
     for name in names:
         store.sizes[name] = SIZES[name]
         places = SIZES[name][0] * SIZES[name][1]
@@ -298,7 +305,7 @@ def test_a_site_whose_block_is_skipped_in_some_calls() -> None:
     store = begin()
     one_call(store, "fine", "coarse")
     one_call(store, "fine")
-    means, counts = store.means()
+    means, counts = store.means(steps_of([store]))
     assert (means["text"]["coarse"] == 1).all()
     assert counts["text"]["coarse"].tolist() == [[1]]
     assert counts["text"]["fine"].tolist() == [[2]]
@@ -308,7 +315,7 @@ def test_a_site_that_was_never_reached() -> None:
     store = begin()
     one_call(store, "fine")
     with pytest.raises(UserError, match="expected calls at coarse, but its block was skipped"):
-        store.means()
+        store.means(steps_of([store]))
 
 
 def test_a_site_that_is_left_out() -> None:
@@ -324,18 +331,18 @@ def test_nan_is_named() -> None:
     store = begin()
     call(store, share=float("nan"))
     with pytest.raises(UserError, match="numbers at fine, but the model gave NaN"):
-        store.means()
+        store.means(steps_of([store]))
 
 
 def test_another_shape_within_a_run() -> None:
     store = begin()
     call(store)
     with pytest.raises(UserError, match=r"2 pictures, .* 3 × 5, 4 tokens, but came 1 pictures"):
-        store.begin_call(layout(images=1), LATENT, TOKENS, 1)
+        begin_call(store, layout(images=1))
     with pytest.raises(UserError, match=r"but came 2 pictures, latents of 4 × 4, 4 tokens"):
-        store.begin_call(GUIDED, (4, 4), TOKENS, 1)
+        begin_call(store, GUIDED, latent=(4, 4))
     with pytest.raises(UserError, match=r"but came 2 pictures, latents of 3 × 5, 8 tokens"):
-        store.begin_call(GUIDED, LATENT, 8, 1)
+        begin_call(store, GUIDED, tokens=8)
 
 
 def text(prompt: str, *ids: int) -> Text:
@@ -344,12 +351,12 @@ def text(prompt: str, *ids: int) -> Text:
 
 def test_another_prompt_within_a_run() -> None:
     store = MapStore(SITES, Keep())
-    store.begin_run(GUIDED, LATENT, TOKENS, None)
-    store.begin_branch("conditional", WORDS, (text("red cat", 0, 5, 6, 1),) * 2)
-    store.begin_call(layout(text=text("red cat", 0, 5, 6, 1)), LATENT, TOKENS, 1)
-    store.begin_call(layout(text=None), LATENT, TOKENS, 1)  # not known
+    store.begin_run(GUIDED, LATENT, None)
+    store.begin_branch("conditional", WORDS, (text("red cat", 0, 5, 6, 1),) * 2, TOKENS)
+    begin_call(store, layout(text=text("red cat", 0, 5, 6, 1)))
+    begin_call(store, layout(text=None))  # not known
     with pytest.raises(UserError, match=r"one prompt for each picture .* 'blue' came after 'red"):
-        store.begin_call(layout(text=text("blue", 0, 7, 1)), LATENT, TOKENS, 1)
+        begin_call(store, layout(text=text("blue", 0, 7, 1)))
 
 
 class TestKeep:

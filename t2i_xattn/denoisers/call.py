@@ -8,11 +8,14 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from t2i_xattn.kernel.shares import Portion
+from t2i_xattn.prompts.encoded import Text
+
 Grid = tuple[int, int, int]
 """Frames, height and width; one frame for stills."""
 
-Extra = Literal["none", "between", "behind"]
-"""Where the keys stand that are neither the picture's nor the text's: between them, or behind."""
+Extra = Literal["none", "front", "between", "behind"]
+"""Where the keys stand that are neither the picture's nor the text's."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,8 +50,13 @@ class DenoiserCall:
         frames_as_rows: whether each frame of a video is a row of its own at the sites.
         before: keys in front of the text's that are no columns of it.
         extra: where there may be keys of others.
-        perturbed: whether the call is one more with the prompt and something spoilt or skipped.
+        perturbed: by what the call is one more with the prompt, and something spoilt or skipped.
         parts: gives all texts, where there are several; None: there is one, in its own order.
+        ahead: queries in front of the picture's, where others ask too; None: none of others.
+        connected: the column of each token of a text, where it is given through connectors, so that
+            its rows are known by their order alone; None: it is given as it was encoded.
+        row_by_row: whether the kernel is called for each row by itself.
+        layout: where picture and text stand, where it depends on the lengths of the texts.
     """
 
     given: Mapping[str, Any]
@@ -61,9 +69,13 @@ class DenoiserCall:
     frames_as_rows: bool = False
     before: int = 0
     extra: Extra = "none"
-    perturbed: bool = False
+    perturbed: str | None = None
     parts: Callable[[], Sequence[TextPart]] | None = None
     lengths: Sequence[int] | None = None
+    ahead: int | None = None
+    connected: Callable[[Text], Sequence[int]] | None = None
+    row_by_row: bool = False
+    layout: Callable[[int, Sequence[int]], tuple[Portion, int]] | None = None
 
     def tokens_of(self, rows: Sequence[int]) -> int:
         """Columns of the text in some rows: those of the longest."""

@@ -25,6 +25,7 @@ from t2i_xattn.errors import UserError
 from t2i_xattn.kernel.call import KernelCall
 from t2i_xattn.kernel.module_calls import ModuleCalls, uncompiled
 from t2i_xattn.kernel.owner import owner_of_call
+from t2i_xattn.kernel.rows_together import rows_together
 from t2i_xattn.kernel.tap import SiteTap
 
 _registries: WeakKeyDictionary[nn.Module, Registry] = WeakKeyDictionary()
@@ -81,6 +82,7 @@ class _Call:
         self.acting, self.call = acting, call
         self.ran: set[str] = set()
         self.kernel_calls: dict[str, int] = {}
+        self.rows: dict[str, list[KernelCall]] = {}
 
     def wants(self, site: AttentionSite) -> bool:
         return any(each.wants(site) for each in self.acting)
@@ -191,6 +193,8 @@ class Registry:
     def _called(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """In the place of the denoiser's own call."""
         given = dict(zip(self._argument_names, args, strict=False)) | kwargs
+        if self.family.aside(self.denoiser, given):
+            return method(*args, **kwargs)
         followers = list(self._followers)
         owner = owner_of_call([each.pipe for each in followers])
         acting, changed = [], given
@@ -210,13 +214,19 @@ class Registry:
         finally:
             self._local.call = None
         for name in self.modules:
-            if name in call.ran and name not in call.kernel_calls:
+            if name in call.ran and name not in call.kernel_calls and not self._may_skip(name):
                 for each in acting:
                     if each.wants(self.modules[name][0]):
                         each.missed(*self.modules[name])
         for each in acting:
             each.end()
         return output
+
+    def _may_skip(self, name: str) -> bool:
+        """Whether a site may give what it has kept from another call (step caches), by a hook of
+        diffusers. Maps are the mean over the calls that were seen; a site without any is told."""
+        hooks = getattr(self.modules[name][1], "_diffusers_hook", None)
+        return bool(getattr(hooks, "hooks", None))
 
     def _ran(self, site: AttentionSite) -> bool:
         """A site's module runs; whether its kernel calls are wanted."""
@@ -245,6 +255,9 @@ class Registry:
             return kernel.output
         number = call.kernel_calls.get(site.name, 0)
         call.kernel_calls[site.name] = number + 1
+        if call.call.row_by_row:
+            self._receive_row(site, module, kernel, call)
+            return kernel.output
         reading = self.family.reading(site, module, kernel, number, call.call)
         seen = Seen(site, module, kernel, reading)
         changes = [change for each in call.acting for change in each.changes(seen)]
@@ -252,3 +265,28 @@ class Registry:
         for each in call.acting:
             each.take(seen)
         return output
+
+    def _receive_row(
+        self, site: AttentionSite, module: Any, kernel: KernelCall, call: _Call
+    ) -> None:
+        """A kernel call of one row; with the last of them all are read as one.
+
+        Raises:
+            UserError: if something is to be changed there.
+        """
+        rows = call.rows.setdefault(site.name, [])
+        rows.append(kernel)
+        if len(rows) < call.call.rows:
+            return
+        together = rows_together(call.rows.pop(site.name))
+        seen = Seen(
+            site, module, together, self.family.reading(site, module, together, 0, call.call)
+        )
+        if any(each.changes(seen) for each in call.acting):
+            raise UserError(
+                f"expected a denoiser that attends to all rows of the batch at once, to edit it, "
+                f"but {type(self.denoiser).__name__} attends to each by itself; record it, or edit "
+                "a pipeline with another denoiser"
+            )
+        for each in call.acting:
+            each.take(seen)

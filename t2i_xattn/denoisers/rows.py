@@ -72,6 +72,8 @@ def layout_of(call: DenoiserCall, texts: Sequence[Text], names: tuple[str, ...] 
         texts={
             branch: tuple(
                 _whole(call, row, _of_picture(candidates[row], branch, number), texts)
+                if call.connected is None
+                else _connected(call, [text for text in texts if text.role], branch, number)
                 for number, row in enumerate(rows)
             )
             for branch, rows in branches.items()
@@ -114,6 +116,16 @@ def _whole(call: DenoiserCall, row: int, main: Text | None, texts: Sequence[Text
         if found is not None:
             parts.append((found, part.columns[row]))
     return together(parts, call.tokens)
+
+
+def _connected(call: DenoiserCall, texts: Sequence[Text], branch: str, number: int) -> Text | None:
+    """The text of a picture that went through connectors: the one that was encoded for it."""
+    assert call.connected is not None
+    own = [text for text in texts if text.role == ROLES[branch]]
+    found = _of_picture(own, branch, number)
+    if found is None or len(found.embedding) != call.tokens:
+        return None
+    return together([(found, call.connected(found))], call.tokens)
 
 
 def _by_role(

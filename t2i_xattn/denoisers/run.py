@@ -20,7 +20,7 @@ from t2i_xattn.denoisers.branches import (
     stacked,
 )
 from t2i_xattn.denoisers.call import DenoiserCall
-from t2i_xattn.denoisers.of_pipeline import NAMES
+from t2i_xattn.denoisers.of_pipeline import NAMES, OfPipeline
 from t2i_xattn.denoisers.registry import Acting, Registry
 from t2i_xattn.denoisers.rows import Layout, layout_of
 from t2i_xattn.errors import UserError
@@ -124,15 +124,15 @@ class FollowedDenoiser:
 
     edits = False
 
-    def __init__(self, run: FollowedRun, module: nn.Module, prefix: str = "") -> None:
+    def __init__(self, run: FollowedRun, denoiser: OfPipeline) -> None:
         """
         Args:
             run: that follows it.
-            module: the denoiser, as the pipeline has it.
-            prefix: set before the names of its sites.
+            denoiser: as the pipeline has it.
         """
-        self.run, self.module, self.prefix = run, module, prefix
-        self.registry = Registry.of(module)
+        self.run = run
+        self.module, self.prefix, self.beside = denoiser
+        self.registry = Registry.of(self.module)
         self.site_names: Collection[str] = ()
         self.forget()
 
@@ -146,7 +146,7 @@ class FollowedDenoiser:
         self.by_pipeline = False
         self._known: tuple[Any, ...] = ()
         self._layout: Layout | None = None
-        self._levels: dict[str, tuple[Any, int]] = {}
+        self._levels: dict[tuple[str, str | None], tuple[Any, int]] = {}
         self._called: Counter[str] = Counter()
 
     def link(self) -> None:
@@ -173,7 +173,7 @@ class FollowedDenoiser:
                 "pipeline whose pictures are conditioned on text"
             )
         layout = self.layout(call, owner)
-        if owner is not None and not self._is_a_step(layout, call.timestep):
+        if owner is not None and not self._is_a_step(layout, call):
             return None, given
         self.run.ears.note_call()
         self._called.update(list(layout.rows))
@@ -215,11 +215,18 @@ class FollowedDenoiser:
             # the same text, the prompt comes first.
             later = self._called[CONDITIONAL] > self._called[UNCONDITIONAL]
             negative = any(text.role == UNCONDITIONAL for text in ears.texts)
-            return (UNCONDITIONAL,) if later and negative and not self.prefix else (CONDITIONAL,)
+            return (UNCONDITIONAL,) if later and negative and not self.beside else (CONDITIONAL,)
         guided = getattr(self.pipe, "do_classifier_free_guidance", ears.guided)
         return stacked(self.pipe, bool(guided))
 
-    def _is_a_step(self, layout: Layout, timestep: Any) -> bool:
+    def steps_elsewhere(self, branch: str) -> int:
+        """Steps of the run that other denoisers of the sampling loop have taken."""
+        if self.beside:
+            return 0
+        others = [each for each in self.run.denoisers if each is not self and not each.beside]
+        return sum(each._called[branch] for each in others)
+
+    def _is_a_step(self, layout: Layout, call: DenoiserCall) -> bool:
         """Whether a call is of this picture's own steps, and not a further one at a noise level.
 
         Raises:
@@ -227,9 +234,12 @@ class FollowedDenoiser:
         """
         numbers = []
         for branch in layout.rows:
-            before, number = self._levels.get(branch, (None, 0))
-            number = number + 1 if before is not None and _same_level(before, timestep) else 0
-            self._levels[branch] = (timestep, number)
+            # What is spoilt in one way and in another is not the same call again.
+            way = branch, call.perturbed
+            before, number = self._levels.get(way, (None, 0))
+            again = before is not None and _same_level(before, call.timestep)
+            number = number + 1 if again else 0
+            self._levels[way] = (call.timestep, number)
             numbers.append(number)
         repeated = self.run.repeated
         if repeated == "add":

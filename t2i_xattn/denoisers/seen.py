@@ -13,7 +13,7 @@ from t2i_xattn.denoisers.families import Reading
 from t2i_xattn.denoisers.sites import AttentionSite
 from t2i_xattn.kernel.attention import attend, mixed_values
 from t2i_xattn.kernel.call import KernelCall, plus_at, taken
-from t2i_xattn.kernel.shares import at_places, shares_of
+from t2i_xattn.kernel.shares import at_places, mean_shares_of, shares_of
 
 Attend = Callable[[Tensor], Tensor]
 """What the places of the picture take from another text `(tokens, text channels)` at a site, fp32
@@ -97,6 +97,13 @@ class Seen:
                 probs = shares_of(self.kernel, rows, portion.queries, portion.keys)
             self._probs[rows] = self.by_frame(probs)
         return self._probs[rows]
+
+    def mean_probs(self, rows: Rows) -> Tensor:
+        """The mean of `probs` over the heads, fp32 `(rows, 1, height · width, tokens)`."""
+        portion = self.reading.portion
+        if portion is None or rows in self._probs:
+            return self.probs(rows).mean(dim=1, keepdim=True)
+        return self.by_frame(mean_shares_of(self.kernel, rows, portion.queries, portion.keys))
 
     def edited(self, rows: Rows) -> Tensor:
         """The probs after the edits that act on the rows; formed once."""

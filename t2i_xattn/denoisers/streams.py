@@ -15,6 +15,14 @@ WALKED = "walked"
 EDITED = "edited"
 """The text's maps after the edits that act on the pipeline; `text` is before them."""
 
+LOOKS = "looks"
+"""In joint attention, where the text's tokens look in the picture: the shares of a token sum over
+the places to what it gives to the picture."""
+
+BETWEEN = "between"
+"""In joint attention, what the text's tokens give to each other: one place a token that looks, in a
+row; the token axis is that of those looked at."""
+
 OTHERS = "others"
 """Kernel calls that are not about the picture; nobody reads them."""
 

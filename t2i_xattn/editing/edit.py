@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from t2i_xattn.denoisers.call import DenoiserCall
-from t2i_xattn.denoisers.of_pipeline import controlnets, denoiser_of
+from t2i_xattn.denoisers.of_pipeline import OfPipeline, denoisers_of
 from t2i_xattn.denoisers.registry import Acting
 from t2i_xattn.denoisers.rows import Layout
 from t2i_xattn.denoisers.run import FollowedDenoiser, FollowedRun, Repeated, Spans
@@ -68,16 +68,17 @@ def edit(
     if not edits:
         raise UserError("expected at least one edit, but came none; such as Reweight('red', 1.5)")
     placed = [_as_edit(each) for each in edits]
-    denoisers = [("", denoiser_of(pipe)), *(controlnets(pipe) if controlnet else [])]
+    denoisers = denoisers_of(pipe, controlnet)
     run = _EditingRun(pipe, spans, repeated)
-    found = [_EditedDenoiser(run, module, prefix) for prefix, module in denoisers]
+    found = [_EditedDenoiser(run, each) for each in denoisers]
     sites = [site for each in found for site in each.found]
     chosen: list[Placed] = [
         (each, frozenset(site.name for site in _sites_of(each, sites))) for each in placed
     ]
     for each in found:
         each.place(chosen)
-    run.denoisers = [each for each in found if each.site_names]
+    # A second one of the sampling loop counts the steps, edited or not.
+    run.denoisers = [each for each in found if each.site_names or not each.beside]
     with run.followed():
         yield
 
@@ -138,10 +139,10 @@ class _EditedDenoiser(FollowedDenoiser):
     run: _EditingRun
     edits = True
 
-    def __init__(self, run: _EditingRun, module: nn.Module, prefix: str = "") -> None:
-        super().__init__(run, module, prefix)
+    def __init__(self, run: _EditingRun, denoiser: OfPipeline) -> None:
+        super().__init__(run, denoiser)
         self.found = [
-            dataclasses.replace(site, name=prefix + site.name)
+            dataclasses.replace(site, name=self.prefix + site.name)
             for site, _ in self.registry.modules.values()
         ]
         self._placed: list[Placed] = []
@@ -171,13 +172,14 @@ class _EditedDenoiser(FollowedDenoiser):
                 self._edited.prompts[branch] = layout.texts[branch]
                 tokens = call.tokens_of(layout.rows[branch])
                 self._edited.check(branch, self.found, tokens, call.text[0].device)
-        return self._edited.begin_call(layout, latent, call.timestep, self.prefix)
+        gone = {branch: self.steps_elsewhere(branch) for branch in layout.rows}
+        return self._edited.begin_call(layout, latent, call.timestep, self.prefix, gone)
 
     def _check_branches(self, layout: Layout) -> None:
         """Raises `UserError` if an edit is for a branch that the run does not have."""
         # A guider, and a loop by hand, may call the denoiser for one branch after the other, and a
         # ControlNet in guess mode sees one only.
-        if self.prefix or not self.by_pipeline or hasattr(self.pipe, "guider"):
+        if self.beside or not self.by_pipeline or hasattr(self.pipe, "guider"):
             return
         for each, _ in self._placed:
             missing = [branch for branch in each.of_branches if branch not in layout.rows]
@@ -197,11 +199,17 @@ class _EditedDenoiser(FollowedDenoiser):
         for text in texts.values():
             for name in self.site_names:
                 site, module = self.registry.modules[name]
+                if site.kind == "joint":
+                    raise UserError(
+                        "expected cross-attention for an edit with texts of its own, but came "
+                        f"joint attention at {name}, where a text changes from block to block; "
+                        "put them into the prompt and keep each to its region with Restrict"
+                    )
                 width = getattr(module, "cross_attention_dim", None)
                 if site.reads_text and width != text.shape[-1]:
                     raise UserError(
                         f"expected texts of {width} channels at {name}, but the pipeline encodes "
-                        f"them in {text.shape[-1]}, which its UNet projects first; use a pipeline "
-                        "like Stable Diffusion or SDXL"
+                        f"them in {text.shape[-1]}, which its denoiser projects first; use a "
+                        "pipeline like Stable Diffusion or SDXL"
                     )
         return texts

@@ -60,9 +60,14 @@ class EditedRun:
         self._prepared: dict[tuple[str, str, int], ActingEdit | None] = {}
 
     def begin_call(
-        self, layout: Layout, latent_size: tuple[int, int], timestep: Any, prefix: str
+        self,
+        layout: Layout,
+        latent_size: tuple[int, int],
+        timestep: Any,
+        prefix: str,
+        gone: Mapping[str, int],
     ) -> EditingCall:
-        """What is edited in a call.
+        """What is edited in a call; `gone` are the steps that other denoisers have taken.
 
         Raises:
             UserError: if this call has another shape than the first.
@@ -79,8 +84,9 @@ class EditedRun:
         acting: dict[str, list[int]] = {}
         steps = {}
         for branch in layout.rows:
-            steps[branch] = step = self._step.get(branch, 0)
-            self._step[branch] = step + 1
+            own = self._step.get(branch, 0)
+            self._step[branch] = own + 1
+            steps[branch] = step = own + gone[branch]
             acting[branch] = [
                 number
                 for number, (each, _) in enumerate(self.placed)
@@ -89,16 +95,19 @@ class EditedRun:
             ]
         return EditingCall(self, layout, acting, steps, timestep, prefix)
 
-    def prepared(self, branch: str, number: int, seen: Seen, name: str) -> ActingEdit | None:
-        """An edit at a site, made ready at the first call that comes there; None if it does not act
-        at a site of this size.
+    def prepared(
+        self, branch: str, rows: Rows, number: int, seen: Seen, name: str
+    ) -> ActingEdit | None:
+        """An edit of a branch's rows at a site, made ready at the first call that comes there; None
+        if it does not act at a site of this size.
 
         Raises:
             UserError: if it does not fit the run.
         """
         key = (branch, name, number)
         if key not in self._prepared:
-            self._prepared[key] = self._prepare(branch, number, seen, name)
+            tokens = int(seen.probs(rows).shape[-1])
+            self._prepared[key] = self._prepare(branch, tokens, number, seen, name)
         return self._prepared[key]
 
     def _copies(self) -> int:
@@ -154,16 +163,19 @@ class EditedRun:
             copies=self._copies() * frames,
             encoded={text: self.texts[text] for text in edit.texts},
             padding=tuple(
-                None if text is None else text.padding
+                None
+                if text is None or text.padding is None
+                else tuple(column for column in text.padding if column < tokens)
                 for text in self.prompts[branch]
                 for _ in range(frames)
             ),
         )
 
-    def _prepare(self, branch: str, number: int, seen: Seen, name: str) -> ActingEdit | None:
-        edit, rows = self.placed[number][0], self.layout.rows[branch]
+    def _prepare(
+        self, branch: str, tokens: int, number: int, seen: Seen, name: str
+    ) -> ActingEdit | None:
+        edit = self.placed[number][0]
         assert seen.size is not None
-        tokens = int(seen.probs(rows).shape[-1])
         site = dataclasses.replace(seen.site, name=name)
         context = self._context(branch, number, site, seen.size, tokens, seen.kernel.query.device)
         if not edit.acts_at(context):
@@ -207,17 +219,18 @@ class EditingCall:
             for number in numbers:
                 if name not in self.run.placed[number][1]:
                     continue
-                problem = seen.problem_of(self.layout.rows[branch])
+                rows = self.layout.rows[branch]
+                problem = seen.problem_of(rows)
                 if problem is not None:
                     self._cannot(seen.site, problem)
-                ready = self.run.prepared(branch, number, seen, name)
+                ready = self.run.prepared(branch, rows, number, seen, name)
                 if ready is not None:
                     context = dataclasses.replace(
                         ready.context, step=self.steps[branch], timestep=self.timestep
                     )
                     acting = ready._replace(context=context)
                     self._acted.append(acting)
-                    found.append((self.layout.rows[branch], acting))
+                    found.append((rows, acting))
         return found
 
     def take(self, seen: Seen) -> None:

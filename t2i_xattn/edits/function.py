@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -29,7 +29,7 @@ class EditFunction(Edit):
     """
 
     function: Callable[[Tensor, EditContext], Tensor]
-    attention: Kind = "cross"
+    attention: Literal["cross", "self"] = "cross"
 
     @property
     def kind(self) -> Kind:

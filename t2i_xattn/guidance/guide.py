@@ -8,12 +8,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from t2i_xattn.denoisers.branches import CONDITIONAL
 from t2i_xattn.denoisers.call import DenoiserCall
 from t2i_xattn.denoisers.frozen import frozen
-from t2i_xattn.denoisers.of_pipeline import denoiser_of
+from t2i_xattn.denoisers.of_pipeline import OfPipeline, denoisers_of
 from t2i_xattn.denoisers.registry import Acting
 from t2i_xattn.denoisers.rows import Layout
 from t2i_xattn.denoisers.run import FollowedDenoiser, FollowedRun, Spans
@@ -80,7 +80,7 @@ def guide(
             "none; guide a pipeline whose sampler takes its steps by scheduler.step"
         )
     run = _GuidedRun(pipe, scheduler, spans)
-    run.denoisers = [_GuidedDenoiser(run, denoiser_of(pipe), losses, sites)]
+    run.denoisers = [_GuidedDenoiser(run, denoisers_of(pipe)[0], losses, sites)]
     with run.followed():
         yield
 
@@ -113,7 +113,7 @@ class _GuidedRun(FollowedRun):
             if self.scale_input is not None:
                 # Samplers scale the denoiser's input by a factor, if at all.
                 moved = moved / self.scale_input(torch.ones((), device=moved.device), timestep)
-            sample = moved.to(sample)
+            sample = moved.to(sample).reshape(sample.shape)
         return step(output, timestep, sample, *args, **kwargs)
 
 
@@ -130,16 +130,17 @@ class _GuidedDenoiser(FollowedDenoiser):
     def __init__(
         self,
         run: _GuidedRun,
-        module: nn.Module,
+        denoiser: OfPipeline,
         losses: Sequence[GuidanceLoss],
         sites: Sites | None,
     ) -> None:
-        super().__init__(run, module)
+        super().__init__(run, denoiser)
         self.losses = losses
         found = [site for site, _ in self.registry.modules.values() if site.reads_text]
         if not found:
             raise UserError(
-                f"expected a denoiser with cross-attention, but {type(module).__name__} has none; "
+                "expected a denoiser whose picture looks at a text, but "
+                f"{type(self.module).__name__} has no site where it does; "
                 "guide a pipeline whose pictures are conditioned on text"
             )
         self._all_usual = sites is None
@@ -174,9 +175,9 @@ class _GuidedDenoiser(FollowedDenoiser):
         moved = self.moved
         if moved is None:
             return None, given
-        sample = stacked(call.sample).clone()
+        sample, part = stacked(call.sample).clone(), self._own_latents(call)
         for rows in layout.rows.values():
-            sample[as_index(rows), : moved.shape[1]] = moved.to(sample)
+            sample[(as_index(rows), *part[1:])] = moved.to(sample)
         return None, self.registry.family.with_sample(given, sample)
 
     def _begin_run(self, layout: Layout) -> None:
@@ -222,14 +223,14 @@ class _GuidedDenoiser(FollowedDenoiser):
             own = {
                 name: writable(rows_of(value, rows, batch)) for name, value in call.given.items()
             }
-            # Some pipelines join masks or other pictures to the latents.
-            channels = denoiser.config.out_channels
             sample = writable(rows_of(stacked(call.sample), rows, batch))
-            latents = sample[:, :channels].detach().float()
-            joined, dtype = sample[:, channels:], sample.dtype
+            part, dtype = self._own_latents(call), sample.dtype
+            latents = sample[part].detach().float()
             for iteration in range(max(most for _, most, _ in acting)):
                 latents = latents.detach().requires_grad_(True)
-                own = family.with_sample(own, torch.cat([latents.to(dtype), joined], dim=1))
+                moved = sample.clone()
+                moved[part] = latents.to(dtype)
+                own = family.with_sample(own, moved)
                 maps = WordMaps(self._shares(own), self._words, done, self._prompts)
                 total = latents.new_zeros(())
                 live = False
@@ -243,6 +244,18 @@ class _GuidedDenoiser(FollowedDenoiser):
                 gradient = _gradient(total, latents, dtype)
                 latents = latents.detach() - math.sqrt(1 - done / 2) * gradient
             return latents.detach()
+
+    def _own_latents(self, call: DenoiserCall) -> tuple[slice, ...]:
+        """Where the picture's own latents stand in the denoiser's input: some pipelines join masks
+        or other pictures to them, as channels or behind them."""
+        config: Any = self.registry.denoiser.config
+        given, made = config.in_channels, getattr(config, "out_channels", None)
+        if isinstance(call.sample, Tensor) and call.sample.ndim == 3:
+            # In sequences, whose channels are those of several latents in some.
+            _, height, width = call.places or (1, *call.latent_size)
+            channels = given if made is None or made * 4 == given else made
+            return slice(None), slice(height * width), slice(channels)
+        return slice(None), slice(made or given)
 
     def _shares(self, own: dict[str, Any]) -> Tensor:
         """The mean over the sites that are read, `(images, height, width, tokens)`."""

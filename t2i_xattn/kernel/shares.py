@@ -17,7 +17,10 @@ from torch import Tensor
 from t2i_xattn.kernel.call import KernelCall, Places, Rows, taken
 
 CHUNK = 1024
-"""Keys of which the scores are formed at once."""
+"""Keys of which the scores are formed at once, where they are summed up."""
+
+HEADS = 6
+"""Heads whose shares are formed at once, where their mean is wanted."""
 
 
 @dataclass(frozen=True)
@@ -49,11 +52,44 @@ def shares_of(call: KernelCall, rows: Rows, queries: Places, keys: Places) -> Te
     with torch.autocast(device_type=query.device.type, enabled=False):
         scores = torch.matmul(query * call.scale, key.transpose(-1, -2))
         scores = _masked(scores, call.mask_of(rows), rows, queries, keys)
-        # A query whose keys are all masked has looked at nothing.
-        nothing = whole == float("-inf")
-        shares = (scores - whole.masked_fill(nothing, 0.0)).exp().masked_fill(nothing, 0.0)
+        # A query whose keys are all masked has looked at nothing: exp(−∞) are its shares.
+        whole = whole.masked_fill(whole == float("-inf"), float("inf"))
+        if torch.is_grad_enabled() and scores.requires_grad:
+            shares = (scores - whole).exp()
+        else:
+            shares = scores.sub_(whole).exp_()
     there = _there(rows, keys, key.shape[-2], key.device)
     return shares if there is None else shares * there
+
+
+def mean_shares_of(call: KernelCall, rows: Rows, queries: Places, keys: Places) -> Tensor:
+    """The mean of `shares_of` over the heads, fp32 `(rows, 1, queries, keys)`.
+
+    Taken a few heads at a time, so that what is in between stays small.
+    """
+    heads = call.query.shape[1]
+    total: Tensor | None = None
+    for first in range(0, heads, HEADS):
+        part = _of_heads(call, slice(first, first + HEADS))
+        shares = shares_of(part, rows, queries, keys).sum(dim=1, keepdim=True)
+        total = shares if total is None else total.add_(shares)
+    assert total is not None
+    return total.div_(heads)
+
+
+def _of_heads(call: KernelCall, one: slice) -> KernelCall:
+    mask = call.mask
+    if mask is not None and mask.ndim > 2 and mask.shape[-3] > 1:
+        mask = mask[..., one, :, :]
+    return KernelCall(
+        call.query[:, one],
+        call.key[:, one],
+        call.value[:, one],
+        call.output[:, one],
+        mask,
+        call.scale,
+        None if call.logsumexp is None else call.logsumexp[:, one],
+    )
 
 
 def at_places(tensor: Tensor, rows: Rows, places: Places) -> Tensor:
@@ -109,7 +145,10 @@ def _masked(
         mask = at_places(mask.transpose(-1, -2), every, _of_rows(keys, rows)).transpose(-1, -2)
     if mask.dtype == torch.bool:
         return scores.masked_fill(~mask, float("-inf"))
-    return scores + mask.float()
+    masked = scores + mask.float()
+    if masked.requires_grad:  # what is masked has no part in gradients, not one of −∞ − −∞
+        masked = masked.masked_fill(masked == float("-inf"), float("-inf"))
+    return masked
 
 
 def _of_rows(places: Places, rows: Rows) -> Places:
@@ -118,9 +157,12 @@ def _of_rows(places: Places, rows: Rows) -> Places:
 
 def _logsumexp(call: KernelCall, rows: Rows, queries: Places) -> Tensor:
     """fp32 `(rows, heads, queries)`: over all keys of the call."""
-    asks_gradient = torch.is_grad_enabled() and call.query.requires_grad
-    if call.logsumexp is not None and not asks_gradient:
-        return at_places(call.logsumexp[..., None], rows, queries)[..., 0]
+    learned = any(
+        each is not None and each.requires_grad for each in (call.query, call.key, call.mask)
+    )
+    # What the kernel says has no gradient.
+    if call.logsumexp is not None and not (learned and torch.is_grad_enabled()):
+        return at_places(call.logsumexp[..., None], rows, queries)[..., 0].float()
     query = at_places(call.query, rows, queries).float() * call.scale
     key, mask = taken(call.key, rows), call.mask_of(rows)
     total: Tensor | None = None

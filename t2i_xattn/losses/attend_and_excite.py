@@ -45,11 +45,12 @@ class AttendAndExcite(GuidanceLoss):
 
     def __call__(self, maps: WordMaps) -> Tensor:
         losses = []
-        for image, last in enumerate(maps.last_columns()):
-            words = maps.shares[image][..., 1 : last + 1]
+        for image in range(len(maps.words)):
+            prompt = maps.prompt_columns(image)
+            words = maps.shares[image][..., prompt.start : prompt.stop]
             if self.softmax:
                 words = (100 * words).softmax(dim=-1)
-            columns = [maps.columns(word, image)[-1] - 1 for word in self.words]
+            columns = [maps.columns(word, image)[-1] - prompt.start for word in self.words]
             smooth = smoothed(words[..., columns].permute(2, 0, 1))
             losses.append(1 - smooth.amax(dim=(1, 2)).amin())
         return torch.stack(losses)

@@ -52,9 +52,22 @@ class WordMaps:
             ]
         )
 
-    def last_columns(self) -> list[int]:
-        """For each image, the column of its prompt's last token."""
-        return [max(column for word in words for column in word.columns) for words in self.words]
+    def prompt_columns(self, image: int) -> range:
+        """The columns from the first to the last token of an image's prompt, without what stands in
+        front of it (a start token); of several encoders those of the last."""
+        words = [word for word in self.words[image] if word.columns]
+        last = next((word.encoders[-1] for word in reversed(words) if word.encoders), None)
+        columns = [
+            column
+            for word in words
+            for column, encoder in zip(
+                word.columns, word.encoders or [last] * len(word.columns), strict=True
+            )
+            if encoder == last
+        ]
+        several = len({encoder for word in words for encoder in word.encoders}) > 1
+        first = min(columns)
+        return range(first if several or first == 0 else 1, max(columns) + 1)
 
 
 def normalised(maps: Tensor) -> Tensor:

@@ -6,8 +6,9 @@ by channel. Each column of the result is looked for among the states, by value.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -49,16 +50,28 @@ def columns_by_value(calls: Sequence[EncoderCall], embedding: Tensor) -> list[He
     found: dict[str, dict[int, int]] = {}
     tokenizers: dict[str, Any] = {}
     offsets = _offsets(calls, embedding.shape[-1])
+    known: set[int] = set()
+    gaps: list[tuple[dict[int, int], dict[int, int]]] = []
     for call in calls:
         if call.tokenizer is None:
             continue
         tokenizers[call.encoder] = call.tokenizer
         own = found.setdefault(call.encoder, {})
         for row, ids in enumerate(call.ids):
+            places: dict[int, int] = {}
             for state in call.states:
                 if len(state) == len(call.ids) and state.shape[1] == len(ids):
                     for column, place in _matches(embedding, state[row], offsets):
-                        own.setdefault(column, ids[place])
+                        places.setdefault(column, place)
+            known |= places.keys()
+            for column, place in places.items():
+                own.setdefault(column, ids[place])
+            beside = _beside(places, len(ids), len(embedding))
+            gaps.append((own, {column: ids[place] for column, place in beside.items()}))
+    for own, filling in gaps:  # columns that were changed, such as scaled by a weight
+        for column, token in filling.items():
+            if column not in known:
+                own.setdefault(column, token)
     return [
         HeardColumns(
             encoder, tokenizers[encoder], tuple(sorted(own)), tuple(own[c] for c in sorted(own))
@@ -77,6 +90,21 @@ def _offsets(calls: Sequence[EncoderCall], channels: int) -> list[int]:
         sums += [width, total]
     sums += [channels - width for width in widths]
     return [each for each in dict.fromkeys(sums) if 0 <= each < channels]
+
+
+def _beside(places: Mapping[int, int], tokens: int, columns: int) -> dict[int, int]:
+    """The columns among and beside the known ones, as far as those follow the tokens' order."""
+    known = sorted(places.items())
+    filled: dict[int, int] = {}
+    for (column, place), (after, later) in pairwise(known):
+        if after - column == later - place:
+            filled |= {column + n: place + n for n in range(1, after - column)}
+    if known:
+        (first, place), (last, later) = known[0], known[-1]
+        filled |= {first - n: place - n for n in range(1, min(first, place) + 1)}
+        behind = min(columns - 1 - last, tokens - 1 - later)
+        filled |= {last + n: later + n for n in range(1, behind + 1)}
+    return filled
 
 
 def _matches(embedding: Tensor, state: Tensor, offsets: Sequence[int]) -> Iterator[tuple[int, int]]:

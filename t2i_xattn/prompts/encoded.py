@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
 from t2i_xattn.prompts.own_tokenizer import own_tokenizer
 from t2i_xattn.prompts.words import Word, word_spans
+
+Kind = Literal["word", "other", "special", "padding"]
+"""What stands in a column: a word's token; another token (punctuation, a template); the start, the
+end or another special token; or what fills the sequence up."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +47,7 @@ class Text:
         ids: its tokens from the start token to the end token, one a column, −1 for what is no
             token's; None if unknown.
         padding: the columns that fill the sequence up; None if unknown.
+        special: the columns of start, end and other special tokens, without padding.
     """
 
     embedding: Tensor
@@ -53,6 +58,7 @@ class Text:
     tokens: tuple[str, ...] = ()
     ids: tuple[int, ...] | None = None
     padding: tuple[int, ...] | None = None
+    special: tuple[int, ...] = ()
 
     @property
     def is_empty(self) -> bool:
@@ -76,6 +82,25 @@ def padding_columns(tokenizer: Any, columns: Sequence[int], ids: Sequence[int]) 
     while first < kept - 1 and ids[first] == tokenizer.pad_token_id != tokenizer.bos_token_id:
         first += 1
     return {*columns[:first], *columns[kept:]}
+
+
+def kinds_of(text: Text | None) -> tuple[Kind, ...]:
+    """What stands in each column of a text; nothing if that is not known."""
+    if text is None or text.padding is None or text.ids is None:
+        return ()
+    words = {column for word in text.words for column in word.columns}
+    special, padding = set(text.special), set(text.padding)
+
+    def kind(column: int) -> Kind:
+        if column in words:
+            return "word"
+        if column in padding:
+            return "padding"
+        return "special" if column in special else "other"
+
+    # Of several texts in one sequence the embedding is that of the first.
+    length = max(len(text.embedding), len(text.ids), max(text.padding, default=-1) + 1)
+    return tuple(kind(column) for column in range(length))
 
 
 def spelled(tokenizer: Any, ids: Sequence[int]) -> tuple[str, ...]:
@@ -136,7 +161,7 @@ def _found(typed: str, text: str, tokens: Sequence[tuple[int, int, int]]) -> int
     following = [*(column for column, _, _ in tokens[1:]), None]
     ends = [
         stop
-        for (column, _, stop), after in zip(tokens, following, strict=True)
+        for (column, _, stop), after in zip(tokens, following, strict=False)
         if after != column + 1
     ]
     for end in reversed(ends):

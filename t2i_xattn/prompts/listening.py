@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from types import FrameType
 from typing import Any, Protocol
 
@@ -188,7 +188,7 @@ class Ears:
             result = method(*args, **kwargs)
         finally:
             self._local.inside = before
-        role = None if _gives_negative(given) else self._role(given)
+        role = None if _gives_negative(self.pipe, name) else self._role()
         texts, self.copies = texts_of_encoding(self.pipe, given, result, calls, role)
         self.settings = {key: given[key] for key in _SETTINGS if key in given}
         self.guided = bool(given.get("do_classifier_free_guidance", False))
@@ -215,7 +215,7 @@ class Ears:
 
         return called
 
-    def _role(self, given: Mapping[str, Any]) -> str:
+    def _role(self) -> str:
         """What an encoding is for, where the pipeline asks for prompts and for negative prompts by
         a call each, the prompts first."""
         before = any(text.role == CONDITIONAL for text in self.texts)
@@ -268,9 +268,18 @@ def _method_name(pipe: Any) -> str | None:
     return None
 
 
-def _gives_negative(given: Mapping[str, Any]) -> bool:
-    """Whether an encoding, given by its arguments, gives the negative prompts' embeddings too."""
-    return "negative_prompt" in given or "do_classifier_free_guidance" in given
+def _gives_negative(pipe: Any, name: str) -> bool:
+    """Whether a pipeline's encoding gives the negative prompts' embeddings too."""
+    if name == "_encode_prompt":
+        return True
+    # A subclass may hand its arguments on.
+    methods = [vars(kind).get(name) for kind in type(pipe).__mro__]
+    known = {key for each in methods if each is not None for key in _names(each)}
+    return not known.isdisjoint({"negative_prompt", "do_classifier_free_guidance"})
+
+
+def _names(method: Any) -> Collection[str]:
+    return inspect.signature(method).parameters if callable(method) else ()
 
 
 def _signature(pipe: Any, name: str) -> inspect.Signature:

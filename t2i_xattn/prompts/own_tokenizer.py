@@ -31,7 +31,8 @@ def tokenizer_beside(pipe: Any, encoder: str = "text_encoder") -> Any:
     Encoders that see pictures too have a processor, with a tokenizer inside.
     """
     name = encoder.replace("text_encoder", "tokenizer")
-    for each in (name, name.replace("tokenizer", "text_processor")):
+    for other in ("tokenizer", "text_processor", "processor"):
+        each = name.replace("tokenizer", other)
         found = getattr(pipe, each, None)
         if found is not None:
             return getattr(found, "tokenizer", found)

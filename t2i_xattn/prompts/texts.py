@@ -43,7 +43,7 @@ def texts_of_encoding(
     """
     prompts = _as_typed(given.get("prompt"), given.get("prompt_embeds"))
     negative = _as_typed(given.get("negative_prompt"), given.get("negative_prompt_embeds"))
-    found = _embeddings(result)
+    found = _embeddings(result, calls, max(1, len(prompts)) * _copies(given))
     typed = {CONDITIONAL: prompts, UNCONDITIONAL: negative}
     if role is not None:
         parts = [(role, rows) for rows in found]
@@ -67,7 +67,13 @@ def texts_of_encoding(
     return texts, max(1, first // max(1, len(prompts)))
 
 
-def _embeddings(result: Any) -> list[Sequence[Tensor]]:
+def _copies(given: Mapping[str, Any]) -> int:
+    """Pictures of a prompt that were asked for."""
+    names = ("num_images_per_prompt", "num_videos_per_prompt")
+    return next((int(given[name]) for name in names if given.get(name)), 1)
+
+
+def _embeddings(result: Any, calls: Sequence[EncoderCall], pictures: int) -> list[Sequence[Tensor]]:
     """What an encoding gave: groups of embeddings `(tokens, channels)`, one a picture."""
     listed = result if isinstance(result, tuple | list) else [result]
     if isinstance(result, list) and result and all(map(_is_embedding, result)):
@@ -75,13 +81,35 @@ def _embeddings(result: Any) -> list[Sequence[Tensor]]:
     groups: list[Sequence[Tensor]] = []
     for each in listed:
         if isinstance(each, Tensor) and each.ndim in (3, 4):
-            # Of the states of several layers the last.
-            groups.append(list(each if each.ndim == 3 else each[-1]))
+            of_layers = each.ndim == 4
+            groups.append(list(_of_last_layer(each, calls, pictures) if of_layers else each))
         elif isinstance(each, list) and each and all(map(_is_embedding, each)):
             groups.append(each)
     # A pooled text stands beside the whole one in some, as one token.
     longest = max((len(group[0]) for group in groups), default=0)
-    return [group for group in groups if len(group[0]) > 1 or longest <= 1]
+    short = [call for call in calls if any(len(ids) == 1 for ids in call.ids)]
+    return [
+        group
+        for group in groups
+        if len(group[0]) > 1 or longest <= 1 or columns_by_value(short, group[0])
+    ]
+
+
+def _of_last_layer(states: Tensor, calls: Sequence[EncoderCall], pictures: int) -> Tensor:
+    """`(pictures, tokens, channels)` of states of several layers, whose axis is another one in each
+    pipeline: the one without which most columns are those of the first text's tokens."""
+    first = {call.encoder: call for call in reversed(calls)}
+    texts = [
+        replace(call, ids=call.ids[:1], states=tuple(each[:1] for each in call.states))
+        for call in first.values()
+    ]
+
+    def known(rows: Tensor) -> tuple[int, bool, int]:
+        heard = columns_by_value(texts, rows[0])
+        # Where nothing was heard, there are more tokens than layers.
+        return sum(len(each.columns) for each in heard), len(rows) == pictures, rows.shape[1]
+
+    return max((states.select(axis, -1) for axis in range(3)), key=known)
 
 
 def _is_embedding(given: Any) -> bool:
@@ -275,9 +303,10 @@ def together(parts: Sequence[tuple[Text, Sequence[int]]], length: int) -> Text |
         return None
     first = parts[0][0]
     ids, tokens = [-1] * length, [""] * length
-    padding = set(range(length))
+    padding, special = set(range(length)), set[int]()
     words: dict[tuple[str, int, int, str], Word] = {}
     for number, (text, columns) in enumerate(parts):
+        special |= {columns[place] for place in text.special}
         own = text.ids or ()
         for place, one in enumerate(own):
             ids[columns[place]], tokens[columns[place]] = one, text.tokens[place]
@@ -294,14 +323,18 @@ def together(parts: Sequence[tuple[Text, Sequence[int]]], length: int) -> Text |
         ids=tuple(ids),
         tokens=tuple(tokens),
         padding=tuple(sorted(padding)),
+        special=tuple(sorted(special)),
     )
 
 
 def _by_column(heard: Sequence[HeardColumns], length: int) -> dict[str, Any]:
-    """What stands in the columns of an embedding: `tokens`, `ids` and `padding` of a text."""
+    """What stands in the columns of an embedding: `tokens`, `ids`, `padding` and
+    `special` of a text."""
     ids, tokens = [-1] * length, [""] * length
     real: set[int] = set()
+    special: set[int] = set()
     for each in heard:
+        names = set(each.tokenizer.all_special_ids)
         spelling = spelled(each.tokenizer, each.ids)
         filling = padding_columns(each.tokenizer, each.columns, each.ids)
         for column, one, token in zip(each.columns, each.ids, spelling, strict=True):
@@ -309,11 +342,13 @@ def _by_column(heard: Sequence[HeardColumns], length: int) -> dict[str, Any]:
                 ids[column], tokens[column] = one, token
                 if column not in filling:
                     real.add(column)
+                    special |= {column} if one in names else set()
     end = max(real, default=-1) + 1
     return {
         "ids": tuple(ids[:end]),
         "tokens": tuple(tokens[:end]),
         "padding": tuple(column for column in range(length) if column not in real),
+        "special": tuple(sorted(special)),
     }
 
 
@@ -336,6 +371,7 @@ def _with_words(text: Text, tokenizer: Any, typed: str | None, ids: Sequence[int
         tokens=spelled(tokenizer, kept),
         ids=kept,
         padding=tuple(range(len(kept), len(text.embedding))),
+        special=tuple(at for at, one in enumerate(kept) if one in tokenizer.all_special_ids),
     )
 
 

@@ -32,6 +32,7 @@ class Keep:
     walk_every: int = 4
     self_attention: Places | None = None
     reference: str | None = None
+    text_looks: bool = False
 
     def __post_init__(self) -> None:
         if self.words is not None and self.columns is not None:

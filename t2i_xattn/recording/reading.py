@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from t2i_xattn.denoisers.rows import Layout
 from t2i_xattn.denoisers.seen import Change, Rows, Seen
 from t2i_xattn.denoisers.sites import AttentionSite
-from t2i_xattn.denoisers.streams import EDITED, OTHERS, SELF, TEXT, WALKED
+from t2i_xattn.denoisers.streams import BETWEEN, EDITED, LOOKS, OTHERS, SELF, TEXT, WALKED
 from t2i_xattn.errors import UserError
 from t2i_xattn.kernel.attention import attention_probs, carried, head_weights
 from t2i_xattn.kernel.call import KernelCall, taken
@@ -111,7 +111,9 @@ class RecordingCall:
         rows = self.layout.rows[branch]
         assert seen.size is not None
         store.sizes[name] = seen.size
-        probs = seen.probs(rows)
+        # Heads that nobody asks for one by one need not be there all at once.
+        mean_only = self.store.keep.heads == "mean" and not self.edited
+        probs = seen.mean_probs(rows) if mean_only else seen.probs(rows)
         if seen.stream != TEXT:
             mean = self._kept(probs, None, None)
             length = mean.shape[-1]
@@ -131,6 +133,8 @@ class RecordingCall:
             after = seen.edited(rows)
             kept_after = kept if after is probs else self._kept(after, weights, chosen)
             store.add(window, branch, (EDITED, name), self._pictures(kept_after))
+        if store.keep.text_looks:
+            self._take_looks(seen, branch, name)
         if store.keep.heads == "auto" and name == self._reference_name():
             self._reference[branch] = (taken(seen.kernel.query, rows), seen.size)
         if self._walks[branch]:
@@ -143,6 +147,19 @@ class RecordingCall:
                 walked = carried(*carry[:3], seen.by_picture(mean), store.keep.walk)
                 walked = self._pictures(seen.by_frame(walked))
                 store.add(window, branch, (WALKED, name), walked)
+
+    def _take_looks(self, seen: Seen, branch: str, name: str) -> None:
+        """What the text's tokens look at, in joint attention."""
+        portion, rows = seen.reading.portion, self.layout.rows[branch]
+        if portion is None or portion.text_queries is None:
+            return
+        for stream, keys in ((LOOKS, portion.own_keys), (BETWEEN, portion.keys)):
+            shares = shares_of(seen.kernel, rows, portion.text_queries, keys)
+            if self.store.keep.heads != "each":
+                shares = shares.mean(dim=1, keepdim=True)
+            if stream == LOOKS:
+                shares = shares.transpose(-1, -2)  # a place of the picture, a token
+            self.store.add(self.windows[branch], branch, (stream, name), shares)
 
     def _take_self(self, seen: Seen, branch: str, partner: str) -> None:
         keep, rows = self.store.keep, self.layout.rows[branch]

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any, Literal
 
 from t2i_xattn.denoisers.branches import CONDITIONAL
-from t2i_xattn.denoisers.of_pipeline import controlnets, denoiser_of
+from t2i_xattn.denoisers.of_pipeline import denoisers_of
 from t2i_xattn.denoisers.run import Repeated, Spans
 from t2i_xattn.denoisers.sites import Sites, choose_sites
 from t2i_xattn.errors import UserError
@@ -30,6 +30,7 @@ def record(
     walk_every: int = 4,
     self_attention: Places | None = None,
     reference: str | None = None,
+    text_looks: bool = False,
     spans: Spans | Sequence[Spans] | None = None,
     controlnet: bool = False,
     budget: int | None = None,
@@ -73,6 +74,9 @@ def record(
             `"all"` keeps the whole matrix of every site, and needs a budget.
         reference: with `heads="auto"`, the name of the site whose queries say what belongs
             together; by default `site_weights.reference_site` chooses.
+        text_looks: in joint attention, whether to keep what the text's tokens look at as well: the
+            stream `looks` (where each looks in the picture) and `between` (what each gives to each
+            other one, see `Trace.between`). It needs every column of the text.
         spans: the columns of words, parts of words or symbols under names of your own, beside the
             words of the prompt: a mapping for all the images or one for each.
         controlnet: whether to record the sites of the pipeline's ControlNet as well; their names
@@ -112,6 +116,7 @@ def record(
         if isinstance(self_attention, str | None)
         else tuple(self_attention),
         reference=reference,
+        text_looks=text_looks,
     )
     if controlnet and heads == "auto":
         raise UserError(
@@ -121,19 +126,29 @@ def record(
     if unrecordable not in ("raise", "skip"):
         raise UserError(f'expected unrecordable="raise" or "skip", but came {unrecordable!r}')
     run = RecordingRun(pipe, keep, spans, repeated, unrecordable == "skip")
-    denoisers = [("", denoiser_of(pipe)), *(controlnets(pipe) if controlnet else [])]
-    found = [RecordedDenoiser(run, module, prefix) for prefix, module in denoisers]
+    found = [RecordedDenoiser(run, each) for each in denoisers_of(pipe, controlnet)]
     chosen = choose_sites([site for each in found for site in each.found], sites)
-    if heads == "auto" and any(site.kind == "joint" for site in chosen):
+    if heads == "auto" and any(site.level is None for site in chosen):
         raise UserError(
-            'expected heads="mean" or "each" for joint attention, but came "auto", which weighs '
-            "heads by what they add to a layer of cross-attention"
+            'expected heads="mean" or "each" for a transformer, but came "auto", which weighs '
+            "heads by what they add to a UNet's layers of cross-attention"
+        )
+    if text_looks and (words is not None or columns is not None):
+        raise UserError(
+            "expected every column of the text to be kept beside text_looks=True, but came words=… "
+            "or columns=…; leave them out"
+        )
+    if text_looks and not any(site.kind == "joint" for site in chosen):
+        raise UserError(
+            "expected joint attention for text_looks=True, but in cross-attention the text looks "
+            "at nothing; leave it out, or record a pipeline such as FluxPipeline"
         )
     if reference is not None:
         choose_sites(chosen, [reference])
     for each in found:
         each.keep_sites(chosen)
-    run.denoisers = [each for each in found if each.site_names]
+    # A second one of the sampling loop counts the steps, recorded or not.
+    run.denoisers = [each for each in found if each.site_names or not each.beside]
 
     trace = Trace(run.read)
     with run.followed():

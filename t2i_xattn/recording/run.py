@@ -8,20 +8,21 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import nn
 
 from t2i_xattn.denoisers.branches import ROLES, UNCONDITIONAL
 from t2i_xattn.denoisers.call import DenoiserCall
+from t2i_xattn.denoisers.of_pipeline import OfPipeline
 from t2i_xattn.denoisers.registry import Acting
 from t2i_xattn.denoisers.rows import Layout
 from t2i_xattn.denoisers.run import FollowedDenoiser, FollowedRun, Repeated, Spans
 from t2i_xattn.denoisers.sites import AttentionSite
 from t2i_xattn.errors import UserError
 from t2i_xattn.kernel.cover import Cover
+from t2i_xattn.prompts.encoded import kinds_of
 from t2i_xattn.prompts.roles import CONDITIONAL
 from t2i_xattn.recording.keep import Keep
 from t2i_xattn.recording.reading import RecordingCall
-from t2i_xattn.recording.store import MapStore
+from t2i_xattn.recording.store import MapStore, steps_of
 from t2i_xattn.traces.recorded_run import RecordedRun
 
 
@@ -35,19 +36,22 @@ class RecordedDenoiser(FollowedDenoiser):
 
     run: RecordingRun
 
-    def __init__(self, run: RecordingRun, module: nn.Module, prefix: str = "") -> None:
+    def __init__(self, run: RecordingRun, denoiser: OfPipeline) -> None:
         """
         Raises:
             UserError: if it has no cross-attention.
         """
-        super().__init__(run, module, prefix)
+        super().__init__(run, denoiser)
         sites = [site for site, _ in self.registry.modules.values()]
         self.found = [
-            dataclasses.replace(site, name=prefix + site.name) for site in sites if site.reads_text
+            dataclasses.replace(site, name=self.prefix + site.name)
+            for site in sites
+            if site.reads_text
         ]
         if not self.found:
             raise UserError(
-                f"expected a denoiser with cross-attention, but {type(module).__name__} has none; "
+                "expected a denoiser whose picture looks at a text, but "
+                f"{type(self.module).__name__} has no site where it does; "
                 "record a pipeline whose pictures are conditioned on text"
             )
         self.store = MapStore((), run.keep)
@@ -98,7 +102,8 @@ class RecordedDenoiser(FollowedDenoiser):
             if branch in run.keep.branches and branch not in store.words:
                 texts = layout.texts[branch]
                 store.begin_branch(branch, run.words_of(layout, branch), texts, tokens[branch])
-        windows = store.begin_call(layout, latent, tokens, call.timestep)
+        gone = {branch: self.steps_elsewhere(branch) for branch in layout.rows}
+        windows = store.begin_call(layout, latent, tokens, call.timestep, gone)
         return RecordingCall(
             store,
             layout,
@@ -196,17 +201,21 @@ class RecordingRun(FollowedRun):
         Raises:
             UserError: if there is nothing to read, or what there is cannot be trusted.
         """
-        stores = [each.store for each in self.denoisers]
+        # Of several denoisers one may have had no step in this run.
+        stores = [each.store for each in self.denoisers if each.store.sites]
+        stores = [store for store in stores if store.began] or stores[:1]
         maps: dict[str, Any] = {}
         counts: dict[str, Any] = {}
         for store in stores:
             store.check_readable()
-            for whole, part in zip((maps, counts), store.means(), strict=True):
+        windows = steps_of(stores)
+        for store in stores:
+            for whole, part in zip((maps, counts), store.means(windows), strict=True):
                 for stream, of_sites in part.items():
                     whole.setdefault(stream, {}).update(of_sites)
         first = stores[0]
         height, width = first.latent_size
-        scale = getattr(self.pipe, "vae_scale_factor", 8)
+        scale = _pixels_a_latent(self.pipe)
         texts = {branch: first.texts.get(branch, ()) for branch in self.keep.branches}
         return RecordedRun(
             maps=maps,
@@ -215,16 +224,17 @@ class RecordingRun(FollowedRun):
             groups=first.groups,
             walked_columns=first.walked_columns,
             branches=self.keep.branches,
-            steps=first.windows(),
+            steps=tuple(windows.values()),
             prompts={b: tuple(t and t.prompt for t in each) for b, each in texts.items()},
             words={branch: first.words.get(branch, ()) for branch in self.keep.branches},
             tokens={b: tuple(t.tokens if t else () for t in each) for b, each in texts.items()},
+            kinds={b: tuple(map(kinds_of, each)) for b, each in texts.items()},
             frames=first.frames,
             latent_size=(height, width),
-            picture_size=(height * scale, width * scale),
+            picture_size=(round(height * scale), round(width * scale)),
             crop=self._crop,
             settings=self._settings(),
-            site_weights=first.site_weights(),
+            site_weights=first.site_weights(windows),
         )
 
     def _model(self) -> str | None:
@@ -233,10 +243,10 @@ class RecordingRun(FollowedRun):
         return None if name is None else str(name)
 
     def _settings(self) -> dict[str, Any]:
-        store = self.denoisers[0].store
+        stores = [each.store for each in self.denoisers if not each.beside]
         return {
-            "calls": store.calls,
-            "timesteps": [_numbers(timestep) for timestep in store.timesteps],
+            "calls": sum(each.calls for each in stores),
+            "timesteps": [_numbers(one) for each in stores for one in each.timesteps],
             "guidance_scale": self._guidance_scale,
             "heads": self.keep.heads,
             "walk": self.keep.walk,
@@ -248,6 +258,22 @@ class RecordingRun(FollowedRun):
                 for name in ("torch", "diffusers", "transformers")
             },
         }
+
+
+_SCALES = (
+    "vae_scale_factor",
+    "vae_scale_factor_spatial",
+    "vae_spatial_compression_ratio",
+    "vae_spatial_scale_factor",
+)
+"""Where pipelines keep how many pixels a latent stands for, on a side."""
+
+
+def _pixels_a_latent(pipe: Any) -> float:
+    found = [float(each) for name in _SCALES if (each := getattr(pipe, name, None))]
+    # Stable Cascade's prior paints for a decoder.
+    multiple = getattr(getattr(pipe, "config", None), "resolution_multiple", None)
+    return found[0] if found else float(multiple or 8)
 
 
 def _numbers(timestep: Any) -> float | list[float]:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from t2i_xattn.denoisers.rows import Layout
 from t2i_xattn.denoisers.sites import AttentionSite
-from t2i_xattn.denoisers.streams import Groups
+from t2i_xattn.denoisers.streams import BETWEEN, Groups
 from t2i_xattn.errors import UserError
 from t2i_xattn.prompts.words import Word
 from t2i_xattn.recording.keep import Keep
@@ -49,6 +49,7 @@ class MapStore:
         self._asked: list[tuple[int, int]] | None = None
         self._windows: dict[int, Sums] = {}
         self._steps = dict.fromkeys(keep.branches, 0)
+        self._end = 0
         self._selections: dict[tuple[str, str], Tensor] = {}
 
     @property
@@ -98,9 +99,21 @@ class MapStore:
             self.groups = (self.groups or {}) | {branch: groups}
 
     def begin_call(
-        self, layout: Layout, latent: tuple[int, int], tokens: Mapping[str, int], timestep: Any
+        self,
+        layout: Layout,
+        latent: tuple[int, int],
+        tokens: Mapping[str, int],
+        timestep: Any,
+        gone: Mapping[str, int],
     ) -> dict[str, int]:
         """Counts a call; gives the number of the window that each branch is summed into.
+
+        Args:
+            layout: whose the rows are.
+            latent: height and width of the latents.
+            tokens: columns of the text, by branch.
+            timestep: the noise level.
+            gone: steps that other denoisers have taken, by branch.
 
         Raises:
             UserError: if this call has another shape than the first.
@@ -127,8 +140,9 @@ class MapStore:
                         f"expected one prompt for each picture of a run, but {other.prompt!r} came "
                         f"after {one.prompt!r}; record each run on its own"
                     )
-            step = self._steps[branch]
+            step = self._steps[branch] + gone[branch]
             self._steps[branch] += 1
+            self._end = max(self._end, step + 1)
             number = self._window_of(step)
             if number is not None:
                 windows[branch] = number
@@ -198,16 +212,6 @@ class MapStore:
         for window in self._windows.values():
             window.maps = {key: each for key, each in window.maps.items() if key[1] != site.name}
 
-    def windows(self) -> tuple[tuple[int, int], ...]:
-        """First step and end of each place on the step axis."""
-        end = max(self._steps.values())
-        if self.keep.steps == "sum":
-            return ((0, end),)
-        if self._asked is None:
-            return tuple((place, place + 1) for place in sorted(self._windows))
-        asked = [self._asked[place] for place in sorted(self._windows)]
-        return tuple((first, min(last, end)) for first, last in asked)
-
     def check_readable(self) -> None:
         """Raises `UserError` if nothing was recorded, or what was cannot be trusted."""
         if not self._windows:
@@ -227,15 +231,15 @@ class MapStore:
                     "guidance on, or keep another branch"
                 )
 
-    def means(self) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-        """By stream and site, the mean over the calls of each window, `(image, branch, step, head,
-        [frame,] height, width, token)`, shares 0 to 1; and how many calls that were, `(branch,
-        step)`. NaN where there were none.
+    def means(self, numbers: Collection[int]) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+        """By stream and site, the mean over the calls of each of some windows, `(image, branch,
+        step, head, [frame,] height, width, token)`, shares 0 to 1; and how many calls that were,
+        `(branch, step)`. NaN where there were none.
 
         Raises:
             UserError: if the model gave NaN at a site, or a site was never reached.
         """
-        windows = [self._windows[place] for place in sorted(self._windows)]
+        windows = self._summed(numbers)
         maps: dict[str, dict[str, NDArray[np.float32]]] = {}
         counts: dict[str, dict[str, NDArray[np.int64]]] = {}
         keys = dict.fromkeys(key for window in windows for key in window.maps)
@@ -249,17 +253,17 @@ class MapStore:
         for stream, name in sorted(keys, key=lambda key: order.get(key[1], 0)):
             if name not in order:
                 continue
-            mean, count = mean_of(windows, (stream, name), self._grid(name))
+            mean, count = mean_of(windows, (stream, name), self._grid(stream, name))
             maps.setdefault(stream, {})[name] = mean
             counts.setdefault(stream, {})[name] = count
         return maps, counts
 
-    def site_weights(self) -> dict[str, NDArray[np.float32]] | None:
+    def site_weights(self, numbers: Collection[int]) -> dict[str, NDArray[np.float32]] | None:
         """By site, the mean of `site_weights.agreement` over the calls, `(image, branch, step)`;
         None unless the heads are `"auto"`."""
         if self.keep.heads != "auto":
             return None
-        windows = [self._windows[place] for place in sorted(self._windows)]
+        windows = self._summed(numbers)
         calls = np.array([window.calls for window in windows], dtype=np.float32)[..., None]
         weights: dict[str, NDArray[np.float32]] = {}
         for site in self.sites:
@@ -268,9 +272,17 @@ class MapStore:
                 weights[site.name] = np.ascontiguousarray((total / calls).transpose(2, 1, 0))
         return weights
 
-    def _grid(self, site: str) -> tuple[int, ...]:
+    def _summed(self, numbers: Collection[int]) -> list[Sums]:
+        """The sums of windows by their numbers; empty ones where this denoiser did not run."""
+        branches = len(self.keep.branches)
+        return [self._windows.get(number) or Sums(branches) for number in numbers]
+
+    def _grid(self, stream: str, site: str) -> tuple[int, ...]:
         """How the places of a site's map lie: `([frames,] height, width)`."""
         size = self.sizes[site]
+        if stream == BETWEEN:  # a token that looks is a place
+            size = (1, max(self._tokens.values()))
+            return size if self.frames == 1 else (1, *size)
         return size if self.frames == 1 else (self.frames, *size)
 
     def _window_of(self, step: int) -> int | None:
@@ -300,6 +312,18 @@ class MapStore:
                 f"{len(self.keep.branches)} branches, heads {self.keep.heads!r}; keep fewer by "
                 'sites=…, words=…, steps="sum" or heads="mean"'
             )
+
+
+def steps_of(stores: Sequence[MapStore]) -> dict[int, tuple[int, int]]:
+    """By the number of each window that one of the stores has, its first step and end."""
+    numbers = sorted({number for store in stores for number in store._windows})
+    end = max(store._end for store in stores)
+    keep, asked = stores[0].keep, stores[0]._asked
+    if keep.steps == "sum":
+        return {0: (0, end)}
+    if asked is None:
+        return {number: (number, number + 1) for number in numbers}
+    return {number: (asked[number][0], min(asked[number][1], end)) for number in numbers}
 
 
 def _selection(groups: tuple[Groups, ...], tokens: int) -> Tensor:

@@ -11,7 +11,7 @@ from t2i_xattn.traces.recorded_run import RecordedRun, of_steps, weight_of_steps
 
 
 def columns_of(
-    run: RecordedRun, phrase: str, image: int, occurrence: int | None
+    run: RecordedRun, phrase: str, image: int, occurrence: int | None, encoder: str | None = None
 ) -> tuple[int, ...]:
     """The columns of a phrase in the text of a picture, in the first branch.
 
@@ -24,7 +24,7 @@ def columns_of(
             f"expected a prompt with text to find {phrase!r} in, but it was given as "
             "embeddings; ask by columns=…, or say record(pipe, spans={word: columns})"
         )
-    return find_phrase(run.words[branch][image], phrase, occurrence)
+    return find_phrase(run.words[branch][image], phrase, occurrence, encoder)
 
 
 def maps_of(

@@ -22,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from t2i_xattn.denoisers.sites import AttentionSite
+from t2i_xattn.denoisers.streams import BETWEEN
 from t2i_xattn.errors import TraceFileError, UserError
 from t2i_xattn.prompts.words import Word
 from t2i_xattn.traces.recorded_run import RecordedRun
@@ -66,6 +67,7 @@ def write_trace(run: RecordedRun, path: str | PathLike[str]) -> None:
             for branch, of_branch in run.words.items()
         },
         "tokens": run.tokens,
+        "kinds": run.kinds,
         "frames": run.frames,
         "latent_size": run.latent_size,
         "picture_size": run.picture_size,
@@ -205,6 +207,7 @@ def _run(tensors: dict[str, NDArray[np.float32]], header: dict[str, Any]) -> Rec
         crop=None if header["crop"] is None else tuple(header["crop"]),
         settings=header["settings"],
         site_weights=weights or None,
+        kinds=_of_branches(header.get("kinds", {})),
     )
     _check(run)
     return run
@@ -226,7 +229,8 @@ def _check(run: RecordedRun) -> None:
             raise ValueError(f"{stream} has no maps")
         for name, array in of_sites.items():
             fits = array.ndim == len(run.axes) and array.shape[:3] == known
-            fits = fits and array.shape[4 : 4 + len(frames)] == frames
+            of_frames = tuple(1 for _ in frames) if stream == BETWEEN else frames
+            fits = fits and array.shape[4 : 4 + len(frames)] == of_frames
             if not fits or run.counts[stream][name].shape != known[1:]:
                 raise ValueError(f"{stream}/{name} is {array.shape}")
     for name, array in (run.site_weights or {}).items():

@@ -90,6 +90,7 @@ def selected(
         prompts=told(run.prompts),
         words=told(run.words),
         tokens=told(run.tokens),
+        kinds=told(run.kinds) if run.kinds else {},
         groups=None if run.groups is None else told(run.groups),
         site_weights=weights,
     )

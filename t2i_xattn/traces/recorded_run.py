@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -43,6 +43,9 @@ class RecordedRun:
         prompts: by branch, the text of each image; None where it was given as embeddings.
         words: by branch, the words of each image's text.
         tokens: by branch and image, the text of each column, from the start to the end token.
+        kinds: by branch and image, what stands in each column of the text: `"word"`, `"other"`
+            (punctuation, a template), `"special"` (start and end tokens) or `"padding"`; nothing
+            where it is not known.
         frames: of a video; 1 for stills.
         latent_size: height and width of the latent.
         picture_size: height and width of what was painted, in pixels.
@@ -70,6 +73,7 @@ class RecordedRun:
     crop: tuple[int, ...] | None
     settings: dict[str, Any]
     site_weights: dict[str, NDArray[np.float32]] | None = None
+    kinds: dict[str, tuple[tuple[str, ...], ...]] = field(default_factory=dict)
 
     @property
     def axes(self) -> tuple[str, ...]:

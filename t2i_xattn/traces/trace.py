@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from t2i_xattn.aggregation import Aggregate, FloatMap, mean_over_sites
-from t2i_xattn.denoisers.sites import AttentionSite, Sites
+from t2i_xattn.denoisers.sites import AttentionSite, Sites, choose_sites
 from t2i_xattn.denoisers.steps import Window
-from t2i_xattn.denoisers.streams import OF_TEXT, TEXT, WALKED
+from t2i_xattn.denoisers.streams import BETWEEN, LOOKS, OF_TEXT, TEXT, WALKED
 from t2i_xattn.errors import UserError
 from t2i_xattn.prompts.words import Word
 from t2i_xattn.traces.agreement import agreed
@@ -20,6 +20,7 @@ from t2i_xattn.traces.chosen import checked_frame, checked_image, columns_of, ma
 from t2i_xattn.traces.heat_map import HeatMap
 from t2i_xattn.traces.parts import difference, mean, selected
 from t2i_xattn.traces.recorded_run import RecordedRun, of_steps
+from t2i_xattn.traces.shares import Shares, shares_of
 
 
 class Trace:
@@ -109,6 +110,7 @@ class Trace:
         image: int = 0,
         frame: int | None = None,
         occurrence: int | None = None,
+        encoder: str | None = None,
         sites: Sites | None = None,
         aggregate: Aggregate | None = None,
         stream: str | None = None,
@@ -128,14 +130,17 @@ class Trace:
             frame: which frame of a video; by default the mean of all.
             occurrence: which one where the phrase stands several times, 0 the first; by default
                 all together.
+            encoder: where the text has the columns of several encoders (a word then has columns of
+                each), the one whose columns are meant, such as `"text_encoder_3"`; by default all.
             sites: which sites to pool: names, or a function of the site that says yes or no, such
                 as `lambda site: site.level == 0`. By default all.
             aggregate: how the sites are pooled; see `t2i_xattn.aggregation`.
             stream: `"text"`; `"walked"` for the maps carried along self-attention, where the run
                 was recorded with `walk=…`; `"edited"` for those after the edits, where the run had
-                any; `"picture 1"` for the tokens of an IP-Adapter's pictures; or `"self"` for the
-                self-attention of chosen places. The last two are asked for by columns, which are
-                the pictures' tokens or the chosen places.
+                any; `"looks"` for where the word's tokens look, where the run was recorded with
+                `text_looks=True`; `"picture 1"` for the tokens of an IP-Adapter's pictures; or
+                `"self"` for the self-attention of chosen places. The last two are asked for by
+                columns, which are the pictures' tokens or the chosen places.
 
         Returns:
             The map at picture size, the mean over steps and heads of the first branch that was
@@ -155,10 +160,15 @@ class Trace:
                 "walk=1 for walked, with edits for edited, self_attention=… for self, and an "
                 "IP-Adapter for pictures"
             )
+        if stream == BETWEEN:
+            raise UserError(
+                "expected a stream of the picture's places, but came 'between', which is of words "
+                "alone; ask trace.between(word, other)"
+            )
         if phrase is not None:
-            if stream not in (None, *OF_TEXT):
+            if stream not in (None, *OF_TEXT, LOOKS):
                 raise UserError(f"expected columns=… for the tokens of {stream}, but came a word")
-            chosen, label = columns_of(run, phrase, image, occurrence), phrase
+            chosen, label = columns_of(run, phrase, image, occurrence, encoder), phrase
         else:
             assert columns is not None
             chosen = tuple(dict.fromkeys(columns))
@@ -169,11 +179,54 @@ class Trace:
 
         if stream is not None or aggregate is not None:
             array = pooled(stream or TEXT, aggregate or mean_over_sites)
+            if stream == LOOKS:  # of each token, on average
+                array = array / np.float32(len(chosen))
         else:
             array = pooled(TEXT, mean_over_sites)
             if WALKED in run.maps and set(chosen) <= set(run.walked_columns or chosen):
                 array = agreed(array, pooled(WALKED, mean_over_sites))
         return HeatMap(label, array, run.crop)
+
+    def between(
+        self, phrase: str, other: str, *, image: int = 0, sites: Sites | None = None
+    ) -> float:
+        """What the tokens of a word give to those of another, 0 to 1, in joint attention.
+
+        The mean over the word's tokens, the sum over the other's; over sites, steps and heads the
+        mean. The run must be recorded with `text_looks=True`.
+
+        Raises:
+            UserError: if it was not, or a word is not there.
+        """
+        run = self.run
+        image = checked_image(run, image)
+        if BETWEEN not in run.maps:
+            raise UserError(
+                "expected a trace of what the text's tokens give to each other, but this one has "
+                "none; record joint attention with text_looks=True"
+            )
+        looking, looked_at = (columns_of(run, each, image, None) for each in (phrase, other))
+        names = [site.name for site in choose_sites(run.sites, sites)]
+        found = [of_steps(run, BETWEEN, name)[image] for name in names if name in run.maps[BETWEEN]]
+        given = [
+            each.reshape(len(each), -1, each.shape[-1])[:, list(looking)][..., list(looked_at)]
+            for each in found
+        ]
+        return float(np.mean([each.sum(axis=-1).mean() for each in given]))
+
+    def shares(self, *, image: int = 0, sites: Sites | None = None) -> Shares:
+        """Where the attention of an average place goes: to words, to other tokens, to special ones,
+        to padding, and, in joint attention, to the picture itself.
+
+        Args:
+            image: which picture of the batch, 0 the first.
+            sites: which sites: names, or a function of the site that says yes or no. By default
+                all.
+
+        Raises:
+            UserError: if only some columns were recorded, or the prompt came as embeddings.
+        """
+        return shares_of(self.run, checked_image(self.run, image), sites)
 
     def select(
         self,

@@ -90,14 +90,15 @@ def make_z_image() -> ZImagePipeline:
     return pipe
 
 
-def of_z_image(prompts: int) -> Any:
-    """`[picture, its padding, text, its padding, padding of the batch]`, the prompts first."""
+def of_z_image(prompts: int, before: int = 0) -> Any:
+    """`[picture, its padding, text, its padding, padding of the batch]`; the prompts come first,
+    so that as many rows stand `before` the negative ones."""
 
     def pictures(seen: Seen) -> list[Picture] | None:
-        if not seen.site.startswith("layers."):
+        if not seen.site.startswith("layers.") or seen.rows < before + prompts:
             return None
         found = []
-        for row in range(prompts):
+        for row in range(before, before + prompts):
             *_, height, width = seen.given["x"][row].shape
             places = height // 2 * (width // 2)
             first = -(-places // MULTIPLE) * MULTIPLE
@@ -191,6 +192,7 @@ CASES: list[Case] = [
         make=make_z_image,
         grid=(3, 4),
         pictures=of_z_image(1),
+        negatives=of_z_image(1, before=1),
         columns=z_image_columns,
         options={"height": 12, "width": 16, "max_sequence_length": 96, "negative_prompt": LONG},
     ),
@@ -199,6 +201,7 @@ CASES: list[Case] = [
         make=make_z_image,
         grid=(3, 4),
         pictures=of_z_image(2),
+        negatives=of_z_image(2, before=2),
         columns=z_image_columns,
         options=Fresh(
             prompt=[PROMPT, SHORT],
@@ -230,6 +233,7 @@ CASES: list[Case] = [
         make=make_z_image,
         grid=(3, 4),
         pictures=of_z_image(1),
+        negatives=of_z_image(1, before=1),
         columns=z_image_columns,
         options={
             "height": 12,
@@ -256,6 +260,7 @@ UNEVEN: list[Case] = [
         make=make_z_image,
         grid=(3, 4),
         pictures=of_z_image(2),
+        negatives=of_z_image(2, before=2),
         columns=z_image_columns,
         options=Fresh(
             prompt=[PROMPT, LONG],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 from functools import cache
+from typing import Any
 
 import torch
 from diffusers import (
@@ -83,12 +84,16 @@ def make_mochi() -> MochiPipeline:
     return pipe
 
 
-def of_mochi(seen: Seen) -> list[Picture] | None:
+def of_mochi(row: int) -> Any:
     """A kernel call for each row of the batch, unconditional first: `[video, its own tokens]`."""
-    if seen.number != 1:
-        return None
-    text = int(seen.given["encoder_attention_mask"][1].sum())
-    return [Picture(0, range(seen.queries - text), range(seen.keys - text, seen.keys))]
+
+    def pictures(seen: Seen) -> list[Picture] | None:
+        if seen.number != row:
+            return None
+        text = int(seen.given["encoder_attention_mask"][row].sum())
+        return [Picture(0, range(seen.queries - text), range(seen.keys - text, seen.keys))]
+
+    return pictures
 
 
 def t5_columns(heard: Sequence[Heard]) -> list[Column]:
@@ -253,7 +258,8 @@ CASES: list[Case] = [
         name="MochiPipeline, guided",
         make=make_mochi,
         grid=(2, 2, 3),
-        pictures=of_mochi,
+        pictures=of_mochi(1),
+        negatives=of_mochi(0),
         columns=t5_columns,
         options={"height": 32, "width": 48, "num_frames": 7, "max_sequence_length": 24},
         negative=True,

@@ -96,6 +96,8 @@ class Case:
         options: of the pipeline's call, beside `prompt` and `generator`.
         negative: whether it takes `negative_prompt=`.
         denoiser: its attribute.
+        negatives: the same as `pictures` for the unconditional branch; None where it follows from
+            that: in the other half of the batch, or in the call behind.
     """
 
     name: str
@@ -106,6 +108,7 @@ class Case:
     options: Mapping[str, Any] = field(default_factory=dict)
     negative: bool = False
     denoiser: str = "transformer"
+    negatives: Callable[[Seen], Sequence[Picture] | None] | None = None
 
     def __str__(self) -> str:
         return self.name

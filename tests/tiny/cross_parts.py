@@ -31,9 +31,9 @@ _PIECES = ["▁a", "▁red", "▁left", "▁of", "▁blue", "▁cir", "▁squ", 
 
 def sharpen(model: nn.Module, by: float = 3.0) -> None:
     """Makes the attention of random weights differ between tokens and places."""
-    projections = ("to_q", "to_k", "to_query", "to_key", "add_q_proj", "add_k_proj", "to_q_t")
-    projections += ("to_k_t", "norm_q", "norm_k", "norm_added_q", "norm_added_k", "q_rms_norm")
-    projections += ("k_rms_norm", "query_norm", "key_norm", "q_rms_norm_t", "k_rms_norm_t")
+    projections = ["to_q", "to_k", "to_query", "to_key", "add_q_proj", "add_k_proj", "to_q_t"]
+    projections += ["to_k_t", "norm_q", "norm_k", "norm_added_q", "norm_added_k", "q_rms_norm"]
+    projections += ["k_rms_norm", "query_norm", "key_norm", "q_rms_norm_t", "k_rms_norm_t"]
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name.endswith(tuple(f"{each}.weight" for each in projections)):

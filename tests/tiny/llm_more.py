@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -25,7 +26,7 @@ from transformers import (
     Qwen3VLProcessor,
 )
 
-from tiny.case import Case, Picture, Seen
+from tiny.case import PROMPT, Case, Column, Heard, Picture, Seen
 from tiny.llm import (
     after,
     make_processor,
@@ -164,13 +165,25 @@ def make_fibo2() -> BriaFibo2Pipeline:
     return pipe
 
 
-def of_fibo2(seen: Seen) -> list[Picture] | None:
-    """Queries `[gists, picture]`, all of the text as keys; the conditional call first."""
-    if seen.call % 2 or not re.fullmatch(r"layers\.\d+\.cross_attention", seen.site):
-        return None
-    height, width = seen.given["hidden_states"].shape[-2:]
-    places = height // 2 * (width // 2)
-    return [Picture(0, range(seen.queries - places, seen.queries), range(seen.keys))]
+def of_fibo2(rows: int = 1) -> Any:
+    """Queries `[gists, picture]`, or `[picture, gists]` where prompts differ in the number of
+    gists; all of the text as keys; the conditional call first."""
+
+    def pictures(seen: Seen) -> list[Picture] | None:
+        if seen.call % 2 or not re.fullmatch(r"layers\.\d+\.cross_attention", seen.site):
+            return None
+        height, width = seen.given["hidden_states"].shape[-2:]
+        places = height // 2 * (width // 2)
+        first = seen.queries - places if rows == 1 else 0
+        own = range(first, first + places)
+        return [Picture(row, own, range(seen.keys)) for row in range(rows)]
+
+    return pictures
+
+
+def before_padding(heard: Sequence[Heard]) -> list[Column]:
+    padding = make_tokenizer_of_template().pad_token_id
+    return [None if token == padding else ("processor", token) for token in heard[0].ids[0]]
 
 
 def picture_keys_first(places: int, calls: int) -> Any:
@@ -208,9 +221,22 @@ CASES: list[Case] = [
         name="BriaFibo2Pipeline, guided",
         make=make_fibo2,
         grid=(3, 4),
-        pictures=of_fibo2,
+        pictures=of_fibo2(),
         columns=after(0, "processor"),
         options={"height": 6, "width": 8},
         negative=True,
+    ),
+    Case(
+        name="BriaFibo2Pipeline, two prompts, guided",
+        make=make_fibo2,
+        grid=(3, 4),
+        pictures=of_fibo2(rows=2),
+        columns=before_padding,
+        options={
+            "prompt": [PROMPT, f"a dull green star that looks at you, {PROMPT}, {PROMPT}"],
+            "negative_prompt": ["dull", ""],
+            "height": 6,
+            "width": 8,
+        },
     ),
 ]

@@ -19,6 +19,7 @@ from diffusers import (
     PRXTransformer2DModel,
 )
 from diffusers.pipelines.prx import pipeline_prx
+from PIL import Image
 from torch import nn
 from transformers import ByT5Tokenizer
 from transformers.models.t5gemma.configuration_t5gemma import T5GemmaModuleConfig
@@ -172,6 +173,25 @@ def _options_of_glm() -> dict[str, Any]:
     return {"prompt": QUOTING, "prior_token_ids": prior, "height": 64, "width": 96}
 
 
+def _reference_of_glm() -> dict[str, Any]:
+    ids = torch.randint(0, 128, (4,), generator=torch.Generator().manual_seed(1))
+    return {
+        "image": [[Image.linear_gradient("L").resize((32, 32)).convert("RGB")]],
+        "prior_token_image_ids": [ids],
+        "source_image_grid_thw": [torch.tensor([[1, 2, 2]])],
+    }
+
+
+def of_glm(seen: Seen) -> list[Picture] | None:
+    """`[reference, text, picture]`, the reference's keys kept from the run's first call, which has
+    no text; then two calls a step, the conditional first."""
+    if seen.call % 2 == 0:
+        return None
+    text = seen.queries - 24
+    first = seen.keys - seen.queries
+    return [Picture(0, range(text, seen.queries), range(first, first + text))]
+
+
 CASES: list[Case] = [
     Case(
         name="PRXPipeline, guided",
@@ -198,5 +218,13 @@ CASES: list[Case] = [
         pictures=text_first(24, 2),
         columns=after(0),
         options=_options_of_glm(),
+    ),
+    Case(
+        name="GlmImagePipeline, guided, with a reference",
+        make=make_glm,
+        grid=(4, 6),
+        pictures=of_glm,
+        columns=after(0),
+        options=_options_of_glm() | _reference_of_glm(),
     ),
 ]

@@ -59,7 +59,8 @@ def text_first(
         text = registers + seen.given["encoder_hidden_states"].shape[1]
         assert seen.queries == seen.keys == text + places + behind
         rows = range(seen.rows - seen.rows // branches, seen.rows)
-        return [Picture(row, range(text, text + places), range(text)) for row in rows]
+        own = range(registers, text)
+        return [Picture(row, range(text, text + places), own) for row in rows]
 
     return pictures
 

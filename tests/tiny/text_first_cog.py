@@ -187,7 +187,7 @@ CASES: list[Case] = [
         make=make_aura,
         grid=GRID,
         pictures=text_first(_PLACES, registers=REGISTERS, branches=2),
-        columns=lambda heard: [None] * REGISTERS + first_heard(heard),
+        columns=first_heard,
         options=SIZE,
         negative=True,
     ),

@@ -1,4 +1,4 @@
-"""UNets of known models' exact configuration with random weights, in a plain sampling loop."""
+"""Denoisers of known models' configuration with random weights, in a plain sampling loop."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
 
+from lab.benchmark.transformers import TRANSFORMERS, TransformerLoop, make_transformer_loop
 from t2i_xattn.denoisers.sites import find_sites
 
 _SD15: dict[str, Any] = {
@@ -43,9 +44,12 @@ _TINY: dict[str, Any] = {
     "attention_head_dim": 2,
 }
 
-DENOISERS = {"sd15": _SD15, "sdxl": _SDXL, "tiny": _TINY}
+_UNETS = {"sd15": _SD15, "sdxl": _SDXL, "tiny": _TINY}
 """Configurations of `UNet2DConditionModel`: Stable Diffusion 1.5's, SDXL's, and a tiny one to try
 the benchmark with."""
+
+DENOISERS = (*_UNETS, *TRANSFORMERS)
+"""The names of what can be measured."""
 
 
 @dataclass(eq=False)
@@ -65,6 +69,15 @@ class Loop:
     scheduler: Any
     size: tuple[int, int]
     tokens: int
+
+    @property
+    def denoiser(self) -> Any:
+        """The UNet."""
+        return self.unet
+
+    @denoiser.setter
+    def denoiser(self, other: Any) -> None:
+        self.unet = other
 
     do_classifier_free_guidance: ClassVar[bool] = True
     guidance_scale: ClassVar[float] = 7.5
@@ -123,20 +136,24 @@ def make_loop(
     denoiser: str,
     *,
     pixels: int | None = None,
-    tokens: int = 77,
+    tokens: int | None = None,
     dtype: torch.dtype = torch.bfloat16,
     device: str = "cpu",
-) -> Loop:
+) -> Loop | TransformerLoop:
     """A loop around one of `DENOISERS`, with random weights.
 
     Args:
         denoiser: its name.
-        pixels: side of the picture; by default what the model was made for.
-        tokens: length of the text sequence.
+        pixels: side of the picture; by default what the UNet was made for, and 512 for others.
+        tokens: length of the text sequence; by default the model's own.
         dtype: of weights and activations.
         device: where it runs.
     """
-    config = DENOISERS[denoiser]
+    if denoiser in TRANSFORMERS:
+        return make_transformer_loop(
+            denoiser, pixels=pixels, tokens=tokens, dtype=dtype, device=device
+        )
+    config = _UNETS[denoiser]
     torch.manual_seed(0)
     with torch.device("meta"):
         unet = UNet2DConditionModel(**config)
@@ -151,4 +168,4 @@ def make_loop(
                 each.normal_(std=each[0].numel() ** -0.5)
     side = config["sample_size"] if pixels is None else pixels // 8
     scheduler = DDIMScheduler(clip_sample=False, steps_offset=1)
-    return Loop(unet, scheduler, (side, side), tokens)
+    return Loop(unet, scheduler, (side, side), tokens or 77)

@@ -35,7 +35,7 @@ def peak_memory(
     steps: int,
     *,
     pixels: int | None = None,
-    tokens: int = 77,
+    tokens: int | None = None,
     dtype: str = "bfloat16",
     device: str = "cpu",
 ) -> int:

@@ -11,6 +11,7 @@ from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 from torch import Tensor
 
 from lab.benchmark.denoisers import Loop
+from lab.benchmark.transformers import TransformerLoop
 from t2i_xattn.denoisers.sites import find_sites
 from t2i_xattn.editing.edit import edit
 from t2i_xattn.edits.edit import EditContext
@@ -61,13 +62,13 @@ def all_modes() -> tuple[str, ...]:
 
 
 @contextmanager
-def mode(name: str, loop: Loop) -> Iterator[None]:
+def mode(name: str, loop: Loop | TransformerLoop) -> Iterator[None]:
     """Sets a loop up for one of `MODES`, and back again on leaving."""
-    unet = loop.unet
+    denoiser = loop.denoiser
     if name.endswith("compiled"):
-        loop.unet = _compiled(unet)
+        loop.denoiser = _compiled(denoiser)
     elif name == "unfused":
-        unet.set_attn_processor(AttnProcessor())
+        denoiser.set_attn_processor(AttnProcessor())
     try:
         if name.startswith("record"):
             with record(loop):
@@ -82,7 +83,7 @@ def mode(name: str, loop: Loop) -> Iterator[None]:
             with edit(loop, Reweight("word", 1.5), spans=_SPANS):
                 yield
         elif name == "edit of self-attention":
-            levels = {site.name: site.level or 0 for site in find_sites(unet, "self")}
+            levels = {site.name: site.level or 0 for site in find_sites(denoiser, "self")}
             coarse = min(2, max(levels.values()))
             sites = [name for name, level in levels.items() if level >= coarse]
             sharper = EditFunction(_sharper, attention="self", sites=sites)
@@ -100,9 +101,9 @@ def mode(name: str, loop: Loop) -> Iterator[None]:
         else:
             yield
     finally:
-        loop.unet = unet
+        loop.denoiser = denoiser
         if name == "unfused":
-            unet.set_attn_processor(AttnProcessor2_0())
+            denoiser.set_attn_processor(AttnProcessor2_0())
 
 
 def _sharper(probs: Tensor, context: EditContext) -> Tensor:
@@ -110,9 +111,9 @@ def _sharper(probs: Tensor, context: EditContext) -> Tensor:
     return squared / squared.sum(dim=-1, keepdim=True)
 
 
-def _compiled(unet: torch.nn.Module) -> torch.nn.Module:
+def _compiled(denoiser: torch.nn.Module) -> torch.nn.Module:
     """The compiled form, made once a module so that what was compiled is found again."""
-    if "_benchmark_compiled" not in vars(unet):
-        vars(unet)["_benchmark_compiled"] = torch.compile(unet, fullgraph=True)
-    form: torch.nn.Module = vars(unet)["_benchmark_compiled"]
+    if "_benchmark_compiled" not in vars(denoiser):
+        vars(denoiser)["_benchmark_compiled"] = torch.compile(denoiser, fullgraph=True)
+    form: torch.nn.Module = vars(denoiser)["_benchmark_compiled"]
     return form

@@ -19,7 +19,7 @@ from transformers import CLIPTokenizer
 
 from lab.scenes import Description
 from lab.training.sources import SceneSource
-from t2i_xattn.denoisers.families.unet import UNet
+from t2i_xattn.denoisers.families.unet import size_of
 from t2i_xattn.denoisers.sites import AttentionSite, walk_sites
 from t2i_xattn.kernel.attention import attention_probs, queries_and_keys
 from t2i_xattn.prompts.words import split_words
@@ -90,7 +90,7 @@ def mask_loss(
     """
     losses = []
     for site, each in probs:
-        size = UNet().grid(site, each.shape[1], latent_size)
+        size = size_of(site, each.shape[1], latent_size)
         assert size is not None, each.shape
         for row, column, mask in targets:
             heat = each[row, :, column]

@@ -59,6 +59,11 @@ class Family(Protocol):
         """
         ...
 
+    def aside(self, denoiser: nn.Module, given: Mapping[str, Any]) -> bool:
+        """Whether a call, given by its arguments, is about no text: one that keeps the keys of a
+        reference, say. Nobody follows it."""
+        ...
+
     def with_sample(self, given: Mapping[str, Any], sample: Tensor) -> dict[str, Any]:
         """The arguments with other latents."""
         ...

@@ -29,6 +29,17 @@ def channels_last(denoiser: Any, given: Mapping[str, Any], sample: Any) -> tuple
     return _in_patches(denoiser.config, *sample.shape[1:4])
 
 
+def with_reference(denoiser: Any, given: Mapping[str, Any], sample: Any) -> tuple[Grid, Grid]:
+    """As `channels_last`, with a given picture behind the video's frames, told by its place in
+    time."""
+    latent, places = channels_last(denoiser, given, sample)
+    if given.get("visual_rope_pos") is None:
+        return latent, places
+    times = [time for (time,) in _numbers(given["visual_rope_pos"][0])]
+    own = next((n for n in range(1, len(times)) if times[n] <= times[n - 1]), len(times))
+    return (own, *latent[1:]), (own, *places[1:])
+
+
 def one_by_one(denoiser: Any, given: Mapping[str, Any], sample: Any) -> tuple[Grid, Grid]:
     """A list of latents `(channels, frames, height, width)`, in patches of a given size."""
     frames, height, width = (int(each) for each in sample[0].shape[-3:])
@@ -60,7 +71,9 @@ def named(denoiser: Any, given: Mapping[str, Any], sample: Any) -> tuple[Grid, G
     return grid, grid
 
 
-def by_ids(key: str, axes: tuple[int, int, int] = (0, 1, 2), patch: int = 2) -> ReadGrids:
+def by_ids(
+    key: str, axes: tuple[int, int, int] = (0, 1, 2), patch: int = 2, behind: str | None = None
+) -> ReadGrids:
     """Latents in sequences, whose places are told by position ids `([rows,] places, axes)`.
 
     The picture's own places come first; behind them may be those of references, which have another
@@ -70,11 +83,14 @@ def by_ids(key: str, axes: tuple[int, int, int] = (0, 1, 2), patch: int = 2) -> 
         key: the argument.
         axes: of the reference, of height and of width.
         patch: latents on a side of a place.
+        behind: the argument of the text, where its own ids stand in front.
     """
 
     def read(denoiser: Any, given: Mapping[str, Any], sample: Any) -> tuple[Grid, Grid]:
         # Those of references whose keys are kept stand in front, in the call that makes them.
         in_front = given.get("num_ref_tokens", 0) if given.get("kv_cache_mode") == "extract" else 0
+        if behind is not None:
+            in_front = int(given[behind].shape[1])
         ids = _numbers(given[key])[in_front:]
         reference, down, right = axes
         own = [place for place in ids if place[reference] == ids[0][reference]]
@@ -90,7 +106,7 @@ _last: list[tuple[Tensor, list[list[float]]]] = []
 def _numbers(ids: Tensor) -> list[list[float]]:
     """The numbers of a tensor of ids, the same all run long: read off a GPU once."""
     if not (_last and _last[0][0] is ids):
-        of_row = ids[0] if ids.ndim == 3 else ids
+        of_row = ids[0] if ids.ndim == 3 else ids.reshape(len(ids), -1)
         _last[:] = [(ids, of_row.float().tolist())]
     return _last[0][1]
 

@@ -44,7 +44,7 @@ class Joint(Transformer):
                 f"of {tokens} tokens"
             )
             return Reading(grid, TEXT, problem=problem)
-        picture, text = self._ranges(places, call, extra if call.extra == "between" else 0)
+        picture, text = self._ranges(places, call, extra)
         if queries == places:  # the picture alone asks
             return Reading(grid, TEXT, portion=Portion(range(places), text, picture, None))
         asking, asked = picture, text
@@ -54,10 +54,13 @@ class Joint(Transformer):
             return Reading(None, TEXT, problem=no_grid(queries, grid))
         return Reading(grid, TEXT, portion=Portion(asking, text, picture, asked))
 
-    def _ranges(self, places: int, call: DenoiserCall, between: int) -> tuple[range, range]:
-        """Where the picture stands and where the text."""
+    def _ranges(self, places: int, call: DenoiserCall, extra: int) -> tuple[range, range]:
+        """Where the picture stands and where the text, with so many others."""
+        between = extra if call.extra == "between" else 0
+        start = extra if call.extra == "front" else 0
         if self.text_first:
-            text = range(call.before, call.before + call.tokens)
+            start += call.before
+            text = range(start, start + call.tokens)
             return range(text.stop + between, text.stop + between + places), text
-        first = places + between
-        return range(places), range(first, first + call.tokens)
+        first = start + places + between
+        return range(start, start + places), range(first, first + call.tokens)

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from t2i_xattn.denoisers.families.grids import squared
+from t2i_xattn.denoisers.families.build import Build
+from t2i_xattn.denoisers.families.grids import listed, squared
 from t2i_xattn.denoisers.families.joint import Joint
-from t2i_xattn.denoisers.families.several_texts import of_last_layers, of_two_layers, valid_first
-from t2i_xattn.denoisers.families.transformer import Build
+from t2i_xattn.denoisers.families.several_texts import (
+    of_last_layers,
+    of_two_layers,
+    valid_first,
+    with_picture,
+)
 
 _DOUBLE_AND_SINGLE = r"(single_)?transformer_blocks\.\d+\.attn"
 
@@ -20,7 +25,7 @@ class PictureFirst(Joint):
         "SD3Transformer2DModel": Build(
             sites=r"transformer_blocks\.\d+\.attn",
             own=r"transformer_blocks\.\d+\.attn2",
-            perturbed="skip_layers",
+            perturbed=("skip_layers",),
         ),
         "HunyuanVideoTransformer3DModel": Build(sites=_DOUBLE_AND_SINGLE),
         "HunyuanImageTransformer2DModel": Build(
@@ -39,6 +44,15 @@ class PictureFirst(Joint):
             more=("encoder_hidden_states_llama3",),
             extra="between",
             tokens=of_two_layers,
+        ),
+        "HunyuanVideo15Transformer3DModel": Build(
+            sites=r"transformer_blocks\.\d+\.attn",
+            more=("encoder_hidden_states_2",),
+            parts=valid_first,
+            tokens=with_picture,
+        ),
+        "NucleusMoEImageTransformer2DModel": Build(
+            sites=r"transformer_blocks\.\d+\.attn", grids=listed
         ),
         "StableCascadeUNet": Build(
             sites=r"(down|up)_blocks\.\d+\.\d+\.attention",

@@ -10,9 +10,9 @@ from typing import Any, ClassVar
 from torch import nn
 
 from t2i_xattn.denoisers.call import DenoiserCall
+from t2i_xattn.denoisers.families.build import Build
 from t2i_xattn.denoisers.families.grids import by_ids, frames_first, listed
 from t2i_xattn.denoisers.families.joint import Joint
-from t2i_xattn.denoisers.families.transformer import Build
 
 _BLOCKS = r"transformer_blocks\.\d+\.attn1?"
 _DOUBLE_AND_SINGLE = r"(single_)?transformer_blocks\.\d+\.attn"
@@ -39,6 +39,14 @@ class TextFirst(Joint):
         ),
         "CogView4Transformer2DModel": Build(sites=_BLOCKS),
         "CogView3PlusTransformer2DModel": Build(sites=_BLOCKS),
+        "ConsisIDTransformer3DModel": Build(sites=_BLOCKS, grids=frames_first),
+        "EasyAnimateTransformer3DModel": Build(sites=_BLOCKS, more=("encoder_hidden_states_t5",)),
+        # The keys of references are kept, in front of all.
+        "GlmImageTransformer2DModel": Build(sites=_BLOCKS, extra="front"),
+        "Krea2Transformer2DModel": Build(
+            sites=_BLOCKS, grids=by_ids("position_ids", behind="encoder_hidden_states"), layers=2
+        ),
+        "PRXTransformer2DModel": Build(sites=r"blocks\.\d+\.attention"),
         "CogVideoXTransformer3DModel": Build(sites=_BLOCKS, grids=frames_first),
     }
 

@@ -3,55 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from t2i_xattn.denoisers.call import DenoiserCall, Extra, Grid, TextPart
+from t2i_xattn.denoisers.call import DenoiserCall, Grid
 from t2i_xattn.denoisers.families import Reading
-from t2i_xattn.denoisers.families.grids import ReadGrids, patched
-from t2i_xattn.denoisers.families.several_texts import behind_each_other, length_of_all
+from t2i_xattn.denoisers.families.build import Build
 from t2i_xattn.denoisers.sites import AttentionSite, Kind
 from t2i_xattn.denoisers.streams import SELF
 from t2i_xattn.errors import UserError
 from t2i_xattn.kernel.call import KernelCall
-
-
-@dataclass(frozen=True)
-class Build:
-    """How the transformers of one class are built.
-
-    Attributes:
-        sites: a regular expression for the names of the modules where the picture looks at the
-            text.
-        own: the same for those where it looks at itself alone.
-        grids: how its latents lie.
-        sample, text, timestep: the names of these arguments.
-        more: the names of further texts' arguments.
-        parts: from the arguments to all the texts with their columns.
-        tokens: from the arguments to the columns of all texts, where it is not their sum.
-        before: keys in front of the text's that are no columns of it.
-        extra: where there may be keys of others.
-        frames_as_rows: whether each frame of a video is a row of its own at the sites.
-        perturbed: an argument that says that layers are skipped in a further call.
-    """
-
-    sites: str
-    own: str = r"(?!)"
-    grids: ReadGrids = patched
-    sample: str = "hidden_states"
-    text: str = "encoder_hidden_states"
-    timestep: str = "timestep"
-    more: tuple[str, ...] = ()
-    parts: Callable[[Mapping[str, Any], Sequence[str]], Sequence[TextPart]] = behind_each_other
-    tokens: Callable[[Mapping[str, Any], Sequence[str]], int] = length_of_all
-    before: int = 0
-    extra: Extra = "none"
-    frames_as_rows: bool = False
-    perturbed: str | None = None
+from t2i_xattn.kernel.shares import Portion
 
 
 class Transformer:
@@ -94,22 +59,33 @@ class Transformer:
                 f"expected arguments that say how the latents of {type(denoiser).__name__} lie, "
                 f"but came {', '.join(sorted(given))} ({error}); call it as its pipeline does"
             ) from error
+        if build.layers is not None:
+            text = text.select(build.layers, -1)
         names = (build.text, *build.more)
         several = any(given.get(name) is not None for name in build.more)
         return DenoiserCall(
             given=given,
             sample=sample,
             text=text,
-            tokens=build.tokens(given, names),
+            tokens=build.tokens(given, names) if several else max(map(len, text)),
             timestep=given.get(build.timestep),
             latent=latent,
             places=(1, *places[1:]) if build.frames_as_rows else places,
             frames_as_rows=build.frames_as_rows,
             before=build.before,
             extra=build.extra,
-            perturbed=bool(build.perturbed and given.get(build.perturbed)),
+            perturbed=next((name for name in build.perturbed if given.get(name)), None),
+            ahead=None if build.ahead is None else build.ahead(denoiser, given),
+            connected=build.connected,
+            row_by_row=build.row_by_row,
             parts=partial(build.parts, given, names) if several else None,
         )
+
+    def aside(self, denoiser: nn.Module, given: Mapping[str, Any]) -> bool:
+        build = self.build_of(denoiser)
+        assert build is not None
+        text = given.get(build.text)
+        return isinstance(text, Tensor) and text.shape[1] == 0
 
     def with_sample(self, given: Mapping[str, Any], sample: Tensor) -> dict[str, Any]:
         name = next(build.sample for build in self.builds.values() if build.sample in given)
@@ -132,9 +108,12 @@ class Transformer:
             return Reading(None, problem=problem)
         if site.kind != "self":
             return self.of_text(site, module, kernel, number, call)
-        if queries != count(grid):
+        picture = picture_of(queries, call)
+        if picture is None:
             return Reading(None, SELF, problem=no_grid(queries, grid))
-        return Reading(grid, SELF)
+        if len(picture) == queries:
+            return Reading(grid, SELF)
+        return Reading(grid, SELF, portion=Portion(picture, range(0), picture, None))
 
     def of_text(
         self,
@@ -146,6 +125,17 @@ class Transformer:
     ) -> Reading:
         """What a kernel call is about at a site that reads the text."""
         raise NotImplementedError
+
+
+def picture_of(queries: int, call: DenoiserCall) -> range | None:
+    """Where the picture's places stand among queries that none of the text's are among; None if
+    they do not fit."""
+    assert call.places is not None
+    places = count(call.places)
+    if call.ahead is None:
+        return range(places) if queries == places else None
+    picture = range(call.ahead, call.ahead + places)
+    return picture if picture.stop <= queries else None
 
 
 def count(grid: Grid) -> int:

@@ -64,6 +64,9 @@ class UNet:
             frames_as_rows=True,
         )
 
+    def aside(self, denoiser: nn.Module, given: Mapping[str, Any]) -> bool:
+        return False
+
     def with_sample(self, given: Mapping[str, Any], sample: Tensor) -> dict[str, Any]:
         return dict(given) | {"sample": sample}
 
@@ -76,7 +79,7 @@ class UNet:
         call: DenoiserCall,
     ) -> Reading:
         rows, _, queries, _ = kernel.query.shape
-        size = _size(site, queries, call.latent_size)
+        size = size_of(site, queries, call.latent_size)
         stream, problem = (SELF, 0, 1), None
         if site.kind == "cross":
             streams = self.streams(module, call.given)
@@ -117,7 +120,7 @@ class UNet:
         return streams
 
 
-def _size(site: AttentionSite, queries: int, latent: tuple[int, int]) -> tuple[int, int] | None:
+def size_of(site: AttentionSite, queries: int, latent: tuple[int, int]) -> tuple[int, int] | None:
     """Height and width of a site; None if its queries do not fit what the UNet is built like."""
     # Each halving rounds up, as strided convolutions do (kernel 3, stride 2, padding 1), and on the
     # way up the UNet is forced to the sizes of the way down.
