@@ -339,7 +339,7 @@ def test_large_finite_values_pass_though_their_sum_overflows() -> None:
 
 def test_layers_that_are_not_for_it() -> None:
     joint = make_layer(cross_attention_dim=None, added_kv_proj_dim=12, context_pre_only=False)
-    with pytest.raises(UserError, match="joint layer"):
+    with pytest.raises(UserError, match="a transformer with a build of its own"):
         attention_forward(joint, torch.randn(2, QUERIES, WIDTH), torch.randn(2, TOKENS, 12))
     layer = make_layer(processor=IPAdapterAttnProcessor2_0(WIDTH, TEXT_WIDTH, num_tokens=(4,)))
     text: Any = (torch.randn(2, TOKENS, TEXT_WIDTH), [torch.randn(2, 1, 4, TEXT_WIDTH)])

@@ -144,9 +144,11 @@ def _by_role(
         # A guider says what the text alone cannot: the prompt, but perturbed.
         if names is not None and len(names) == 1 and list(by_role) == [ROLES[names[0]]]:
             by_role = {names[0]: by_role[ROLES[names[0]]]}
-        # Some pipelines encode each prompt once, and repeat what came for each of its pictures.
-        numbers = {len(rows) for rows in by_role.values()}
-        if len(numbers) == 1 and numbers.pop() % images == 0:
+        counts = {len(rows) for rows in by_role.values()}
+        # Some pipelines encode each prompt once, and repeat what came for each of its pictures; but
+        # what is known to have further branches may as well have stacked these.
+        all_there = names is None or len(by_role) == len(names)
+        if counts == {images} or (all_there and len(counts) == 1 and counts.pop() % images == 0):
             return {branch: tuple(rows) for branch, rows in by_role.items()}
     if names is None:
         names = (UNCONDITIONAL, CONDITIONAL)

@@ -13,7 +13,7 @@ from t2i_xattn.denoisers.families import Reading
 from t2i_xattn.denoisers.sites import AttentionSite
 from t2i_xattn.kernel.attention import attend, mixed_values
 from t2i_xattn.kernel.call import KernelCall, plus_at, taken
-from t2i_xattn.kernel.shares import at_places, mean_shares_of, shares_of
+from t2i_xattn.kernel.shares import at_places, mean_shares_of, output_of_others, shares_of
 
 Attend = Callable[[Tensor], Tensor]
 """What the places of the picture take from another text `(tokens, text channels)` at a site, fp32
@@ -152,8 +152,8 @@ class Seen:
 
         O′ = O + (P′ − P) V for the rows that they act on, P being the shares of the text. An edit
         that looks at other texts gives M′ from P′ V, and then the change is M′ − P V. Where the
-        other keys' shares are scaled by a factor f, so is what was taken from them: O′ = O + (P′ −
-        P) V + (f − 1) (O − P V).
+        other keys get more or less than their share R, it is O′ = O + (P′ − P) V + (R′ − R) Oᵣ, Oᵣ
+        being what is taken from them alone.
         """
         for rows, change in changes:
             self._changes.setdefault(rows, []).append(change)
@@ -180,24 +180,24 @@ class Seen:
             difference = mixed - mixed_values(self.by_picture(probs), value)
         else:
             difference = mixed_values(self.by_picture(edited - probs), value)
-        factor = self._factor(rows, acting)
-        if factor is None:
+        rest, portion = self._rest(rows, acting), self.reading.portion
+        if rest is None or portion is None:
             return difference
-        assert self.reading.portion is not None
-        output = at_places(self.kernel.output, rows, self.reading.portion.queries).float()
-        others = output - mixed_values(self.by_picture(probs), value)
-        return difference + (self.by_picture(factor) - 1) * others
+        others = output_of_others(self.kernel, rows, portion.queries, portion.keys)
+        return difference + self.by_picture(rest) * others
 
-    def _factor(self, rows: Rows, acting: Sequence[Change]) -> Tensor | None:
-        """By what the shares of the keys that are not the text's are scaled, fp32 `(rows, heads,
-        places, 1)`; None where they are as they were."""
+    def _rest(self, rows: Rows, acting: Sequence[Change]) -> Tensor | None:
+        """What the keys that are not the text's get in addition, fp32 `(rows, heads, places, 1)`;
+        None where they keep what they have."""
         scaling = [change.scales_the_rest for change in acting]
         if self.reading.portion is None or not any(scaling):
             return None
         rest = [1 - probs.sum(dim=-1, keepdim=True) for probs in self._after_each(rows)]
-        factor = torch.ones_like(rest[0])
+        share = rest[0]
         for scales, before, after in zip(scaling, rest, rest[1:], strict=False):
             if scales:
-                # A place that looks at nothing but the text has no rest to scale.
-                factor = factor * torch.where(before > 1e-6, after.clamp_min(0) / before, 1.0)
-        return factor
+                after = after.clamp_min(0)
+                # Scaled by after / before, whatever earlier edits have made of it.
+                scaled = share * after / before.clamp_min(torch.finfo(before.dtype).tiny)
+                share = torch.where(share == before, after, scaled)
+        return share - rest[0]

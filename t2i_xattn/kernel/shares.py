@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
 
 from t2i_xattn.kernel.call import KernelCall, Places, Rows, taken
 
@@ -90,6 +91,28 @@ def _of_heads(call: KernelCall, one: slice) -> KernelCall:
         call.scale,
         None if call.logsumexp is None else call.logsumexp[:, one],
     )
+
+
+def output_of_others(call: KernelCall, rows: Rows, queries: Places, keys: Places) -> Tensor:
+    """What some queries take from all keys but some, in the shares that they would have without
+    those: fp32 `(rows, heads, queries, d)`; zeros where no other key may be looked at.
+
+    Asked of the kernel anew. To take it from the output, O − P V, would be to divide a small
+    difference of rounded numbers by a small share.
+    """
+    taken_from = []
+    for row in rows:
+        own, hidden = of_row(queries, row), of_row(keys, row)
+        others = [*range(hidden.start), *range(hidden.stop, call.key.shape[2])]
+        mask = call.mask_of([row])
+        if mask is not None:
+            mask = mask[:, :, own.start : own.stop] if mask.shape[-2] > 1 else mask
+            mask = mask[..., others] if mask.shape[-1] > 1 else mask
+        query = call.query[row : row + 1, :, own.start : own.stop]
+        key, value = (each[row : row + 1][:, :, others] for each in (call.key, call.value))
+        output = scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=call.scale)
+        taken_from.append(output.float().nan_to_num(0.0))
+    return torch.cat(taken_from)
 
 
 def at_places(tensor: Tensor, rows: Rows, places: Places) -> Tensor:

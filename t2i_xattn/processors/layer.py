@@ -61,10 +61,12 @@ def before_kernel(
     Raises:
         UserError: a joint layer; the inputs of an IP-Adapter.
     """
-    if getattr(attn, "add_q_proj", None) is not None:
+    single = getattr(attn, "pre_only", None) or not hasattr(attn, "spatial_norm")
+    if single or getattr(attn, "add_q_proj", None) is not None:
         raise UserError(
-            "expected an attention layer with one output, as in a UNet, but came a joint layer of "
-            "a transformer; leave its own processor there"
+            "expected an attention layer with one output, as in a UNet, but came a layer of a "
+            "transformer with a build of its own (joint attention, rotary embeddings); leave its "
+            "own processor there"
         )
     if isinstance(encoder_hidden_states, tuple):
         raise UserError(

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
 
+from t2i_xattn.denoisers.of_pipeline import OfPipeline, denoisers_of
 from t2i_xattn.denoisers.sites import AttentionSite, Sites, choose_sites, walk_sites
 from t2i_xattn.errors import UserError
+from t2i_xattn.processors.intercepting import InterceptingProcessor
 from t2i_xattn.processors.making import checked_processor, maker
 from t2i_xattn.processors.placing import Placement
 from t2i_xattn.processors.recording import RecordingProcessor
@@ -43,13 +46,13 @@ def swap(
     `pipe.to(…)` inside the context does not move it.
 
     Args:
-        pipe: a pipeline with a `unet`, or the denoiser itself; one wrapped by `torch.compile` is
+        pipe: a pipeline, or the denoiser itself; one wrapped by `torch.compile` is
             looked through.
         processor: what to put there. A processor is put at every site; of a class, or of a function
             without arguments, each site gets one that it makes; a mapping of sites' names has one
             for each, and says which sites.
         sites: names, or a function of the `AttentionSite` that says yes or no; cross- and
-            self-attention. None: all cross-attention.
+            self-attention. None: all where the picture looks at the text.
 
     Yields:
         The processors that were put there, by site's name, in the order of the forward pass.
@@ -79,23 +82,34 @@ def _close(placements: Mapping[str, Placement]) -> None:
 
 def _placements(pipe: Any, processor: Any, sites: Sites | None) -> dict[str, Placement]:
     """What to put where, by site's name."""
-    walked = list(walk_sites(_denoiser(pipe)))
+    walked = [
+        (replace(site, name=each.prefix + site.name), layer)
+        for each in _denoisers(pipe)
+        for site, layer in walk_sites(each.module)
+    ]
     layers = {site.name: layer for site, layer in walked}
-    processors = _processors([site for site, _ in walked], processor, sites)
+    known = {site.name: site for site, _ in walked}
+    processors = _processors(list(known.values()), processor, sites)
+    _check_joint({known[name]: each for name, each in processors.items()})
     placements = {name: Placement(layers[name], wanted) for name, wanted in processors.items()}
     _check_adapters(placements)
     _check_recorders(placements)
     return placements
 
 
-def _denoiser(pipe: Any) -> nn.Module:
-    denoiser = pipe if isinstance(pipe, nn.Module) else getattr(pipe, "unet", None)
-    if not isinstance(denoiser, nn.Module):
-        raise UserError(
-            "expected a diffusers pipeline with a `unet`, or a denoiser, but came "
-            f"{type(pipe).__name__}; hand over the pipeline, or the model that it calls"
-        )
-    return denoiser
+def _denoisers(pipe: Any) -> list[OfPipeline]:
+    return [OfPipeline(pipe)] if isinstance(pipe, nn.Module) else denoisers_of(pipe)
+
+
+def _check_joint(processors: Mapping[AttentionSite, Any]) -> None:
+    """Ours are whole layers of cross- or self-attention."""
+    for site, each in processors.items():
+        if site.kind == "joint" and isinstance(each, InterceptingProcessor | RecordingProcessor):
+            raise UserError(
+                f"expected a processor for joint attention at {site.name}, but came "
+                f"{type(each).__name__}, which is one for cross- and self-attention; put one of "
+                "the model's own there, or use record and edit, which need none"
+            )
 
 
 def _processors(
@@ -113,11 +127,11 @@ def _processors(
             name: checked_processor(processor[name], f"the mapping for {name}") for name in names
         }
     make = maker(processor)
-    crossing = [site for site in known if site.kind == "cross"]
+    crossing = [site for site in known if site.reads_text]
     if sites is None and not crossing:
         raise UserError(
-            f"expected a denoiser with cross-attention, but none of {len(known)} attention sites "
-            "came as such; choose others with sites=…"
+            "expected a denoiser whose picture looks at a text, but it does at none of "
+            f"{len(known)} attention sites; choose others with sites=…"
         )
     chosen = crossing if sites is None else choose_sites(known, sites)
     return {site.name: make() for site in chosen}

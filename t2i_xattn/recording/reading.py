@@ -69,11 +69,10 @@ class RecordingCall:
 
     def missed(self, site: AttentionSite, module: nn.Module) -> None:
         kind = type(getattr(module, "processor", module)).__name__
-        self._cannot(
-            site,
-            f"{kind} does not call a kernel that can be seen",
-            ", or put a processor there that does with tx.swap(pipe, AttnProcessor2_0(), sites=…)",
-        )
+        way_out = ", or put a processor there that does with tx.swap(pipe, AttnProcessor2_0(), …)"
+        if site.level is None:
+            way_out = ', or have it computed by torch: set_attention_backend("native")'
+        self._cannot(site, f"{kind} does not call a kernel that can be seen", way_out)
 
     def take(self, seen: Seen) -> None:
         name = self.prefix + seen.site.name

@@ -57,7 +57,7 @@ class UNet:
             given=given,
             sample=sample,
             # One for each frame or one for each picture.
-            text=text[:: max(1, len(text) // len(sample))] if frames > 1 else text,
+            text=text[::frames] if len(text) == len(sample) * frames else text,
             tokens=int(text.shape[1]),
             timestep=given["timestep"],
             latent=(frames, int(sample.shape[-2]), int(sample.shape[-1])),
