@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from typing import Annotated as Bool
     from typing import Annotated as Float
+    from typing import Annotated as Shaped
 else:
     try:
-        from jaxtyping import Bool, Float
+        from jaxtyping import Bool, Float, Shaped
     except ImportError:
         from typing import Annotated as Bool
         from typing import Annotated as Float
+        from typing import Annotated as Shaped
 
-__all__ = ["Bool", "Float"]
+__all__ = ["Bool", "Float", "Shaped"]

@@ -418,3 +418,11 @@ class TestBadInput:
             pipe.scheduler = diffusers.DDIMScheduler.from_config(pipe.scheduler.config)
             with pytest.raises(UserError, match="the pipeline's own scheduler"):
                 draw(pipe)
+
+
+def test_weights_that_were_made_in_inference_mode() -> None:
+    with torch.inference_mode():
+        pipe = make_pipeline()
+    loss = Layout({"circle": (0, 0, 0.5, 1)})
+    with pytest.raises(UserError, match="load the pipeline outside of it"), guide(pipe, loss):
+        pass

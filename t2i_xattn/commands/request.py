@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from t2i_xattn.errors import UserError
+from t2i_xattn.prompts.own_tokenizer import tokenizer_beside
 from t2i_xattn.prompts.words import cut_words, find_phrase, split_words
 
 if TYPE_CHECKING:
@@ -92,18 +94,20 @@ class Request:
 
 
 def tokenizer_of(pipe: Any) -> Any:
-    """What parts a pipeline's prompts into tokens.
+    """What parts a pipeline's prompts into tokens: of several, the one with the longest window,
+    since what one text encoder cuts off is read by another (SD3, FLUX).
 
     Raises:
         UserError: if it has none.
     """
-    for name in ("tokenizer", "tokenizer_2"):
-        if getattr(pipe, name, None) is not None:
-            return getattr(pipe, name)
-    raise UserError(
-        f"expected a pipeline that paints a prompt, but {type(pipe).__name__} has no tokenizer; "
-        "take a text-to-image pipeline"
-    )
+    encoders = ("text_encoder", "text_encoder_2", "text_encoder_3", "text_encoder_4")
+    found = [each for name in encoders if (each := tokenizer_beside(pipe, name)) is not None]
+    if not found:
+        raise UserError(
+            f"expected a pipeline that paints a prompt, but {type(pipe).__name__} has no "
+            "tokenizer; take a text-to-image pipeline"
+        )
+    return max(found, key=lambda each: int(each.model_max_length))
 
 
 def paint(pipe: Any, request: Request) -> list[Image.Image]:
@@ -115,16 +119,22 @@ def paint(pipe: Any, request: Request) -> list[Image.Image]:
 
     width, height = request.size or (None, None)
     generators = [torch.Generator().manual_seed(request.seed + n) for n in range(request.count)]
-    result = pipe(
-        request.prompt,
-        width=width,
-        height=height,
-        num_inference_steps=request.steps,
-        guidance_scale=request.guidance,
-        negative_prompt=request.negative,
-        num_images_per_prompt=request.count,
-        generator=generators,
-    )
+    options = {
+        "width": width,
+        "height": height,
+        "num_inference_steps": request.steps,
+        "guidance_scale": request.guidance,
+        "negative_prompt": request.negative,
+        "num_images_per_prompt": request.count,
+        "generator": generators,
+    }
+    known = inspect.signature(pipe.__call__).parameters
+    if request.negative is not None and "negative_prompt" not in known:
+        raise UserError(
+            f"expected a pipeline that takes a negative prompt, but {type(pipe).__name__} takes "
+            "none; leave --negative out"
+        )
+    result = pipe(request.prompt, **{k: v for k, v in options.items() if k in known})
     images: list[Image.Image] = result.images
     return images
 

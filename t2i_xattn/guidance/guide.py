@@ -143,6 +143,11 @@ class _GuidedDenoiser(FollowedDenoiser):
                 f"{type(self.module).__name__} has no site where it does; "
                 "guide a pipeline whose pictures are conditioned on text"
             )
+        if any(each.is_inference() for each in self.registry.denoiser.parameters()):
+            raise UserError(
+                "expected weights that gradients pass through, but they were made inside "
+                "torch.inference_mode(); load the pipeline outside of it"
+            )
         self._all_usual = sites is None
         self._found = choose_sites(found, sites)
         self.site_names = {site.name for site in self._found}

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from t2i_xattn.shapes import Float
+
 
 def normed_inputs(
     attn: Any,
@@ -76,7 +78,12 @@ def queries_and_keys(
     return projected(attn, *normed_inputs(attn, hidden_states, encoder_hidden_states, temb))
 
 
-def attention_probs(query: Tensor, key: Tensor, scale: float, mask: Tensor | None = None) -> Tensor:
+def attention_probs(
+    query: Float[Tensor, "batch heads queries d"],
+    key: Float[Tensor, "batch heads tokens d"],
+    scale: float,
+    mask: Tensor | None = None,
+) -> Float[Tensor, "batch heads queries tokens"]:
     """softmax(Q Kᵀ · scale + mask) over the tokens, in fp32 whatever the model computes in.
 
     Vaswani et al. 2017, eq. 1; `t2i_xattn.kernel.reference` has it step by step.
@@ -124,13 +131,16 @@ def attend(attn: Any, query: Tensor, scale: float, text: Tensor) -> Tensor:
     return mixed_values(attention_probs(query, projected_keys(attn, states), scale), value)
 
 
-def mixed_values(probs: Tensor, value: Tensor) -> Tensor:
+def mixed_values(
+    probs: Float[Tensor, "#batch heads queries tokens"],
+    value: Float[Tensor, "#batch heads tokens d"],
+) -> Float[Tensor, "_ heads queries d"]:
     """P V, fp32 `(batch, heads, queries, d)` under autocast too: values in the shares of probs."""
     with torch.autocast(device_type=value.device.type, enabled=False):
         return torch.matmul(probs, value.float())
 
 
-def plus(taken: Tensor, change: Tensor) -> Tensor:
+def plus(taken: Float[Tensor, "*axes"], change: Float[Tensor, "*axes"]) -> Float[Tensor, "*axes"]:
     """The sum in the dtype of the first; where the change is 0, the first to the byte.
 
     Adding 0 would turn −0 into 0, and adding −0 turns nothing into anything: so no change is made
@@ -140,7 +150,13 @@ def plus(taken: Tensor, change: Tensor) -> Tensor:
     return (taken + change).to(taken.dtype)
 
 
-def carried(query: Tensor, key: Tensor, scale: float, maps: Tensor, steps: int = 1) -> Tensor:
+def carried(
+    query: Float[Tensor, "batch heads queries d"],
+    key: Float[Tensor, "batch heads queries d"],
+    scale: float,
+    maps: Float[Tensor, "batch 1 queries columns"],
+    steps: int = 1,
+) -> Float[Tensor, "batch 1 queries columns"]:
     """Maps carried along self-attention, step by step: `m ← mean over heads of (S m)`.
 
     S is softmax(Q Kᵀ / √d) over the places of the picture. It is never formed: S m is attention
@@ -171,7 +187,11 @@ def carried(query: Tensor, key: Tensor, scale: float, maps: Tensor, steps: int =
     return maps
 
 
-def head_weights(probs: Tensor, values: Tensor, to_out: Any) -> Tensor:
+def head_weights(
+    probs: Float[Tensor, "batch heads queries tokens"],
+    values: Float[Tensor, "batch heads tokens d"],
+    to_out: Any,
+) -> Float[Tensor, "batch heads queries"]:
     """How much each head has to do with what a layer adds, place by place.
 
     The output of a layer is the sum of its heads' parts, O = Σ Oₕ with Oₕ = Aₕ Vₕ Wₕ. A head's

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from t2i_xattn.kernel.call import KernelCall, Places, Rows, taken
+from t2i_xattn.shapes import Float, Shaped
 
 CHUNK = 1024
 """Keys of which the scores are formed at once, where they are summed up."""
@@ -41,7 +42,9 @@ class Portion:
     text_queries: Places | None
 
 
-def shares_of(call: KernelCall, rows: Rows, queries: Places, keys: Places) -> Tensor:
+def shares_of(
+    call: KernelCall, rows: Rows, queries: Places, keys: Places
+) -> Float[Tensor, "rows heads queries keys"]:
     """What some queries give to some keys, fp32 `(rows, heads, queries, keys)`, 0 to 1.
 
     They sum to what the queries give to these keys; the rest goes to the others. A row with fewer
@@ -63,7 +66,9 @@ def shares_of(call: KernelCall, rows: Rows, queries: Places, keys: Places) -> Te
     return shares if there is None else shares * there
 
 
-def mean_shares_of(call: KernelCall, rows: Rows, queries: Places, keys: Places) -> Tensor:
+def mean_shares_of(
+    call: KernelCall, rows: Rows, queries: Places, keys: Places
+) -> Float[Tensor, "rows 1 queries keys"]:
     """The mean of `shares_of` over the heads, fp32 `(rows, 1, queries, keys)`.
 
     Taken a few heads at a time, so that what is in between stays small.
@@ -93,7 +98,9 @@ def _of_heads(call: KernelCall, one: slice) -> KernelCall:
     )
 
 
-def output_of_others(call: KernelCall, rows: Rows, queries: Places, keys: Places) -> Tensor:
+def output_of_others(
+    call: KernelCall, rows: Rows, queries: Places, keys: Places
+) -> Float[Tensor, "rows heads queries d"]:
     """What some queries take from all keys but some, in the shares that they would have without
     those: fp32 `(rows, heads, queries, d)`; zeros where no other key may be looked at.
 
@@ -115,7 +122,9 @@ def output_of_others(call: KernelCall, rows: Rows, queries: Places, keys: Places
     return torch.cat(taken_from)
 
 
-def at_places(tensor: Tensor, rows: Rows, places: Places) -> Tensor:
+def at_places(
+    tensor: Shaped[Tensor, "all_rows heads all_places d"], rows: Rows, places: Places
+) -> Shaped[Tensor, "rows heads places d"]:
     """`(rows, heads, places, d)` of a tensor `(all rows, heads, all places, d)`.
 
     Where rows have fewer places than others, their first place stands in for what is not there.

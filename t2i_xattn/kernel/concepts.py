@@ -1,0 +1,54 @@
+"""Maps of words that are not in the prompt, from what an attention layer computes for the picture.
+
+Everything here works on tensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from t2i_xattn.kernel.attention import attention_probs
+
+
+def output_shares(picture: Tensor, concepts: Tensor, groups: Sequence[Sequence[int]]) -> Tensor:
+    """softmax over the concepts of ⟨oₓ, o_c⟩, in the output space of an attention layer.
+
+    ConceptAttention (Helbling et al., arXiv 2502.04320): φ(oₓ, o_c) = softmax(oₓ o_cᵀ),
+    where oₓ and o_c are what the layer gives to a place x of the picture and to a concept c, the
+    heads behind each other, before its output projection. A concept of several tokens has the mean
+    of theirs as its o_c.
+
+    Args:
+        picture: `(rows, heads, places, d)`.
+        concepts: `(rows, heads, tokens, d)`.
+        groups: for each concept, where its own tokens stand.
+
+    Returns:
+        fp32 `(rows, 1, places, concepts)`, 0 to 1, summing to 1 over the concepts.
+    """
+    means = torch.stack([concepts[:, :, list(each)].float().mean(dim=2) for each in groups], dim=2)
+    with torch.autocast(device_type=picture.device.type, enabled=False):
+        scores = torch.einsum("rhpd,rhcd->rpc", picture.float(), means)
+    return scores.softmax(dim=-1)[:, None]
+
+
+def text_shares(query: Tensor, key: Tensor, scale: float, columns: Sequence[int]) -> Tensor:
+    """What places would give to the words of a text that stood in the prompt's place.
+
+    OVAM (Marcos-Manchón et al., arXiv 2403.14291): softmax(Q K′ᵀ · scale) with the picture's
+    queries Q and the keys K′ of another text; the shares of its own tokens are added.
+
+    Args:
+        query: `(rows, heads, places, d)`.
+        key: of the text, `(1, heads, tokens, d)`.
+        scale: of the scores, usually 1 / √d.
+        columns: of the words' tokens.
+
+    Returns:
+        fp32 `(rows, heads, places, 1)`, 0 to 1.
+    """
+    probs = attention_probs(query, key.expand(len(query), -1, -1, -1), scale)
+    return probs[..., list(columns)].sum(dim=-1, keepdim=True)
