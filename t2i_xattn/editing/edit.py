@@ -90,6 +90,12 @@ def _sites_of(edit: Edit, found: Sequence[AttentionSite]) -> list[AttentionSite]
         UserError: if there are none.
     """
     of_kind = [site for site in found if site.reads_text == (edit.kind == "cross")]
+    if not of_kind and any(site.kind == "joint" for site in found):
+        raise UserError(
+            f"expected a denoiser with {edit.kind}-attention for {edit.name}, but came joint "
+            "attention, where the picture's attention to itself is part of the same softmax; leave "
+            f"{edit.name} out"
+        )
     if not of_kind:
         raise UserError(
             f"expected a denoiser with {edit.kind}-attention for {edit.name}, but it has none; "

@@ -18,13 +18,33 @@ class PromptTokens:
 
     Attributes:
         words: its words.
-        ids: its tokens from the start token to the end token, without padding.
+        ids: its tokens from the first to the end token, one a column, without the padding behind.
         length: of the text sequence, with padding.
+        padding: the columns of padding, which stands between the texts of several encoders too;
+            None: those behind `ids`.
     """
 
     words: tuple[Word, ...]
     ids: tuple[int, ...]
     length: int
+    padding: tuple[int, ...] | None = None
+
+    @property
+    def filled(self) -> set[int]:
+        """The columns of padding."""
+        return {*range(len(self.ids), self.length), *(self.padding or ())}
+
+    def by_encoder(self, columns: Sequence[int]) -> dict[str, list[int]]:
+        """Columns by the text encoder that they are of, where several stand behind each other."""
+        encoders = {
+            column: encoder
+            for word in self.words
+            for column, encoder in zip(word.columns, word.encoders, strict=False)
+        }
+        found: dict[str, list[int]] = {}
+        for column in columns:
+            found.setdefault(encoders.get(column, ""), []).append(column)
+        return found
 
 
 @dataclass(frozen=True)
@@ -72,8 +92,7 @@ def aligned_by_place(source: PromptTokens, target: PromptTokens) -> Tensor:
             f'{counts[1]}; say which word stands for which with Replace({{"cat": "tiger"}}), or '
             "use Refine where words were added"
         )
-    pairs = [(one.columns, other.columns) for one, other in zip(ours, theirs, strict=True)]
-    return matrix_of_pairs([*pairs, *_padding(source, target)], source.length, target.length)
+    return _matrix(source, target, list(zip(ours, theirs, strict=True)))
 
 
 def aligned_by_words(
@@ -102,8 +121,7 @@ def aligned_by_words(
             f"expected swaps that stand in the same order in both prompts, but {swapped} of "
             f"{len(swaps)} do; leave out what has moved"
         )
-    pairs = [(ours[one].columns, theirs[other].columns) for one, other in common]
-    return matrix_of_pairs([*pairs, *_padding(source, target)], source.length, target.length)
+    return _matrix(source, target, [(ours[one], theirs[other]) for one, other in common])
 
 
 def longest_common(one: Sequence[Hashable], other: Sequence[Hashable]) -> list[tuple[int, int]]:
@@ -138,6 +156,7 @@ def _units(prompt: PromptTokens, swaps: Mapping[str, int]) -> list[_Unit]:
     """The words and other tokens of a prompt, in order; each phrase of a swap is one word."""
     units = []
     taken: set[int] = set()
+    filled = prompt.filled
     for phrase, number in swaps.items():
         columns = find_phrase(prompt.words, phrase, None)
         if taken & set(columns):
@@ -152,12 +171,22 @@ def _units(prompt: PromptTokens, swaps: Mapping[str, int]) -> list[_Unit]:
     units += [
         _Unit(token, (column,), False)
         for column, token in enumerate(prompt.ids)
-        if column not in taken
+        if column not in taken and column not in filled
     ]
     return sorted(units, key=lambda unit: unit.columns)
 
 
-def _padding(source: PromptTokens, target: PromptTokens) -> list[tuple[list[int], list[int]]]:
-    """Each column of padding for the same column, where both prompts have it."""
-    first = max(len(source.ids), len(target.ids))
-    return [([column], [column]) for column in range(first, min(source.length, target.length))]
+def _matrix(
+    source: PromptTokens, target: PromptTokens, partners: Sequence[tuple[_Unit, _Unit]]
+) -> Tensor:
+    """The matrix of two prompts by their partners, the columns of each text encoder for those of
+    the same, and each column of padding for the same column, where both prompts have it."""
+    pairs: list[tuple[Sequence[int], Sequence[int]]] = []
+    for one, other in partners:
+        theirs = target.by_encoder(other.columns)
+        for encoder, columns in source.by_encoder(one.columns).items():
+            if encoder in theirs:
+                pairs.append((columns, theirs[encoder]))
+    both = sorted(source.filled & target.filled)
+    pairs += [([column], [column]) for column in both]
+    return matrix_of_pairs(pairs, source.length, target.length)

@@ -265,7 +265,7 @@ _TINY = torch.finfo(torch.float32).tiny
 def renormalised(probs: Tensor) -> Tensor:
     """Shares that sum to 1 over the tokens again; a query that has none left keeps zeros."""
     total = probs.sum(dim=-1, keepdim=True)
-    return torch.where(total > 0, probs / total.clamp_min(torch.finfo(probs.dtype).tiny), probs)
+    return torch.where(total > 0, probs / torch.where(total > 0, total, 1), probs)
 
 
 def checked_number(edit: Edit, name: str, value: float) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from t2i_xattn.aggregation import FloatMap, SiteMaps
-from t2i_xattn.edits.alignment import matrix_of_pairs
+from t2i_xattn.edits.alignment import PromptTokens, matrix_of_pairs
 from t2i_xattn.edits.edit import Edit, EditContext
 from t2i_xattn.edits.picture import at_site, checked_shares
 from t2i_xattn.errors import UserError
@@ -40,7 +40,12 @@ class SwapMaps(Edit):
                     f"expected two words that stand apart, but {self.first!r} and {self.second!r} "
                     "have columns in common; name words that do not contain each other"
                 )
-            swapped = matrix_of_pairs([(one, two), (two, one)], context.tokens, context.tokens)
+            # Of several encoders each keeps to its own columns.
+            prompt = PromptTokens(context.words[image], (), context.tokens)
+            ours, theirs = prompt.by_encoder(one), prompt.by_encoder(two)
+            pairs = [(ours[each], theirs[each]) for each in ours if each in theirs]
+            pairs += [(there, here) for here, there in pairs]
+            swapped = matrix_of_pairs(pairs, context.tokens, context.tokens)
             both = sorted(one + two)
             matrices[image, 0, both] = swapped[both]
         return matrices.to(context.device)

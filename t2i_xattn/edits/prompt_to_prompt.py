@@ -78,7 +78,8 @@ class _Aligning(_FromSource):
                 f"expected prompts as text for {self.name}, which has to align their words, but "
                 "came embeddings; hand the prompts to the pipeline"
             )
-        return PromptTokens(context.words[image], ids, context.tokens)
+        padding = context.padding[image] if context.padding else None
+        return PromptTokens(context.words[image], ids, context.tokens, padding)
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,24 +8,26 @@ from typing import Any, Literal, get_args
 from PIL import Image
 
 from t2i_xattn.errors import UserError
+from t2i_xattn.inversion.flow import PIPELINES, is_of_flow
 
 Method = Literal["direct", "fixed-point", "null-text", "ddim"]
 
+OF_FLOW: tuple[Method, ...] = ("direct", "fixed-point")
+"""The methods for flow matching."""
+
 
 def check_parts(pipe: Any) -> None:
-    """Raises `UserError` unless a pipeline has Stable Diffusion's parts."""
-    name = type(pipe).__name__
-    missing = [
-        part
-        for part in ("vae", "text_encoder", "tokenizer", "unet", "scheduler")
-        if getattr(pipe, part, None) is None
-    ]
+    """Raises `UserError` unless a pipeline has Stable Diffusion's parts, or is one of flow matching
+    that can be run backwards."""
+    name, flow = type(pipe).__name__, is_of_flow(pipe)
+    parts = ("vae",) if flow else ("vae", "text_encoder", "tokenizer", "unet", "scheduler")
+    missing = [part for part in parts if getattr(pipe, part, None) is None]
     if missing:
         raise UserError(
             f"expected a pipeline with a {missing[0]}, but {name} has none; invert with one of "
-            "Stable Diffusion's parts"
+            f"Stable Diffusion's parts, or with one of {', '.join(PIPELINES)}"
         )
-    if getattr(pipe, "text_encoder_2", None) is not None:
+    if not flow and getattr(pipe, "text_encoder_2", None) is not None:
         raise UserError(
             f"expected a pipeline with one text encoder, but {name} has two, and inversion does "
             "not go through both; invert with one of Stable Diffusion's parts"
@@ -38,6 +40,11 @@ def check_arguments(
     """Raises `UserError` for what `invert` cannot take."""
     if method not in get_args(Method):
         raise UserError(f"expected a method of {', '.join(get_args(Method))}, but came {method!r}")
+    if is_of_flow(pipe) and method not in OF_FLOW:
+        raise UserError(
+            f"expected a method of {', '.join(OF_FLOW)} for {type(pipe).__name__}, but came "
+            f"{method!r}, which is for Stable Diffusion"
+        )
     if method == "null-text" and guidance <= 1:
         raise UserError(
             f"expected guidance_scale above 1 for null-text inversion, but came {guidance}; "
@@ -57,7 +64,9 @@ def check_arguments(
         if not isinstance(picture, Image.Image):
             raise UserError(f"expected PIL pictures, but came {type(picture).__name__}")
     sizes = {picture.size for picture in pictures}
-    side = pipe.vae_scale_factor
+    # SD3 says the size of its patches, FLUX its processor how large the packed ones are.
+    side = pipe.vae_scale_factor * getattr(pipe, "patch_size", 1)
+    side = max(side, pipe.image_processor.config.vae_scale_factor)
     if len(sizes) > 1:
         raise UserError(f"expected pictures of one size, but came {sorted(sizes)}; resize them")
     width, height = sizes.pop()

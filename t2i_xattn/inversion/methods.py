@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from tqdm import tqdm
 from t2i_xattn.errors import UserError
 from t2i_xattn.inversion.checks import Method, check_arguments, check_parts
 from t2i_xattn.inversion.ddim import Schedule, come_from, moved, schedule_of
+from t2i_xattn.inversion.flow import check_sampler, flow_trajectory, guidance_of, is_of_flow
 from t2i_xattn.inversion.latents import encoded
 from t2i_xattn.inversion.null_text import null_texts
 
@@ -28,12 +29,14 @@ class Inversion:
     Attributes:
         prompts: of the pictures.
         trajectory: fp32 `(steps + 1, images, channels, height, width)`, from the noise to the
-            pictures' own latents.
+            pictures' own latents; of FLUX and its kin, `(steps + 1, images, places, channels)`.
         guidance_scale: with which the pictures are to be painted again.
         method: how they are held to their trajectory, see `invert`.
         null_texts: for `"null-text"`, `(steps, images, tokens, channels)`: the unconditional
             embeddings of each step; else None.
-        negative_prompt: of the unconditional half.
+        negative_prompt: of the unconditional half; None where there is none.
+        guided_by: the pipeline's argument that `guidance_scale` is for.
+        size: `height` and `width` in pixels, of pipelines that do not see them by the latents.
     """
 
     prompts: tuple[str, ...]
@@ -41,7 +44,9 @@ class Inversion:
     guidance_scale: float
     method: Method
     null_texts: Tensor | None = None
-    negative_prompt: str = ""
+    negative_prompt: str | None = ""
+    guided_by: str = "guidance_scale"
+    size: Mapping[str, int] = field(default_factory=dict)
 
     def arguments(self, prompt: str | Sequence[str] | None = None) -> dict[str, Any]:
         """What to call the pipeline with: `pipe(**inversion.arguments())` paints the pictures.
@@ -53,8 +58,9 @@ class Inversion:
                 batch. By default the prompts of the pictures.
 
         Returns:
-            `prompt`, `latents`, `num_inference_steps`, `guidance_scale`, `negative_prompt` and a
-            `callback_on_step_end`, which must not be replaced.
+            `prompt`, `latents`, `num_inference_steps`, `guidance_scale` (or `true_cfg_scale`),
+            `negative_prompt` and a `callback_on_step_end`, which must not be replaced; for
+            transformers `height` and `width` as well.
 
         Raises:
             UserError: if there are several pictures, and not as many prompts.
@@ -67,17 +73,20 @@ class Inversion:
                 f"expected {images} prompts, one for each inverted picture, but came {len(given)}"
             )
         rows = [min(index, images - 1) for index in range(len(given))]
-        arguments = {
+        arguments: dict[str, Any] = {
+            **self.size,
             "prompt": given,
             "latents": self.trajectory[0, rows],
             "num_inference_steps": len(self.trajectory) - 1,
-            "guidance_scale": self.guidance_scale,
+            self.guided_by: self.guidance_scale,
             "callback_on_step_end": _StepEnd(self, rows, self._own_rows(given)),
             "callback_on_step_end_tensor_inputs": ["latents", "prompt_embeds"],
         }
-        if self.null_texts is None:
-            return arguments | {"negative_prompt": [self.negative_prompt] * len(given)}
-        return arguments | {"negative_prompt_embeds": self.null_texts[0, rows]}
+        if self.null_texts is not None:
+            return arguments | {"negative_prompt_embeds": self.null_texts[0, rows]}
+        if self.negative_prompt is None:
+            return arguments
+        return arguments | {"negative_prompt": [self.negative_prompt] * len(given)}
 
     def _own_rows(self, prompts: Sequence[str]) -> list[int]:
         """The rows of the pictures themselves, not of other words for them."""
@@ -120,7 +129,7 @@ def invert(
     *,
     method: Method = "direct",
     num_inference_steps: int = 50,
-    guidance_scale: float = 7.5,
+    guidance_scale: float | None = None,
     negative_prompt: str = "",
     iterations: int = 10,
 ) -> Inversion:
@@ -147,24 +156,33 @@ def invert(
       steps of the denoiser, and two calls, at each step.
     - `"ddim"`: nothing; the reconstruction drifts, the more the stronger the guidance.
 
+    Flow matching (Lipman et al., arXiv 2210.02747) is taken back by `"direct"` and `"fixed-point"`
+    in the same way, its sampler being Euler's method. Guidance that is embedded, as in FLUX.1-dev,
+    is part of the way of both. The pipeline itself is run backwards, with its own defaults for all
+    that is not said here.
+
     It may be called inside of `torch.inference_mode()`.
 
     Args:
         pipe: a pipeline of Stable Diffusion's parts (`vae`, `text_encoder`, `tokenizer`, `unet`),
-            with a `DDIMScheduler`. It is left as it is.
+            with a `DDIMScheduler`; or one of flow matching with a
+            `FlowMatchEulerDiscreteScheduler`: of SD3, FLUX.1, Chroma, Qwen-Image, Ovis-Image,
+            Lumina 2, Z-Image, Krea 2. It is left as it is.
         images: one or more pictures, whose size the model can take.
         prompts: what is in each.
         method: see above.
         num_inference_steps: of the run that is inverted; its painting takes as many.
-        guidance_scale: with which the pictures are to be painted again; 1 or less is without.
+        guidance_scale: with which the pictures are to be painted again; 1 or less is without. By
+            default as the pipeline's own call. For pipelines with a `true_cfg_scale`, that, unless
+            their denoiser has the guidance embedded.
         negative_prompt: of the unconditional half.
         iterations: of the optimisation at each step, for `"null-text"`.
 
     Raises:
         UserError: a pipeline of other parts, such as SDXL with its two text encoders; pictures
-            without a prompt each, of differing or impossible size; an unknown method;
-            `"null-text"` without guidance or with a pipeline that was loaded in inference mode; a
-            sampler whose steps cannot be taken back.
+            without a prompt each, of differing or impossible size; an unknown method, or one that
+            is not for the pipeline; `"null-text"` without guidance or with a pipeline that was
+            loaded in inference mode; a sampler whose steps cannot be taken back.
 
     Example:
         >>> inversion = invert(pipe, picture, "a red circle")
@@ -173,31 +191,64 @@ def invert(
     """
     pictures = [images] if isinstance(images, Image.Image) else list(images)
     texts = [prompts] if isinstance(prompts, str) else list(prompts)
+    scale = guidance_of(pipe).default if guidance_scale is None else guidance_scale
     check_parts(pipe)
-    check_arguments(pipe, pictures, texts, method, guidance_scale)
+    check_arguments(pipe, pictures, texts, method, scale)
     for name, value in (("num_inference_steps", num_inference_steps), ("iterations", iterations)):
         if value < 1:
             raise UserError(f"expected {name} of 1 or more, but came {value}")
     # Tensors of inference mode take part in no gradient.
     with torch.inference_mode(False):
+        if is_of_flow(pipe):
+            return _of_flow(
+                pipe, pictures, texts, method, num_inference_steps, scale, negative_prompt
+            )
         schedule = schedule_of(pipe, num_inference_steps)
         with torch.no_grad():
             conditional, unconditional = pipe.encode_prompt(
                 texts, pipe.device, 1, True, negative_prompt=[negative_prompt] * len(texts)
             )
             clean = _encoded(pipe, pictures)
-            guided = (unconditional, guidance_scale) if method == "fixed-point" else None
+            guided = (unconditional, scale) if method == "fixed-point" else None
             refinements = 0 if method == "ddim" else REFINEMENTS
             trajectory = _backwards(pipe, schedule, clean, conditional, guided, refinements)
-        inversion = Inversion(
-            tuple(texts), trajectory, guidance_scale, method, None, negative_prompt
-        )
+        inversion = Inversion(tuple(texts), trajectory, scale, method, None, negative_prompt)
         if method != "null-text":
             return inversion
         found = null_texts(
-            pipe.unet, schedule, trajectory, conditional, unconditional, guidance_scale, iterations
+            pipe.unet, schedule, trajectory, conditional, unconditional, scale, iterations
         )
         return replace(inversion, null_texts=found)
+
+
+def _of_flow(
+    pipe: Any,
+    pictures: Sequence[Image.Image],
+    prompts: Sequence[str],
+    method: Method,
+    steps: int,
+    scale: float,
+    negative_prompt: str,
+) -> Inversion:
+    """The inversion of flow matching; the arguments are those of `invert`.
+
+    Raises:
+        UserError: if the pipeline's sampler cannot be taken back.
+    """
+    check_sampler(pipe.scheduler)
+    guidance, (width, height) = guidance_of(pipe), pictures[0].size
+    size = {"height": height, "width": width}
+    options = size | {"prompt": list(prompts), "num_inference_steps": steps}
+    options[guidance.argument] = scale
+    negative = negative_prompt if negative_prompt or not guidance.embedded else None
+    if method == "fixed-point" and negative is not None:
+        options["negative_prompt"] = [negative] * len(prompts)
+    elif not guidance.embedded:
+        options[guidance.argument] = guidance.none
+    trajectory = flow_trajectory(pipe, pictures, options, REFINEMENTS)
+    return Inversion(
+        tuple(prompts), trajectory, scale, method, None, negative, guidance.argument, size
+    )
 
 
 def _encoded(pipe: Any, pictures: Sequence[Image.Image]) -> Tensor:

@@ -80,7 +80,7 @@ def queries_and_keys(
 
 def attention_probs(
     query: Float[Tensor, "batch heads queries d"],
-    key: Float[Tensor, "batch heads tokens d"],
+    key: Float[Tensor, "#batch heads tokens d"],
     scale: float,
     mask: Tensor | None = None,
 ) -> Float[Tensor, "batch heads queries tokens"]:

@@ -128,17 +128,12 @@ def words_of_ids(tokenizer: Any, typed: str | None, ids: Sequence[int]) -> tuple
         (reads weights, puts it into a template), they are those of the encoded text, each as typed
         where it was typed.
     """
-    if typed is not None and getattr(tokenizer, "is_fast", False):
-        encoding = own_tokenizer(tokenizer)(
-            typed, return_offsets_mapping=True, truncation=False, verbose=False
-        )
-        whole = list(encoding["input_ids"])
-        kept = len(whole)
-        if len(whole) > len(ids):
-            kept = len(ids) - 1  # the end token has the last place, whatever is cut
-        if whole[:kept] == list(ids[:kept]):
-            offsets = list(enumerate(encoding["offset_mapping"]))
-            return _words(typed, [(column, *span) for column, span in offsets], kept)
+    # What is not typed may be what the tokens spell: then they too know where they came from.
+    spelling: str = typed or ""
+    if typed is None:
+        spelling = tokenizer.decode(list(ids), skip_special_tokens=True).strip()
+    if (words := _words_as_tokenized(tokenizer, spelling, ids)) is not None:
+        return words
     text, tokens = _decoded(tokenizer, ids)
     at = _found(typed, text, tokens) if typed else None
     if typed and at is not None:  # as typed, inside of a template
@@ -146,6 +141,24 @@ def words_of_ids(tokenizer: Any, typed: str | None, ids: Sequence[int]) -> tuple
         return _words(typed, inside, len(ids))
     encoded = _words(text, tokens, len(ids))
     return encoded if typed is None else _as_typed(encoded, typed)
+
+
+def _words_as_tokenized(tokenizer: Any, typed: str, ids: Sequence[int]) -> tuple[Word, ...] | None:
+    """The words of a text where its own tokens are those that were encoded; None if they are not,
+    or the tokenizer does not know from where they came."""
+    if not getattr(tokenizer, "is_fast", False):
+        return None
+    encoding = own_tokenizer(tokenizer)(
+        typed, return_offsets_mapping=True, truncation=False, verbose=False
+    )
+    whole = list(encoding["input_ids"])
+    kept = len(whole)
+    if len(whole) > len(ids):
+        kept = len(ids) - 1  # the end token has the last place, whatever is cut
+    if whole[:kept] != list(ids[:kept]):
+        return None
+    offsets = list(enumerate(encoding["offset_mapping"]))
+    return _words(typed, [(column, *span) for column, span in offsets], kept)
 
 
 def _found(typed: str, text: str, tokens: Sequence[tuple[int, int, int]]) -> int | None:

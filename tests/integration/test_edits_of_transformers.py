@@ -265,3 +265,48 @@ def test_gradients_reach_the_latents_as_through_a_softmax() -> None:
         (gradient,) = torch.autograd.grad(shares.square().sum(), asked)
         grads.append(gradient)
     assert torch.allclose(grads[0], grads[1], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "pairs"),
+    [
+        # CLIP's columns, then T5's: a word has some of both, and there is padding in between.
+        ("StableDiffusion3Pipeline", {"circle": "octagon"}),
+        ("FluxPipeline", {"circle": "octagon"}),
+    ],
+)
+def test_maps_go_from_word_to_word(name: str, pairs: dict[str, str]) -> None:
+    case, prompts = BY_NAME[name], ["a red circle", "a red octagon"]
+    pipe = case.make()
+    seen: dict[str, Tensor] = {}
+    contexts: list[edits.EditContext] = []
+
+    def noted(key: str) -> Callable[[Tensor, edits.EditContext], Tensor]:
+        def note(probs: Tensor, context: edits.EditContext) -> Tensor:
+            seen.setdefault(key, probs)
+            contexts.append(context)
+            return probs
+
+        return note
+
+    with tx.edit(pipe, noted("before"), edits.Replace(), noted("after")):
+        # Without `negative_prompt=`, which would be one for two prompts.
+        given = dict(case.options) | {"num_inference_steps": 1, "output_type": "latent"}
+        pipe(prompts, **given)
+    before, after, context = seen["before"], seen["after"], contexts[0]
+    assert torch.equal(after[0], before[0])
+    source, target = ({word.text: word for word in words} for words in context.words)
+    for one, other in {"a": "a", "red": "red", **pairs}.items():
+        theirs, ours = source[one], target[other]
+        for encoder in set(theirs.encoders):
+            mine, yours = (
+                [c for c, e in zip(word.columns, word.encoders, strict=True) if e == encoder]
+                for word in (theirs, ours)
+            )
+            assert torch.allclose(
+                after[1][..., yours].sum(-1), before[0][..., mine].sum(-1), atol=1e-6
+            )
+    assert context.padding[0]
+    assert context.padding[1]
+    both = sorted(set(context.padding[0]) & set(context.padding[1]))
+    assert torch.equal(after[1][..., both], before[0][..., both])

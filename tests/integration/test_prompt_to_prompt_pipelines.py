@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import t2i_xattn as tx
-from community import load, make_stock, options
+from community import encoded, load, make_stock, noise_of, options
 from conftest import make_pipeline
 from t2i_xattn.edits import LocalBlend, Replace, Reweight, SelfReplace
 from tiny_pipelines import with_scheduler
@@ -129,6 +129,70 @@ class TestOfAFamily:
                 pipe("a red circle", **given, **options())
         with pytest.raises(tx.UserError, match="blend or callback_on_step_end"):
             pipe(SWAP, blend=("red", "blue"), callback_on_step_end=print, **options())
+
+
+@pytest.mark.parametrize("name", ["3_prompt_to_prompt", "flux_prompt_to_prompt"])
+class TestOfJointAttention:
+    def test_the_source_is_the_stock_picture(self, name: str) -> None:
+        stock = make_stock(name)("a red circle", **options()).images
+        found = load(name)(SWAP, **options()).images
+        assert np.allclose(found[0], stock[0], rtol=0, atol=1e-4)
+        assert not np.allclose(found[1], stock[0], rtol=0, atol=1e-4)
+
+    @pytest.mark.parametrize("pictures", [1, 2])
+    def test_one_prompt_gives_the_stock_picture(self, name: str, pictures: int) -> None:
+        pipe, stock = load(name), make_stock(name)
+        texts: list[dict[str, Any]] = [{"prompt": ["a red circle"]}]
+        if pictures == 1:  # diffusers' SD3 does not repeat embeddings
+            texts.append(encoded(name, stock, "a red circle"))
+        for text in texts:
+            given = text | {"num_images_per_prompt": pictures}
+            expected = stock(**given, **options()).images
+            assert np.array_equal(pipe(**given, refine=True, **options()).images, expected)
+
+    @pytest.mark.parametrize("pictures", [1, 2])
+    def test_equals_the_edits(self, name: str, pictures: int) -> None:
+        found = load(name)(
+            SWAP, weights={"blue": 2.0}, num_images_per_prompt=pictures, **options()
+        ).images
+        pipe = make_stock(name)
+        edits = (
+            Replace(steps=(0, 0.8)),
+            Reweight("blue", 2.0, images=range(pictures, 2 * pictures)),
+        )
+        latents = noise_of(name, pictures).repeat(2, *[1] * (noise_of(name).ndim - 1))
+        given = {"num_images_per_prompt": pictures, "latents": latents}
+        with tx.edit(pipe, *edits):
+            expected = pipe(SWAP, **given, **options()).images
+        assert np.array_equal(found, expected)
+        plain = pipe(SWAP, **given, **options()).images
+        assert not np.allclose(found[-1], plain[-1], rtol=0, atol=1e-6)
+
+    def test_each_picture_is_edited_by_the_source_s_of_its_number(self, name: str) -> None:
+        pipe, three = load(name), [*SWAP, "a red blue"]
+        found = pipe(three, num_images_per_prompt=2, **options()).images
+        for number in range(2):
+            latents = noise_of(name, 2)[number : number + 1]
+            alone = pipe(three, latents=torch.cat([latents] * 3), **options()).images
+            assert np.allclose(found[number::2], alone, rtol=0, atol=1e-4)
+            assert not np.allclose(found[1 - number :: 2], alone, rtol=0, atol=1e-2)
+
+    def test_refined_prompts_and_parts_of_a_step(self, name: str) -> None:
+        pipe, prompts = load(name), ["a circle", "a red circle of blue"]
+        found = pipe(prompts, refine=True, **options()).images
+        none = pipe(prompts, refine=True, cross_replace_steps=0.1, **options()).images
+        assert not np.allclose(found[1], none[1], rtol=0, atol=1e-6)
+        with pytest.raises(tx.UserError, match="as many words"):
+            pipe(prompts, **options())
+
+    def test_mistakes(self, name: str) -> None:
+        pipe = load(name)
+        for given in ({"weights": {"red": 2.0}}, {"swaps": {"red": "blue"}}):
+            with pytest.raises(tx.UserError, match=r"source, target.* but came 'a red circle'"):
+                pipe("a red circle", **given, **options())
+        # The picture's attention to itself is part of the same softmax.
+        with pytest.raises(tx.UserError, match="joint attention"), tx.edit(pipe, SelfReplace()):
+            pipe(SWAP, **options())
 
 
 class TestLocalBlend:

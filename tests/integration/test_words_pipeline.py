@@ -11,7 +11,7 @@ import torch
 from diffusers import DiffusionPipeline
 
 import community
-from community import FOLDER, load, load_from
+from community import FOLDER, load, load_from, make_stock
 from conftest import make_pipeline
 
 
@@ -140,3 +140,24 @@ def test_callback_changes_latents(words_pipe: Any) -> None:
     stock = make_pipeline()("red", callback_on_step_end=callback, **options()).images
     found = words_pipe("red", callback_on_step_end=callback, **options()).images
     assert np.array_equal(found, stock)
+
+
+@pytest.mark.parametrize("name", ["3_words", "flux_words"])
+class TestOfJointAttention:
+    def test_pictures_are_the_stock_pipeline_s(self, name: str) -> None:
+        prompts = ["a red circle", "blue"]
+        given = {"prompt": prompts, "num_images_per_prompt": 2}
+        stock = make_stock(name)(**given, **options()).images
+        output = load(name)(**given, **options())
+        assert np.array_equal(stock, output.images)
+        assert output.trace.prompts == ("a red circle", "a red circle", "blue", "blue")
+        assert output.trace.heatmap("blue", image=2).array.shape == stock.shape[1:3]
+
+    def test_tuple_output_ends_with_the_trace(self, name: str) -> None:
+        pipe = load(name)
+        output = pipe("red", **options())
+        images, trace = pipe("red", return_dict=False, **options())
+        assert np.array_equal(images, output.images)
+        assert trace.words[0].text == "red"
+        found = trace.heatmap("red").array
+        assert np.array_equal(found, output.trace.heatmap("red").array)
