@@ -165,14 +165,25 @@ class Registry:
             acting: what is done in it.
             given: its arguments.
         """
-        before = getattr(self._local, "call", None)
         call = self.read(given)
         assert call is not None, "a pass without a text"
+        with self.apart(acting, call):
+            yield
+
+    @contextmanager
+    def apart(self, acting: Acting, call: DenoiserCall) -> Iterator[None]:
+        """The same, for a pass of some parts of the denoiser: `call` says what they are given."""
+        before = getattr(self._local, "call", None)
         self._local.call = _Call([acting], call)
         try:
             yield
         finally:
             self._local.call = before
+
+    def is_followed_by(self, acting: Acting) -> bool:
+        """Whether the call that goes on in this thread is one that somebody acts in."""
+        call: _Call | None = getattr(self._local, "call", None)
+        return call is not None and any(each is acting for each in call.acting)
 
     def _sync(self) -> None:
         """Covers the sites that somebody needs, and no others."""

@@ -18,7 +18,8 @@ from t2i_xattn.denoisers.branches import CONDITIONAL, ROLES, UNCONDITIONAL
 from t2i_xattn.denoisers.call import DenoiserCall
 from t2i_xattn.errors import UserError
 from t2i_xattn.prompts.encoded import Text
-from t2i_xattn.prompts.texts import same, together
+from t2i_xattn.prompts.joining import together
+from t2i_xattn.prompts.texts import same
 
 
 @dataclass(frozen=True, eq=False)

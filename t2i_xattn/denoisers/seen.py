@@ -54,12 +54,14 @@ class Seen:
         module: its attention module.
         kernel: the call.
         reading: what it is about.
+        result: what stands for the kernel's output, after the edits.
     """
 
     def __init__(
         self, site: AttentionSite, module: Any, kernel: KernelCall, reading: Reading
     ) -> None:
         self.site, self.module, self.kernel, self.reading = site, module, kernel, reading
+        self.result = kernel.output
         self._changes: dict[Rows, list[Change]] = {}
         self._probs: dict[Rows, Tensor] = {}
         self._edited: dict[Rows, list[Tensor]] = {}
@@ -163,6 +165,7 @@ class Seen:
             if difference is not None:
                 queries = None if portion is None else portion.queries
                 output = plus_at(output, rows, difference, queries)
+        self.result = output
         return output
 
     def _difference(self, rows: Rows, acting: Sequence[Change]) -> Tensor | None:

@@ -23,6 +23,9 @@ BETWEEN = "between"
 """In joint attention, what the text's tokens give to each other: one place a token that looks, in a
 row; the token axis is that of those looked at."""
 
+CONCEPTS = "concepts"
+"""Words that are not in the prompt, one a place of the token axis."""
+
 OTHERS = "others"
 """Kernel calls that are not about the picture; nobody reads them."""
 

@@ -11,9 +11,14 @@ import torch
 from torch import Tensor
 
 from t2i_xattn.kernel.attention import attention_probs
+from t2i_xattn.shapes import Float
 
 
-def output_shares(picture: Tensor, concepts: Tensor, groups: Sequence[Sequence[int]]) -> Tensor:
+def output_shares(
+    picture: Float[Tensor, "rows heads places d"],
+    concepts: Float[Tensor, "rows heads tokens d"],
+    groups: Sequence[Sequence[int]],
+) -> Float[Tensor, "rows 1 places concepts"]:
     """softmax over the concepts of ⟨oₓ, o_c⟩, in the output space of an attention layer.
 
     ConceptAttention (Helbling et al., arXiv 2502.04320): φ(oₓ, o_c) = softmax(oₓ o_cᵀ),
@@ -35,7 +40,12 @@ def output_shares(picture: Tensor, concepts: Tensor, groups: Sequence[Sequence[i
     return scores.softmax(dim=-1)[:, None]
 
 
-def text_shares(query: Tensor, key: Tensor, scale: float, columns: Sequence[int]) -> Tensor:
+def text_shares(
+    query: Float[Tensor, "rows heads places d"],
+    key: Float[Tensor, "1 heads tokens d"],
+    scale: float,
+    columns: Sequence[int],
+) -> Float[Tensor, "rows heads places 1"]:
     """What places would give to the words of a text that stood in the prompt's place.
 
     OVAM (Marcos-Manchón et al., arXiv 2403.14291): softmax(Q K′ᵀ · scale) with the picture's

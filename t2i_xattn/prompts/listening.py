@@ -25,7 +25,13 @@ from t2i_xattn.prompts.roles import CONDITIONAL, UNCONDITIONAL
 from t2i_xattn.prompts.texts import texts_by_hand, texts_of_encoding
 from t2i_xattn.prompts.words import check_whole, split_words
 
-_SETTINGS = ("device", "lora_scale", "clip_skip")
+_SETTINGS = (
+    "device",
+    "lora_scale",
+    "clip_skip",
+    "max_sequence_length",
+    "text_encoder_out_layers",
+)
 """Arguments of `encode_prompt` that say how, and not what."""
 
 _ears: dict[int, Ears] = {}
@@ -53,7 +59,7 @@ class Ears:
         texts: of the run that is going on, in the order in which they were encoded.
         number: of the run, counted from the first listener on.
         called: whether the run's denoiser has been called, see `note_call`.
-        settings: with what the texts were encoded: `device`, `lora_scale`, `clip_skip`.
+        settings: with what the texts were encoded, such as `device` and `clip_skip`.
         guided: whether an unconditional text was encoded too.
         copies: pictures a prompt.
     """
@@ -136,18 +142,45 @@ class Ears:
         tokenizer = main_tokenizer(self.pipe)
         for text in texts:
             check_whole(text, split_words(tokenizer, text))
-        known = _signature(self.pipe, name).parameters
+        found, _, _ = self._encode_unheard(name, texts)
+        # The prompts come first of several tensors; `_encode_prompt` gives one.
+        embeddings = found[0] if isinstance(found, tuple) else found
+        return dict(zip(texts, embeddings, strict=True))
+
+    def encode_by_itself(self, text: str) -> Text:
+        """One text as the pipeline's own text encoders give it, unheard, with its words' columns.
+
+        It is encoded with the settings of the run's own texts. The encoders must be listened to.
+        """
+        name = _method_name(self.pipe)
+        assert name is not None, "a pipeline that encodes prompts"
+        found, given, calls = self._encode_unheard(name, [text])
+        role = None if _gives_negative(self.pipe, name) else CONDITIONAL
+        (first, *_), _ = texts_of_encoding(self.pipe, given, found, calls, role)
+        return first
+
+    def _encode_unheard(
+        self, name: str, texts: Sequence[str]
+    ) -> tuple[Any, Mapping[str, Any], list[EncoderCall]]:
+        """What the method of that name gives for texts without an unconditional half, its
+        arguments, and the calls of the text encoders in it."""
+        signature = _signature(self.pipe, name)
+        known = signature.parameters
         options = {"num_images_per_prompt": 1, "do_classifier_free_guidance": False, "device": None}
-        options = {k: v for k, v in (options | dict(self.settings)).items() if k in known}
-        self._local.deaf = True
+        # Prompts for further encoders have no default in some; without one they are the first.
+        more = {k: None for k in known if k.startswith("prompt_") and k[7:].isdigit()}
+        options = {k: v for k, v in (more | options | dict(self.settings)).items() if k in known}
+        bound = signature.bind(prompt=list(texts), **options)
+        bound.apply_defaults()
+        calls: list[EncoderCall] = []
+        before = getattr(self._local, "inside", None)
+        self._local.deaf, self._local.inside = True, calls
         try:
             with torch.no_grad():
                 found = getattr(self.pipe, name)(prompt=list(texts), **options)
         finally:
-            self._local.deaf = False
-        # The prompts come first of several tensors; `_encode_prompt` gives one.
-        embeddings = found[0] if isinstance(found, tuple) else found
-        return dict(zip(texts, embeddings, strict=True))
+            self._local.deaf, self._local.inside = False, before
+        return found, dict(bound.arguments), calls
 
     def empty_text(self) -> list[Text]:
         """The prompt without words, as the pipeline's encoders give it; nothing if they do not."""
@@ -199,7 +232,7 @@ class Ears:
         def called(method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
             result = method(*args, **kwargs)
             ids = kwargs.get("input_ids", args[0] if args else None)
-            if getattr(self._local, "deaf", False) or not isinstance(ids, Tensor) or ids.ndim != 2:
+            if not isinstance(ids, Tensor) or ids.ndim != 2:
                 return result
             if owner_of_call([self.pipe]) not in (None, self.pipe):
                 return result  # another pipeline has the same encoder

@@ -33,6 +33,7 @@ class Keep:
     self_attention: Places | None = None
     reference: str | None = None
     text_looks: bool = False
+    concepts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.words is not None and self.columns is not None:
@@ -58,6 +59,11 @@ class Keep:
                     f"expected a branch of {', '.join(BRANCHES)}, but came {branch!r}"
                     f"{nearest(branch, BRANCHES)}"
                 )
+        if self.concepts and CONDITIONAL not in self.branches:
+            raise UserError(
+                f"expected the branch {CONDITIONAL!r} among branches=… beside concepts=…, which "
+                f"are read in it alone, but came {list(self.branches)!r}"
+            )
         if isinstance(self.steps, str):
             if self.steps not in ("sum", "each"):
                 raise UserError(

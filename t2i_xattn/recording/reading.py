@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
+from t2i_xattn.denoisers.branches import CONDITIONAL
 from t2i_xattn.denoisers.rows import Layout
 from t2i_xattn.denoisers.seen import Change, Rows, Seen
 from t2i_xattn.denoisers.sites import AttentionSite
-from t2i_xattn.denoisers.streams import BETWEEN, EDITED, LOOKS, OTHERS, SELF, TEXT, WALKED
+from t2i_xattn.denoisers.streams import BETWEEN, CONCEPTS, EDITED, LOOKS, OTHERS, SELF, TEXT, WALKED
 from t2i_xattn.errors import UserError
 from t2i_xattn.kernel.attention import attention_probs, carried, head_weights
 from t2i_xattn.kernel.call import KernelCall, taken
 from t2i_xattn.kernel.shares import Portion, at_one, of_row, shares_of
+from t2i_xattn.recording.concepts import ConceptCall
 from t2i_xattn.recording.site_weights import agreement, reference_affinity, reference_site
 from t2i_xattn.recording.store import MapStore
 
@@ -34,6 +37,7 @@ class RecordingCall:
         prefix: str,
         edited: bool,
         skip: bool,
+        concepts: ConceptCall | None = None,
     ) -> None:
         """
         Args:
@@ -44,10 +48,11 @@ class RecordingCall:
             prefix: before the names of the denoiser's sites.
             edited: whether edits act on the pipeline, so that maps after them are kept too.
             skip: whether sites that cannot be read are left out.
+            concepts: what is done for the maps of concepts.
         """
         self.store, self.layout, self.windows = store, layout, windows
         self.partners, self.prefix = partners, prefix
-        self.edited, self.skip = edited, skip
+        self.edited, self.skip, self.concepts = edited, skip, concepts
         keep = store.keep
         self._names = {site.name for site in store.sites}
         self._self_names = {partners[name] for name in self._names if name in partners}
@@ -103,6 +108,8 @@ class RecordingCall:
                     if carry is not None:
                         agreed = agreement(*carry, affinity, size)
                         store.weigh(self.windows[branch], branch, site.name, agreed)
+        if self.concepts is not None:
+            self.concepts.end()
         store.finished += 1
 
     def _take_text(self, seen: Seen, branch: str, name: str) -> None:
@@ -134,6 +141,11 @@ class RecordingCall:
             store.add(window, branch, (EDITED, name), self._pictures(kept_after))
         if store.keep.text_looks:
             self._take_looks(seen, branch, name)
+        if self.concepts is not None and branch == CONDITIONAL:
+            later = partial(store.add, window, branch, (CONCEPTS, name))
+            shares = self.concepts.shares(seen, rows, later)
+            if shares is not None:
+                later(self._pictures(self._kept(shares, weights, None)))
         if store.keep.heads == "auto" and name == self._reference_name():
             self._reference[branch] = (taken(seen.kernel.query, rows), seen.size)
         if self._walks[branch]:

@@ -11,6 +11,7 @@ from t2i_xattn.denoisers.of_pipeline import denoisers_of
 from t2i_xattn.denoisers.run import Repeated, Spans
 from t2i_xattn.denoisers.sites import Sites, choose_sites
 from t2i_xattn.errors import UserError
+from t2i_xattn.prompts.concepts import check_can_encode, checked_concepts
 from t2i_xattn.recording.keep import Heads, Keep, Places, Steps
 from t2i_xattn.recording.run import RecordedDenoiser, RecordingRun
 from t2i_xattn.traces.trace import Trace
@@ -31,13 +32,14 @@ def record(
     self_attention: Places | None = None,
     reference: str | None = None,
     text_looks: bool = False,
+    concepts: Sequence[str] | None = None,
     spans: Spans | Sequence[Spans] | None = None,
     controlnet: bool = False,
     budget: int | None = None,
     unrecordable: Literal["raise", "skip"] = "raise",
     repeated: Repeated = "raise",
 ) -> Iterator[Trace]:
-    """Records the cross-attention maps of one run of a diffusers pipeline.
+    """Records what the picture gives to each token of its text in one run of a diffusers pipeline.
 
     The picture is the same, byte for byte, as without recording: what stands at the sites goes on
     computing the output, with its fused kernel, whose queries and keys are read. Kept is, unless
@@ -50,7 +52,7 @@ def record(
     loaded) stays.
 
     Args:
-        pipe: any loaded pipeline with a cross-attending `unet`.
+        pipe: any loaded pipeline whose denoiser (`unet`, `transformer`) looks at a text.
         sites: which sites to keep: names, or a function of the `AttentionSite` that says yes or
             no, such as `lambda site: site.place == "up"`. By default all.
         words: words or phrases of the prompt to keep, the shares of their columns added up. By
@@ -77,6 +79,17 @@ def record(
         text_looks: in joint attention, whether to keep what the text's tokens look at as well: the
             stream `looks` (where each looks in the picture) and `between` (what each gives to each
             other one, see `Trace.between`). It needs every column of the text.
+        concepts: words or phrases that need not be in the prompt, kept as the stream `concepts`, in
+            the conditional branch. Each is encoded by itself by the pipeline's text encoders. In
+            the cross-attention of a UNet a map is what the places would give to the concept's own
+            tokens, if its text stood in the prompt's place (OVAM, arXiv 2403.14291); it costs the
+            keys of a text, and a softmax, for each concept at every site. In joint attention it is
+            a softmax over the concepts, of how alike the attention's outputs are for the place and
+            for the concept (ConceptAttention, arXiv 2502.04320), a mean over the heads whatever
+            `heads` says; it takes two concepts or more, is kept at the double-stream blocks of
+            FLUX, FLUX.2, Chroma, SD3 and Qwen-Image, and costs one more pass of these blocks in
+            every conditional call. There a concept of several tokens goes through the blocks as
+            these, and counts as the mean of what comes out.
         spans: the columns of words, parts of words or symbols under names of your own, beside the
             words of the prompt: a mapping for all the images or one for each.
         controlnet: whether to record the sites of the pipeline's ControlNet as well; their names
@@ -117,7 +130,10 @@ def record(
         else tuple(self_attention),
         reference=reference,
         text_looks=text_looks,
+        concepts=checked_concepts(concepts),
     )
+    if keep.concepts:
+        check_can_encode(pipe)
     if controlnet and heads == "auto":
         raise UserError(
             'expected heads="mean" or "each" with controlnet=True, but came "auto": the weights of '
@@ -147,6 +163,11 @@ def record(
         choose_sites(chosen, [reference])
     for each in found:
         each.keep_sites(chosen)
+    if keep.concepts and not any(each.has_concepts for each in found):
+        raise UserError(
+            "expected sites of cross-attention or of double-stream blocks for concepts=…, but "
+            f"sites=… leaves none of them, as {chosen[0].name}; choose others too"
+        )
     # A second one of the sampling loop counts the steps, recorded or not.
     run.denoisers = [each for each in found if each.site_names or not each.beside]
 

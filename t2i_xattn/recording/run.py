@@ -18,8 +18,10 @@ from t2i_xattn.denoisers.run import FollowedDenoiser, FollowedRun, Repeated, Spa
 from t2i_xattn.denoisers.sites import AttentionSite
 from t2i_xattn.errors import UserError
 from t2i_xattn.kernel.cover import Cover
+from t2i_xattn.prompts.concepts import Concept, encoded_concepts
 from t2i_xattn.prompts.encoded import kinds_of
 from t2i_xattn.prompts.roles import CONDITIONAL
+from t2i_xattn.recording.concepts import concept_reader
 from t2i_xattn.recording.keep import Keep
 from t2i_xattn.recording.reading import RecordingCall
 from t2i_xattn.recording.store import MapStore, steps_of
@@ -32,6 +34,7 @@ class RecordedDenoiser(FollowedDenoiser):
     Attributes:
         found: its sites that read the text, in forward order.
         store: what is kept.
+        concepts: how maps of concepts are read; None where nobody wants them.
     """
 
     run: RecordingRun
@@ -39,7 +42,7 @@ class RecordedDenoiser(FollowedDenoiser):
     def __init__(self, run: RecordingRun, denoiser: OfPipeline) -> None:
         """
         Raises:
-            UserError: if it has no cross-attention.
+            UserError: if it has no cross-attention, or maps of concepts cannot be read in it.
         """
         super().__init__(run, denoiser)
         sites = [site for site, _ in self.registry.modules.values()]
@@ -54,6 +57,9 @@ class RecordedDenoiser(FollowedDenoiser):
                 f"{type(self.module).__name__} has no site where it does; "
                 "record a pipeline whose pictures are conditioned on text"
             )
+        self.concepts = None
+        if run.keep.concepts:
+            self.concepts = concept_reader(self.registry, self.module, run.keep.concepts)
         self.store = MapStore((), run.keep)
         self._partners: dict[str, str] = {}
 
@@ -71,6 +77,14 @@ class RecordedDenoiser(FollowedDenoiser):
                 self._partners[site.name] = self.prefix + self._partner(site)
         needed = [site.name for site in kept] + list(self._partners.values())
         self.site_names = {name.removeprefix(self.prefix) for name in needed}
+
+    @property
+    def has_concepts(self) -> bool:
+        """Whether one of the sites that are kept has maps of concepts."""
+        if self.concepts is None:
+            return False
+        names = [site.name.removeprefix(self.prefix) for site in self.store.sites]
+        return any(self.concepts.reads(self.registry.modules[name][0]) for name in names)
 
     def _partner(self, site: AttentionSite) -> str:
         """The self-attention of a site's block, which comes before it; itself where text and
@@ -104,7 +118,10 @@ class RecordedDenoiser(FollowedDenoiser):
                 store.begin_branch(branch, run.words_of(layout, branch), texts, tokens[branch])
         gone = {branch: self.steps_elsewhere(branch) for branch in layout.rows}
         windows = store.begin_call(layout, latent, tokens, call.timestep, gone)
-        return RecordingCall(
+        concepts = None
+        if self.concepts is not None and CONDITIONAL in windows:
+            concepts = self.concepts.begin(call, run.concepts())
+        acting = RecordingCall(
             store,
             layout,
             windows,
@@ -112,7 +129,11 @@ class RecordedDenoiser(FollowedDenoiser):
             self.prefix,
             edited=run.is_edited,
             skip=run.skip,
+            concepts=concepts,
         )
+        if self.concepts is not None and concepts is not None:
+            self.concepts.follow(acting)
+        return acting
 
 
 class RecordingRun(FollowedRun):
@@ -133,6 +154,8 @@ class RecordingRun(FollowedRun):
         self._guidance_scale: float | None = None
         self._crop: tuple[int, ...] | None = None
         self._cropping: Cover | None = None
+        self._concepts: tuple[Concept, ...] | None = None
+        self._encoded_with: Any = None
         masks = getattr(pipe, "mask_processor", None)
         if hasattr(masks, "get_crop_region"):
             self._cropping = Cover(masks, "get_crop_region", self._cropped)
@@ -141,8 +164,14 @@ class RecordingRun(FollowedRun):
         if self._cropping is not None:
             self._cropping.put()
         super()._open()
+        for each in self.denoisers:
+            if each.concepts is not None and each.has_concepts:
+                each.concepts.put()
 
     def _close(self) -> None:
+        for each in self.denoisers:
+            if each.concepts is not None:
+                each.concepts.take_off()
         super()._close()
         if self._cropping is not None:
             self._cropping.take_off()
@@ -163,6 +192,11 @@ class RecordingRun(FollowedRun):
 
     def heard(self) -> None:
         super().heard()
+        settings = self.ears.settings
+        if self.keep.concepts and settings and settings != self._encoded_with:
+            # While the text encoders are where they are needed: they may be offloaded then.
+            self._concepts, self._encoded_with = None, settings
+            self.concepts()
         if self.keep.words is None or self.ears.called:
             return
         for text in self.ears.texts:  # a word that is not there is told before the run
@@ -170,6 +204,16 @@ class RecordingRun(FollowedRun):
                 images = len({each.picture for each in self.ears.texts if each.role == CONDITIONAL})
                 words = self.words(text, CONDITIONAL, text.picture, images)
                 self.keep.groups([words], len(text.embedding))
+
+    def concepts(self) -> tuple[Concept, ...]:
+        """The concepts as the pipeline encodes them; made once a run.
+
+        Raises:
+            UserError: if they cannot be.
+        """
+        if self._concepts is None:
+            self._concepts = encoded_concepts(self.ears, self.keep.concepts)
+        return self._concepts
 
     def columns_of_words(self, layout: Layout) -> set[int]:
         """The columns of all words in the branches that are kept, also of those that the run comes
@@ -235,6 +279,7 @@ class RecordingRun(FollowedRun):
             crop=self._crop,
             settings=self._settings(),
             site_weights=first.site_weights(windows),
+            concepts=self.keep.concepts,
         )
 
     def _model(self) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from t2i_xattn.aggregation import SiteMaps
 from t2i_xattn.denoisers.sites import Sites, choose_sites
 from t2i_xattn.denoisers.streams import OF_TEXT, SELF, WALKED, Groups
-from t2i_xattn.errors import UserError
+from t2i_xattn.errors import UserError, nearest
 from t2i_xattn.prompts.words import find_phrase
 from t2i_xattn.traces.recorded_run import RecordedRun, of_steps, weight_of_steps
 
@@ -25,6 +25,21 @@ def columns_of(
             "embeddings; ask by columns=…, or say record(pipe, spans={word: columns})"
         )
     return find_phrase(run.words[branch][image], phrase, occurrence, encoder)
+
+
+def concept_column(run: RecordedRun, phrase: str) -> tuple[int, ...]:
+    """Where a concept stands on the token axis of the stream `concepts`; capitals do not matter.
+
+    Raises:
+        UserError: if it was not recorded.
+    """
+    names = [concept.casefold() for concept in run.concepts]
+    if phrase.casefold() not in names:
+        raise UserError(
+            f"expected a concept of {', '.join(map(repr, run.concepts))}, but came {phrase!r}"
+            f"{nearest(phrase, run.concepts)}; record with concepts=[…, {phrase!r}]"
+        )
+    return (names.index(phrase.casefold()),)
 
 
 def maps_of(

@@ -2,8 +2,9 @@
 
 The metadata has one key, `t2i_xattn`, with `format_version`, `axes`, `streams`, `shape` (of each
 tensor), `counts`, `sites`, `groups`, `walked_columns`, `branches`, `steps`, `prompts`, `words`,
-`tokens`, `frames`, `latent_size`, `picture_size`, `crop` and `settings`; see `RecordedRun`. The
-tensors are fp32 and named `STREAM/SITE`, the weights of sites `site weight/SITE`.
+`tokens`, `frames`, `latent_size`, `picture_size`, `crop` and `settings`; see `RecordedRun`.
+`kinds` and `concepts`, which came later, may be missing. The tensors are fp32 and named
+`STREAM/SITE`, the weights of sites `site weight/SITE`.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from t2i_xattn.denoisers.sites import AttentionSite
-from t2i_xattn.denoisers.streams import BETWEEN
+from t2i_xattn.denoisers.streams import BETWEEN, CONCEPTS
 from t2i_xattn.errors import TraceFileError, UserError
 from t2i_xattn.prompts.words import Word
 from t2i_xattn.traces.recorded_run import RecordedRun
@@ -73,6 +74,7 @@ def write_trace(run: RecordedRun, path: str | PathLike[str]) -> None:
         "picture_size": run.picture_size,
         "crop": run.crop,
         "settings": run.settings,
+        "concepts": run.concepts,
     }
     data = save(tensors, metadata={_KEY: json.dumps(header)})
     try:
@@ -208,6 +210,7 @@ def _run(tensors: dict[str, NDArray[np.float32]], header: dict[str, Any]) -> Rec
         settings=header["settings"],
         site_weights=weights or None,
         kinds=_of_branches(header.get("kinds", {})),
+        concepts=tuple(header.get("concepts", ())),
     )
     _check(run)
     return run
@@ -232,6 +235,8 @@ def _check(run: RecordedRun) -> None:
             of_frames = tuple(1 for _ in frames) if stream == BETWEEN else frames
             fits = fits and array.shape[4 : 4 + len(frames)] == of_frames
             if not fits or run.counts[stream][name].shape != known[1:]:
+                raise ValueError(f"{stream}/{name} is {array.shape}")
+            if stream == CONCEPTS and array.shape[-1] != len(run.concepts):
                 raise ValueError(f"{stream}/{name} is {array.shape}")
     for name, array in (run.site_weights or {}).items():
         if array.shape != known:

@@ -64,16 +64,23 @@ def selected(
             array = array.take(places, axis=axis)
         return array
 
+    def of_map(array: NDArray[Any]) -> NDArray[Any]:
+        """Some streams are a mean over the heads whatever else was kept."""
+        axis = AXES.index("head")
+        return taken(array, takes | ({axis: [0]} if array.shape[axis] == 1 else {}))
+
     names = [site.name for site in chosen]
     maps = {
-        stream: {name: taken(of_sites[name]) for name in names if name in of_sites}
+        stream: {name: of_map(of_sites[name]) for name in names if name in of_sites}
         for stream, of_sites in run.maps.items()
+        if any(name in of_sites for name in names)
     }
     # Counts have the second and third axis only.
     of_counts = {axis - 1: places for axis, places in takes.items() if axis in (1, 2)}
     counts = {
         stream: {name: taken(of_sites[name], of_counts) for name in names if name in of_sites}
         for stream, of_sites in run.counts.items()
+        if stream in maps
     }
     weights = None
     if run.site_weights is not None:
@@ -159,7 +166,8 @@ def _check_alike(first: RecordedRun, second: RecordedRun) -> None:
     def shapes(run: RecordedRun) -> dict[str, Any]:
         return {f"{s}/{name}": a.shape for s, m in run.maps.items() for name, a in m.items()}
 
-    if shapes(first) != shapes(second) or first.groups != second.groups:
+    named = [(run.groups, run.concepts) for run in (first, second)]
+    if shapes(first) != shapes(second) or named[0] != named[1]:
         raise UserError(
             "expected traces of the same sites, sizes, steps and columns, but they differ; record "
             "both runs in the same way"

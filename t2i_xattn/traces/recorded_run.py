@@ -31,7 +31,8 @@ class RecordedRun:
             the n-th IP-Adapter's picture tokens, `walked` the text's maps carried along
             self-attention, `edited` the text's maps after the edits that acted. `self` holds the
             self-attention of chosen places, one a place of the token axis; there the shares of one
-            place sum to 1 over height and width. NaN where there were no calls.
+            place sum to 1 over height and width. `concepts` holds words that need not be in the
+            prompt, of the conditional branch; see `record`. NaN where there were no calls.
         counts: by stream and site name, the calls that each map is the mean of, `(branch, step)`.
         sites: the sites, in the order of the forward pass.
         groups: by branch, for each image, the columns that each place of the text's token axis
@@ -53,6 +54,7 @@ class RecordedRun:
             painted (inpainting with `padding_mask_crop`); None: all of it.
         settings: what made the run, as JSON has it: `calls` (of the denoiser), `timesteps` (one a
             call), `guidance_scale` (None: off), `pipeline`, `model`, `scheduler`, `versions`.
+        concepts: what each place of the token axis of the stream `concepts` stands for.
         site_weights: by site name, fp32 `(image, branch, step)`, at least 0: how much each site is
             to count in `aggregation.auto`; None unless recorded with `heads="auto"`.
     """
@@ -74,6 +76,7 @@ class RecordedRun:
     settings: dict[str, Any]
     site_weights: dict[str, NDArray[np.float32]] | None = None
     kinds: dict[str, tuple[tuple[str, ...], ...]] = field(default_factory=dict)
+    concepts: tuple[str, ...] = ()
 
     @property
     def axes(self) -> tuple[str, ...]:

@@ -10,13 +10,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from t2i_xattn.aggregation import Aggregate, FloatMap, mean_over_sites
+from t2i_xattn.denoisers.branches import CONDITIONAL
 from t2i_xattn.denoisers.sites import AttentionSite, Sites, choose_sites
 from t2i_xattn.denoisers.steps import Window
-from t2i_xattn.denoisers.streams import BETWEEN, LOOKS, OF_TEXT, TEXT, WALKED
+from t2i_xattn.denoisers.streams import BETWEEN, CONCEPTS, LOOKS, OF_TEXT, TEXT, WALKED
 from t2i_xattn.errors import UserError
 from t2i_xattn.prompts.words import Word
 from t2i_xattn.traces.agreement import agreed
-from t2i_xattn.traces.chosen import checked_frame, checked_image, columns_of, maps_of
+from t2i_xattn.traces.chosen import (
+    checked_frame,
+    checked_image,
+    columns_of,
+    concept_column,
+    maps_of,
+)
 from t2i_xattn.traces.heat_map import HeatMap
 from t2i_xattn.traces.parts import difference, mean, selected
 from t2i_xattn.traces.recorded_run import RecordedRun, of_steps
@@ -102,6 +109,11 @@ class Trace:
         run = self.run
         return run.tokens[run.branches[0]][0]
 
+    @property
+    def concepts(self) -> tuple[str, ...]:
+        """What the run was recorded with as `concepts=…`."""
+        return self.run.concepts
+
     def heatmap(
         self,
         phrase: str | None = None,
@@ -122,7 +134,8 @@ class Trace:
         (`traces.agreement`), which lies on what the word names more often.
 
         Args:
-            phrase: one or more words that follow each other in the prompt; capitals do not matter.
+            phrase: one or more words that follow each other in the prompt, or the name of a
+                concept; capitals do not matter.
             columns: instead of `phrase`, columns of the text sequence (0 is the start token), for
                 prompts that were given as embeddings, or for parts of words, symbols and special
                 tokens; `tokens` lists them.
@@ -138,9 +151,10 @@ class Trace:
             stream: `"text"`; `"walked"` for the maps carried along self-attention, where the run
                 was recorded with `walk=…`; `"edited"` for those after the edits, where the run had
                 any; `"looks"` for where the word's tokens look, where the run was recorded with
-                `text_looks=True`; `"picture 1"` for the tokens of an IP-Adapter's pictures; or
-                `"self"` for the self-attention of chosen places. The last two are asked for by
-                columns, which are the pictures' tokens or the chosen places.
+                `text_looks=True`; `"concepts"` for words that need not be in the prompt, where the
+                run was recorded with `concepts=…`; `"picture 1"` for the tokens of an IP-Adapter's
+                pictures; or `"self"` for the self-attention of chosen places. The last two are
+                asked for by columns, which are the pictures' tokens or the chosen places.
 
         Returns:
             The map at picture size, the mean over steps and heads of the first branch that was
@@ -157,15 +171,22 @@ class Trace:
         if stream is not None and stream not in run.maps:
             raise UserError(
                 f"expected a stream of {', '.join(run.maps)}, but came {stream!r}; record with "
-                "walk=1 for walked, with edits for edited, self_attention=… for self, and an "
-                "IP-Adapter for pictures"
+                "walk=1 for walked, with edits for edited, self_attention=… for self, concepts=… "
+                "for concepts, and an IP-Adapter for pictures"
             )
         if stream == BETWEEN:
             raise UserError(
                 "expected a stream of the picture's places, but came 'between', which is of words "
                 "alone; ask trace.between(word, other)"
             )
-        if phrase is not None:
+        if stream == CONCEPTS and run.branches[0] != CONDITIONAL:
+            raise UserError(
+                f"expected the branch {CONDITIONAL!r} for concepts, which are read in it alone, "
+                f"but came {run.branches[0]!r}; take trace.select(branch={CONDITIONAL!r})"
+            )
+        if phrase is not None and stream == CONCEPTS:
+            chosen, label = concept_column(run, phrase), phrase
+        elif phrase is not None:
             if stream not in (None, *OF_TEXT, LOOKS):
                 raise UserError(f"expected columns=… for the tokens of {stream}, but came a word")
             chosen, label = columns_of(run, phrase, image, occurrence, encoder), phrase

@@ -54,7 +54,7 @@ def test_compiled(case: Case, how: str) -> None:
     assert np.array_equal(plain, same)
     for site, expected in expected_maps(case, oracle).items():
         found = trace.run.maps["text"][site][:, 0, 0, 0]
-        assert np.abs(found - expected).max() < 1e-4 if how == "inductor" else 1e-5
+        assert np.abs(found - expected).max() < (1e-4 if how == "inductor" else 1e-5)
     with tx.edit(pipe, edits.Drop("circle")):
         edited = np.asarray(case.run(pipe))
     reference = case.make()
