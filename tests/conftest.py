@@ -151,10 +151,29 @@ def _state_of_module(module: torch.nn.Module, renewed: bool) -> tuple[Any, ...]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What is compiled, and what is interrupted at every line, takes long; CI runs it too."""
+    """What takes long is left to `make check` and CI: see `_SLOW`."""
     for item in items:
-        if "compile" in item.nodeid.lower() or "interrupts" in item.path.name:
+        if any(part in item.nodeid.lower() for part in _SLOW):
             item.add_marker(pytest.mark.slow)
+
+
+_SLOW = (
+    "compile",
+    "interrupts",
+    # The lab, which makes and measures the models.
+    *(f"test_{lab}" for lab in ("drawing", "training", "judge", "world", "grown", "even_styles")),
+    "test_evaluation",
+    # diffusers' own tests of pipelines, and those for SDXL of what is tried on Stable Diffusion.
+    "pipelines_as_diffusers_asks",
+    "pipelines.py::teststeered::test_outputs_callbacks_and_saving[xl",
+    "prompt_to_prompt_pipelines.py::testofafamily",
+    # Runs of a hundred steps, and inversions that come to a fixed point.
+    "at_4_and_at_100_steps",
+    "the_way_back_is_the_pipeline_s_way",
+    "test_pictures_of_shapes_come_back",
+    "test_auto_works_with",
+)
+"""Parts of the names of tests that take long."""
 
 
 @pytest.fixture(autouse=True, scope="session")

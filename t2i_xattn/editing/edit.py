@@ -44,7 +44,7 @@ def edit(
     denoiser counts as one). Runs of other pipelines on the same denoiser are left alone.
 
     Args:
-        pipe: any loaded pipeline with a cross-attending denoiser.
+        pipe: any loaded pipeline whose denoiser looks at a text.
         edits: edits of `t2i_xattn`, or functions `(probs, context) -> probs`, of fp32 probs
             `(images, heads, queries, tokens)` and an `EditContext`, that act at all sites of
             cross-attention. Where and when an edit acts is said by its arguments, see `Edit`; a

@@ -50,7 +50,7 @@ def guide(
     compiled denoiser runs uncompiled, and one with gradient checkpointing without it.
 
     Args:
-        pipe: any loaded pipeline with a cross-attending denoiser and a `scheduler`.
+        pipe: any loaded pipeline whose denoiser looks at a text, with a `scheduler`.
         losses: `AttendAndExcite`, `Layout`, `BoxDiff`, `Binding`, subclasses of `GuidanceLoss`.
         sites: the sites whose mean map is taken, all of one resolution: names, or a function of the
             `AttentionSite`. By default those whose map is nearest to 16 places on its longer side.
