@@ -13,7 +13,13 @@ from t2i_xattn.denoisers.families import Reading
 from t2i_xattn.denoisers.sites import AttentionSite
 from t2i_xattn.kernel.attention import attend, mixed_values
 from t2i_xattn.kernel.call import KernelCall, plus_at, taken
-from t2i_xattn.kernel.shares import at_places, mean_shares_of, output_of_others, shares_of
+from t2i_xattn.kernel.shares import (
+    at_places,
+    mean_of_heads,
+    mean_shares_of,
+    output_of_others,
+    shares_of,
+)
 
 Attend = Callable[[Tensor], Tensor]
 """What the places of the picture take from another text `(tokens, text channels)` at a site, fp32
@@ -103,8 +109,10 @@ class Seen:
     def mean_probs(self, rows: Rows) -> Tensor:
         """The mean of `probs` over the heads, fp32 `(rows, 1, height · width, tokens)`."""
         portion = self.reading.portion
-        if portion is None or rows in self._probs:
+        if rows in self._probs or self.site.level is not None:
             return self.probs(rows).mean(dim=1, keepdim=True)
+        if portion is None:
+            return self.by_frame(mean_of_heads(self.kernel, lambda part: part.probs(rows)))
         return self.by_frame(mean_shares_of(self.kernel, rows, portion.queries, portion.keys))
 
     def edited(self, rows: Rows) -> Tensor:

@@ -108,10 +108,21 @@ def attention_probs(
             scores = scores.masked_fill(~mask, float("-inf"))
         else:
             scores = scores + mask.float()
+        if _hides_no_query(mask):
+            return scores.softmax(dim=-1)
         # Only all-masked queries come out as NaN, and they have looked at nothing.
         nothing = scores.amax(dim=-1, keepdim=True) == float("-inf")
         # Filled before too: the gradient of a softmax over −inf alone would be NaN.
         return scores.masked_fill(nothing, 0.0).softmax(dim=-1).masked_fill(nothing, 0.0)
+
+
+def _hides_no_query(mask: Tensor) -> bool:
+    """Whether a mask that is the same for all queries leaves each row a token to look at; asked on
+    a CPU only, since the answer of a GPU would have to be waited for."""
+    if mask.device.type != "cpu" or mask.shape[-2] != 1:
+        return False
+    hidden = ~mask if mask.dtype == torch.bool else mask == float("-inf")
+    return not bool(hidden.all(dim=-1).any())
 
 
 def attend(attn: Any, query: Tensor, scale: float, text: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ up here, in chunks of keys.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -66,21 +66,29 @@ def shares_of(
     return shares if there is None else shares * there
 
 
-def mean_shares_of(
-    call: KernelCall, rows: Rows, queries: Places, keys: Places
-) -> Float[Tensor, "rows 1 queries keys"]:
-    """The mean of `shares_of` over the heads, fp32 `(rows, 1, queries, keys)`.
+def mean_of_heads(call: KernelCall, form: Callable[[KernelCall], Tensor]) -> Tensor:
+    """The mean over the heads of what is formed of a call, `(rows, 1, queries, keys)`.
 
     Taken a few heads at a time, so that what is in between stays small.
+
+    Args:
+        call: the kernel call.
+        form: gives fp32 `(rows, heads, queries, keys)` of a call with some of the heads.
     """
     heads = call.query.shape[1]
     total: Tensor | None = None
     for first in range(0, heads, HEADS):
-        part = _of_heads(call, slice(first, first + HEADS))
-        shares = shares_of(part, rows, queries, keys).sum(dim=1, keepdim=True)
-        total = shares if total is None else total.add_(shares)
+        part = form(_of_heads(call, slice(first, first + HEADS))).sum(dim=1, keepdim=True)
+        total = part if total is None else total.add_(part)
     assert total is not None
     return total.div_(heads)
+
+
+def mean_shares_of(
+    call: KernelCall, rows: Rows, queries: Places, keys: Places
+) -> Float[Tensor, "rows 1 queries keys"]:
+    """The mean of `shares_of` over the heads, fp32 `(rows, 1, queries, keys)`."""
+    return mean_of_heads(call, lambda part: shares_of(part, rows, queries, keys))
 
 
 def _of_heads(call: KernelCall, one: slice) -> KernelCall:
