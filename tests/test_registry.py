@@ -84,7 +84,7 @@ class Following:
 class Scaled:
     """An edit: all shares times a number."""
 
-    mixes = scales_the_rest = False
+    mixes = scales_the_rest = per_head = False
 
     def __init__(self, factor: float) -> None:
         self.factor = factor

@@ -272,7 +272,7 @@ class Registry:
         reading = self.family.reading(site, module, kernel, number, call.call)
         seen = Seen(site, module, kernel, reading)
         changes = [change for each in call.acting for change in each.changes(seen)]
-        output = seen.output(changes) if changes else kernel.output
+        output = seen.output(changes, alone=len(call.acting) == 1) if changes else kernel.output
         for each in call.acting:
             each.take(seen)
         return output

@@ -14,9 +14,12 @@ from t2i_xattn.denoisers.sites import AttentionSite
 from t2i_xattn.kernel.attention import attend, mixed_values
 from t2i_xattn.kernel.call import KernelCall, plus_at, taken
 from t2i_xattn.kernel.shares import (
+    HEADS,
     at_places,
     mean_of_heads,
     mean_shares_of,
+    of_heads,
+    of_row,
     output_of_others,
     shares_of,
 )
@@ -32,6 +35,11 @@ class Change(Protocol):
     @property
     def mixes(self) -> bool:
         """Whether it mixes in what other texts give."""
+        ...
+
+    @property
+    def per_head(self) -> bool:
+        """Whether it does the same to each head by itself."""
         ...
 
     @property
@@ -157,24 +165,52 @@ class Seen:
             return taken(self.kernel.value, rows)
         return at_places(self.kernel.value, rows, portion.keys)
 
-    def output(self, changes: Sequence[tuple[Rows, Change]]) -> Tensor:
+    def tokens(self, rows: Rows) -> int:
+        """Columns of the probs of some rows."""
+        portion = self.reading.portion
+        if portion is None:
+            return int(self.kernel.key.shape[2])
+        return max(len(of_row(portion.keys, row)) for row in rows)
+
+    def output(self, changes: Sequence[tuple[Rows, Change]], alone: bool = False) -> Tensor:
         """What is to stand for the kernel's output under these edits, in their order.
 
         O′ = O + (P′ − P) V for the rows that they act on, P being the shares of the text. An edit
         that looks at other texts gives M′ from P′ V, and then the change is M′ − P V. Where the
         other keys get more or less than their share R, it is O′ = O + (P′ − P) V + (R′ − R) Oᵣ, Oᵣ
         being what is taken from them alone.
+
+        Args:
+            changes: the rows that each acts on, and what it does.
+            alone: whether nobody else looks at the probs, so that they need not be there all at
+                once.
         """
         for rows, change in changes:
             self._changes.setdefault(rows, []).append(change)
         output, portion = self.kernel.output, self.reading.portion
         for rows, acting in self._changes.items():
-            difference = self._difference(rows, acting)
+            difference = self._difference_by_heads(rows, acting, alone)
             if difference is not None:
                 queries = None if portion is None else portion.queries
                 output = plus_at(output, rows, difference, queries)
         self.result = output
         return output
+
+    def _difference_by_heads(
+        self, rows: Rows, acting: Sequence[Change], alone: bool
+    ) -> Tensor | None:
+        """`_difference`, taken a few heads at a time where that is the same."""
+        apart = alone and rows not in self._probs and all(each.per_head for each in acting)
+        if not apart or self.site.level is not None or any(each.mixes for each in acting):
+            return self._difference(rows, acting)
+        parts = []
+        for first in range(0, self.kernel.query.shape[1], HEADS):
+            kernel = of_heads(self.kernel, slice(first, first + HEADS))
+            part = Seen(self.site, self.module, kernel, self.reading)
+            part._changes[rows] = list(acting)
+            parts.append(part._difference(rows, acting))
+        found = [each for each in parts if each is not None]
+        return torch.cat(found, dim=1) if len(found) == len(parts) else None
 
     def _difference(self, rows: Rows, acting: Sequence[Change]) -> Tensor | None:
         """What the places take in addition, fp32 `(rows, heads, queries, d)`; None: nothing."""

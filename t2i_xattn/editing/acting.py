@@ -36,6 +36,11 @@ class ActingEdit(NamedTuple):
         return bool(self.edit.texts)
 
     @property
+    def per_head(self) -> bool:
+        """Whether it does the same to each head by itself."""
+        return self.edit.per_head
+
+    @property
     def scales_the_rest(self) -> bool:
         """Whether the keys that are not the text's make room for what it gives."""
         return self.edit.scales_the_rest

@@ -106,7 +106,7 @@ class EditedRun:
         """
         key = (branch, name, number)
         if key not in self._prepared:
-            tokens = int(seen.probs(rows).shape[-1])
+            tokens = seen.tokens(rows)
             self._prepared[key] = self._prepare(branch, tokens, number, seen, name)
         return self._prepared[key]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -23,6 +23,8 @@ class Temperature(Edit):
     Attributes:
         temperature: T, above 0; below 1 sharpens, above 1 flattens.
     """
+
+    per_head: ClassVar[bool] = True
 
     temperature: float
 
@@ -49,6 +51,8 @@ class TopK(Edit):
     Attributes:
         k: 1 or more; as many as there are tokens changes nothing but rounding.
     """
+
+    per_head: ClassVar[bool] = True
 
     k: int
 
@@ -78,6 +82,8 @@ class MaskPadding(Edit):
         UserError: before the first step, for prompts given as embeddings, whose padding is not
             known.
     """
+
+    per_head: ClassVar[bool] = True
 
     @property
     def renormalises(self) -> bool:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Integral
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -116,6 +116,9 @@ class Edit:
             as in one softmax over all keys; `"kept"`: they keep their shares. By default `"shared"`
             for edits that renormalise (as if scores were masked), and `"kept"` for others.
     """
+
+    per_head: ClassVar[bool] = False
+    """Whether it does the same to each head by itself, so that it may be given a few at a time."""
 
     sites: Sites | None = None
     steps: Window | None = None

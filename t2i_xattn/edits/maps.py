@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -27,6 +27,8 @@ class SwapMaps(Edit):
     Attributes:
         first, second: words or phrases of the prompt, without a word in common.
     """
+
+    per_head: ClassVar[bool] = True
 
     first: str
     second: str
@@ -72,6 +74,8 @@ class InjectMap(Edit):
         UserError: at once, for an array with other axes or values; before the first step, for one
             of another aspect, or a trace without the word.
     """
+
+    per_head: ClassVar[bool] = True
 
     word: str
     map: Any

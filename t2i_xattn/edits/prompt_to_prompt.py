@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -34,6 +34,8 @@ class _FromSource(Edit):
             are changed, unless `images` says less; each has the maps of the source's picture of the
             same number.
     """
+
+    per_head: ClassVar[bool] = True
 
     source: int = 0
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -29,6 +29,8 @@ class Restrict(Edit):
         UserError: at once, for a box outside the picture or inside out, and for a mask with other
             axes or values or nothing in it; before the first step, for one of another aspect.
     """
+
+    per_head: ClassVar[bool] = True
 
     word: str
     region: Any

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -27,6 +27,8 @@ class Reweight(Edit):
         renormalise: whether the shares are made to sum to 1 again, so that other words lose what
             this one wins. Not so in the paper, and by default. Not with a negative weight.
     """
+
+    per_head: ClassVar[bool] = True
 
     word: str
     weight: float
@@ -65,6 +67,8 @@ class Drop(Edit):
             (the default), or whether it is lost, as with `Reweight(word, 0)`.
     """
 
+    per_head: ClassVar[bool] = True
+
     word: str
     renormalise: bool = True
 
@@ -91,6 +95,8 @@ class Add(Edit):
         word: a word or phrase of the prompt.
         share: a, from 0 to 1.
     """
+
+    per_head: ClassVar[bool] = True
 
     word: str
     share: float

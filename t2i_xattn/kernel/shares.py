@@ -78,7 +78,7 @@ def mean_of_heads(call: KernelCall, form: Callable[[KernelCall], Tensor]) -> Ten
     heads = call.query.shape[1]
     total: Tensor | None = None
     for first in range(0, heads, HEADS):
-        part = form(_of_heads(call, slice(first, first + HEADS))).sum(dim=1, keepdim=True)
+        part = form(of_heads(call, slice(first, first + HEADS))).sum(dim=1, keepdim=True)
         total = part if total is None else total.add_(part)
     assert total is not None
     return total.div_(heads)
@@ -91,7 +91,8 @@ def mean_shares_of(
     return mean_of_heads(call, lambda part: shares_of(part, rows, queries, keys))
 
 
-def _of_heads(call: KernelCall, one: slice) -> KernelCall:
+def of_heads(call: KernelCall, one: slice) -> KernelCall:
+    """The call of some of its heads."""
     mask = call.mask
     if mask is not None and mask.ndim > 2 and mask.shape[-3] > 1:
         mask = mask[..., one, :, :]
