@@ -39,6 +39,8 @@ PORTIONS = {"middle": MIDDLE, "queries": PICTURE_ASKS, "last": TEXT_LAST, "by ro
 class Changing:
     """An edit by a function of the text's shares."""
 
+    per_head = False
+
     def __init__(
         self, function: Callable[[Tensor], Tensor], scales: bool, mixes: float | None = None
     ) -> None:
