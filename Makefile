@@ -14,6 +14,8 @@ $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	# For CLIP's vocabulary, which lies in its wheel; without what it needs to run.
+	$(BIN)/python -m pip install --quiet -c constraints.txt --no-deps open_clip_torch
 	touch $@
 
 demo: $(READY)

@@ -172,7 +172,7 @@ def kept(shares: Tensor) -> Tensor:
 
 
 def agree(output: Tensor, whole: Tensor) -> bool:
-    return torch.allclose(output.double(), whole @ CALL.value.double(), atol=1e-5)
+    return torch.allclose(output.double(), whole @ CALL.value.double(), atol=1e-6)
 
 
 @pytest.mark.parametrize("name", SHARED)
@@ -268,7 +268,7 @@ def test_images_that_are_not_chosen_are_as_they_were(name: str) -> None:
     make, expected = SHARED[name]
     output = output_of(make(images=[1]), images=(1,))
     assert torch.equal(output[0], CALL.output[0][:, PICTURE])
-    assert torch.allclose(output[1].double(), (expected() @ CALL.value.double())[1], atol=1e-5)
+    assert torch.allclose(output[1].double(), (expected() @ CALL.value.double())[1], atol=1e-6)
 
 
 @pytest.mark.parametrize("rest", ["shared", "kept"])

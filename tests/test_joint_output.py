@@ -138,7 +138,7 @@ def test_it_is_that_of_the_changed_shares(
     changing = Changing(CHANGES[change], scales)
     found = seen_of(call, portion).output([(rows, changing)])
     expected = expected_output(call, portion, rows, [changing])
-    assert torch.allclose(found.double(), expected, atol=1e-5)
+    assert torch.allclose(found.double(), expected, atol=1e-6)
     assert not torch.allclose(found, plain, atol=1e-3)
     # What is not edited keeps its bytes, and the kernel's own tensor is left alone.
     changed = asks(portion.queries, rows, plain.shape[2])[:, None, :, None]
@@ -157,7 +157,7 @@ def test_scaled_shares_sum_to_one(form: str) -> None:
     )
     for change in CHANGES.values():
         found = seen_of(made, portion).output([((0, 1, 2), Changing(change, True))])
-        assert torch.allclose(found, torch.ones_like(found), atol=1e-5)
+        assert torch.allclose(found, torch.ones_like(found), atol=1e-6)
 
 
 @pytest.mark.parametrize("scales", [True, False])
@@ -180,7 +180,7 @@ def test_edits_follow_each_other(form: str) -> None:
     ]
     found = seen_of(call, portion).output([(rows, change) for change in changes])
     expected = expected_output(call, portion, rows, changes)
-    assert torch.allclose(found.double(), expected, atol=1e-5)
+    assert torch.allclose(found.double(), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("form", PORTIONS)
@@ -196,7 +196,7 @@ def test_under_a_mask(form: str) -> None:
         seen = seen_of(call, portion)
         found = seen.output([(rows, changing)])
         expected = expected_output(call, portion, rows, [changing])
-        assert torch.allclose(found.double(), expected, atol=1e-5)
+        assert torch.allclose(found.double(), expected, atol=1e-6)
         assert not seen.probs(rows)[1].any()
         places = asks(portion.queries, rows, found.shape[2])[1]
         assert torch.equal(found[1][:, places], call.output[1][:, places])
@@ -219,7 +219,7 @@ def test_frames_in_one_row(form: str) -> None:
     assert shapes == [(4, 2, 3, longest)]
     every = torch.tensor([1.0] * 3 + [1.2] * 3)[:, None]
     expected = expected_output(call, portion, rows, [Changing(lambda each: each * every, True)])
-    assert torch.allclose(found.double(), expected, atol=1e-5)
+    assert torch.allclose(found.double(), expected, atol=1e-6)
 
 
 def test_what_other_texts_give_is_mixed_in() -> None:
@@ -231,7 +231,7 @@ def test_what_other_texts_give_is_mixed_in() -> None:
         expected = expected_output(call, MIDDLE, rows, [changing])
         shares = without_the_second(whole_softmax(call)[:, :, 8:14, 3:8].float()).double()
         expected[:, :, 8:14] += shares @ call.value[:, :, 3:8].double()
-        assert torch.allclose(found.double(), expected, atol=1e-5)
+        assert torch.allclose(found.double(), expected, atol=1e-6)
 
 
 def test_gradients_go_through_the_change() -> None:
@@ -249,7 +249,7 @@ def test_gradients_go_through_the_change() -> None:
     hidden[8:14, 4] = True
     whole = scores.masked_fill(hidden, float("-inf")).softmax(dim=-1) @ call.value.double()
     (right,) = torch.autograd.grad(whole.square().sum(), double)
-    assert torch.allclose(came.double(), right, atol=1e-5)
+    assert torch.allclose(came.double(), right, atol=1e-6)
 
 
 def test_a_place_that_looks_at_the_text_alone() -> None:
@@ -261,7 +261,7 @@ def test_a_place_that_looks_at_the_text_alone() -> None:
     found = seen_of(call, MIDDLE).output([((0, 1, 2), change)])
     mask[..., 4] = False
     expected = scaled_dot_product_attention(call.query, call.key, call.value, mask)
-    assert torch.allclose(found[:, :, 8:14], expected[:, :, 8:14], atol=1e-5)
+    assert torch.allclose(found[:, :, 8:14], expected[:, :, 8:14], atol=1e-6)
 
 
 def test_own_queries_and_keys() -> None:
