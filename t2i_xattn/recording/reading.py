@@ -74,7 +74,7 @@ class RecordingCall:
 
     def missed(self, site: AttentionSite, module: nn.Module) -> None:
         kind = type(getattr(module, "processor", module)).__name__
-        way_out = ", or put a processor there that does with tx.swap(pipe, AttnProcessor2_0(), …)"
+        way_out = ", or put one there that does with tx.swap(pipe, AttnProcessor2_0(), sites=…)"
         if site.level is None:
             way_out = ', or have it computed by torch: set_attention_backend("native")'
         self._cannot(site, f"{kind} does not call a kernel that can be seen", way_out)
