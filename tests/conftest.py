@@ -170,6 +170,10 @@ _SLOW = (
     # Runs of a hundred steps, and inversions that come to a fixed point.
     "at_4_and_at_100_steps",
     "the_way_back_is_the_pipeline_s_way",
+    "the_noise_alone_holds_the_picture_with_guidance[chroma",
+    "what_grows_is_seen",
+    "the_first_sheet_is_right",
+    "stock_diffusers_loads_the_models",
     "test_pictures_of_shapes_come_back",
     "test_auto_works_with",
 )
