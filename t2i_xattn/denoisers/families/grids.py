@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from t2i_xattn.denoisers.call import Grid
 
@@ -100,15 +101,19 @@ def by_ids(
     return read
 
 
-_last: list[tuple[Tensor, list[list[float]]]] = []
+_known = WeakTensorKeyDictionary()
 
 
 def _numbers(ids: Tensor) -> list[list[float]]:
-    """The numbers of a tensor of ids, the same all run long: read off a GPU once."""
-    if not (_last and _last[0][0] is ids):
+    """The numbers of a tensor of ids, the same all run long: read off a GPU once.
+
+    Threads may ask at the same time, each for its own.
+    """
+    numbers: list[list[float]] | None = _known.get(ids)
+    if numbers is None:
         of_row = ids[0] if ids.ndim == 3 else ids.reshape(len(ids), -1)
-        _last[:] = [(ids, of_row.float().tolist())]
-    return _last[0][1]
+        numbers = _known[ids] = of_row.float().tolist()
+    return numbers
 
 
 def _in_patches(config: Any, frames: int, height: int, width: int) -> tuple[Grid, Grid]:
