@@ -71,7 +71,7 @@ class Follower(Protocol):
 
     def begin(self, given: dict[str, Any], owner: Any) -> tuple[Acting | None, dict[str, Any]]:
         """A call begins: what to do in it, or None if it is not of the followed run; and the
-        arguments, as they are to be."""
+        arguments, as they are to be: the very ones, where none is changed."""
         ...
 
 
@@ -208,7 +208,8 @@ class Registry:
             return method(*args, **kwargs)
         followers = list(self._followers)
         owner = owner_of_call([each.pipe for each in followers])
-        acting, changed = [], given
+        acting: list[Acting] = []
+        changed = given
         for follower in followers:
             one, changed = follower.begin(changed, owner)
             if one is not None:
@@ -266,38 +267,24 @@ class Registry:
             return kernel.output
         number = call.kernel_calls.get(site.name, 0)
         call.kernel_calls[site.name] = number + 1
-        if call.call.row_by_row:
-            self._receive_row(site, module, kernel, call)
-            return kernel.output
+        output = kernel.output
+        if call.call.row_by_row:  # with the last row all are read as one
+            rows = call.rows.setdefault(site.name, [])
+            rows.append(kernel)
+            if len(rows) < call.call.rows:
+                return output
+            kernel, number = rows_together(call.rows.pop(site.name)), 0
         reading = self.family.reading(site, module, kernel, number, call.call)
         seen = Seen(site, module, kernel, reading)
         changes = [change for each in call.acting for change in each.changes(seen)]
-        output = seen.output(changes, alone=len(call.acting) == 1) if changes else kernel.output
-        for each in call.acting:
-            each.take(seen)
-        return output
-
-    def _receive_row(
-        self, site: AttentionSite, module: Any, kernel: KernelCall, call: _Call
-    ) -> None:
-        """A kernel call of one row; with the last of them all are read as one.
-
-        Raises:
-            UserError: if something is to be changed there.
-        """
-        rows = call.rows.setdefault(site.name, [])
-        rows.append(kernel)
-        if len(rows) < call.call.rows:
-            return
-        together = rows_together(call.rows.pop(site.name))
-        seen = Seen(
-            site, module, together, self.family.reading(site, module, together, 0, call.call)
-        )
-        if any(each.changes(seen) for each in call.acting):
+        if changes and call.call.row_by_row:
             raise UserError(
                 f"expected a denoiser that attends to all rows of the batch at once, to edit it, "
                 f"but {type(self.denoiser).__name__} attends to each by itself; record it, or edit "
                 "a pipeline with another denoiser"
             )
+        if changes:
+            output = seen.output(changes, alone=len(call.acting) == 1)
         for each in call.acting:
             each.take(seen)
+        return output

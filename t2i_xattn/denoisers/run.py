@@ -178,11 +178,14 @@ class FollowedDenoiser:
         self.run.ears.note_call()
         self._called.update(list(layout.rows))
         self.by_pipeline = owner is not None
-        return self.begun(layout, call)
+        return self.begun(layout, call, given)
 
-    def begun(self, layout: Layout, call: DenoiserCall) -> tuple[Acting | None, dict[str, Any]]:
-        """What is done in a call of this run, and its arguments, as they are to be."""
-        return self.acting(layout, call), dict(call.given)
+    def begun(
+        self, layout: Layout, call: DenoiserCall, given: dict[str, Any]
+    ) -> tuple[Acting | None, dict[str, Any]]:
+        """What is done in a call of this run, and its arguments, as they are to be: those that
+        were given, where none is changed."""
+        return self.acting(layout, call), given
 
     def layout(self, call: DenoiserCall, owner: Any) -> Layout:
         """Whose the rows of a call are; looked up anew where something differs from the last."""

@@ -160,8 +160,9 @@ class _GuidedDenoiser(FollowedDenoiser):
         self._prompts: tuple[str | None, ...] = ()
         self._read: list[AttentionSite] = []
 
-    def begun(self, layout: Layout, call: DenoiserCall) -> tuple[Acting | None, dict[str, Any]]:
-        given = dict(call.given)
+    def begun(
+        self, layout: Layout, call: DenoiserCall, given: dict[str, Any]
+    ) -> tuple[Acting | None, dict[str, Any]]:
         if layout.frames > 1:
             raise UserError(
                 f"expected a pipeline of stills to guide, but came a video of {layout.frames} "
