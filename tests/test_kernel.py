@@ -35,8 +35,8 @@ from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import _get_current_function_mode_stack
 
 from t2i_xattn.kernel import reference
-from t2i_xattn.kernel.attention import attention_probs, queries_and_keys
-from t2i_xattn.kernel.call import KernelCall, as_index, value_change
+from t2i_xattn.kernel.attention import attention_probs, mixed_values, queries_and_keys
+from t2i_xattn.kernel.call import KernelCall, as_index, plus_at
 from t2i_xattn.kernel.cover import Cover
 from t2i_xattn.kernel.module_calls import ModuleCalls, uncompiled
 from t2i_xattn.kernel.tap import SiteTap
@@ -295,7 +295,8 @@ class TestTap:
 
         def change(call: KernelCall) -> Tensor:
             probs = call.probs((1,))
-            return call.changed((1,), value_change(call, (1,), probs.roll(1, -1) - probs))
+            difference = mixed_values(probs.roll(1, -1) - probs, call.value[1:2])
+            return plus_at(call.output, (1,), difference)
 
         with tapped(layer, change) as calls:
             changed = layer(picture, text)
@@ -992,7 +993,7 @@ class TestRows:
         call = KernelCall(output, output, output, output, None, 1.0)
         difference = torch.zeros(2, 2, 4, 8)
         difference[1, 1] = 1
-        changed = call.changed((0, 2), difference)
+        changed = plus_at(call.output, (0, 2), difference)
         assert changed[0].numpy().tobytes() == output[0].numpy().tobytes()  # −0 stays −0
         assert torch.equal(changed[1], output[1])
         assert torch.equal(changed[2, 0], output[2, 0])

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from t2i_xattn.kernel import shares
 from t2i_xattn.kernel.call import KernelCall, Places, Rows
-from t2i_xattn.kernel.shares import at_one, at_places, mean_shares_of, of_row, shares_of
+from t2i_xattn.kernel.shares import at_one, at_places, mean_of_heads, of_row, shares_of
 
 INF = float("inf")
 
@@ -168,7 +168,11 @@ def test_their_mean_over_the_heads(case: Case, at_once: int) -> None:
     """Whatever the number of heads that are taken at once."""
     query = case.call.query.clone().requires_grad_()
     with mock.patch.object(shares, "HEADS", at_once):
-        found = found_of(case, mean_shares_of, query=query)
+        found = found_of(
+            case,
+            lambda call, *where: mean_of_heads(call, lambda few: shares_of(few, *where)),
+            query=query,
+        )
     expected = found_of(case, query=query).mean(1, keepdim=True)
     assert torch.allclose(found, expected, atol=1e-6)
     came, right = (torch.autograd.grad(each.square().sum(), query)[0] for each in (found, expected))

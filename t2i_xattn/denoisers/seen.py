@@ -14,11 +14,9 @@ from t2i_xattn.denoisers.sites import AttentionSite
 from t2i_xattn.kernel.attention import attend, mixed_values
 from t2i_xattn.kernel.call import KernelCall, plus_at, taken
 from t2i_xattn.kernel.shares import (
-    HEADS,
     at_places,
+    by_heads,
     mean_of_heads,
-    mean_shares_of,
-    of_heads,
     of_row,
     output_of_others,
     shares_of,
@@ -106,22 +104,21 @@ class Seen:
         """fp32 `(rows, heads, height · width, tokens)` before edits; formed once. Frames that stand
         in one row have a row each here."""
         if rows not in self._probs:
-            portion = self.reading.portion
-            if portion is None:
-                probs = self.kernel.probs(rows)
-            else:
-                probs = shares_of(self.kernel, rows, portion.queries, portion.keys)
-            self._probs[rows] = self.by_frame(probs)
+            self._probs[rows] = self.by_frame(self._formed(self.kernel, rows))
         return self._probs[rows]
 
     def mean_probs(self, rows: Rows) -> Tensor:
         """The mean of `probs` over the heads, fp32 `(rows, 1, height · width, tokens)`."""
-        portion = self.reading.portion
         if rows in self._probs or self.site.level is not None:
             return self.probs(rows).mean(dim=1, keepdim=True)
+        return self.by_frame(mean_of_heads(self.kernel, partial(self._formed, rows=rows)))
+
+    def _formed(self, kernel: KernelCall, rows: Rows) -> Tensor:
+        """The probs of all or some of the heads, as the places stand in the kernel call."""
+        portion = self.reading.portion
         if portion is None:
-            return self.by_frame(mean_of_heads(self.kernel, lambda part: part.probs(rows)))
-        return self.by_frame(mean_shares_of(self.kernel, rows, portion.queries, portion.keys))
+            return kernel.probs(rows)
+        return shares_of(kernel, rows, portion.queries, portion.keys)
 
     def edited(self, rows: Rows) -> Tensor:
         """The probs after the edits that act on the rows; formed once."""
@@ -204,8 +201,7 @@ class Seen:
         if not apart or self.site.level is not None or any(each.mixes for each in acting):
             return self._difference(rows, acting)
         parts = []
-        for first in range(0, self.kernel.query.shape[1], HEADS):
-            kernel = of_heads(self.kernel, slice(first, first + HEADS))
+        for kernel in by_heads(self.kernel):
             part = Seen(self.site, self.module, kernel, self.reading)
             part._changes[rows] = list(acting)
             parts.append(part._difference(rows, acting))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from t2i_xattn.kernel.attention import attention_probs, mixed_values, plus
+from t2i_xattn.kernel.attention import attention_probs, plus
 
 Rows = Sequence[int]
 """Rows of a kernel call's batch."""
@@ -53,10 +53,6 @@ class KernelCall:
             mask = mask[None]
         return mask if mask.shape[0] == 1 else taken(mask, rows)
 
-    def changed(self, rows: Rows, difference: Tensor, queries: Places | None = None) -> Tensor:
-        """The output with what the rows take in addition; see `plus_at`."""
-        return plus_at(self.output, rows, difference, queries)
-
 
 def plus_at(
     output: Tensor, rows: Rows, difference: Tensor, queries: Places | None = None
@@ -79,11 +75,6 @@ def plus_at(
         places = slice(queries[row].start, queries[row].stop)
         output[row, :, places] = plus(output[row, :, places], difference[number])
     return output
-
-
-def value_change(call: KernelCall, rows: Rows, difference: Tensor) -> Tensor:
-    """(P′ − P) V of some rows, fp32; `difference` is P′ − P."""
-    return mixed_values(difference, taken(call.value, rows))
 
 
 def as_index(rows: Rows) -> slice | list[int]:

@@ -8,7 +8,7 @@ up here, in chunks of keys.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -75,23 +75,21 @@ def mean_of_heads(call: KernelCall, form: Callable[[KernelCall], Tensor]) -> Ten
         call: the kernel call.
         form: gives fp32 `(rows, heads, queries, keys)` of a call with some of the heads.
     """
-    heads = call.query.shape[1]
     total: Tensor | None = None
-    for first in range(0, heads, HEADS):
-        part = form(of_heads(call, slice(first, first + HEADS))).sum(dim=1, keepdim=True)
+    for few in by_heads(call):
+        part = form(few).sum(dim=1, keepdim=True)
         total = part if total is None else total.add_(part)
     assert total is not None
-    return total.div_(heads)
+    return total.div_(call.query.shape[1])
 
 
-def mean_shares_of(
-    call: KernelCall, rows: Rows, queries: Places, keys: Places
-) -> Float[Tensor, "rows 1 queries keys"]:
-    """The mean of `shares_of` over the heads, fp32 `(rows, 1, queries, keys)`."""
-    return mean_of_heads(call, lambda part: shares_of(part, rows, queries, keys))
+def by_heads(call: KernelCall) -> Iterator[KernelCall]:
+    """The calls of a few heads each, that are formed at once."""
+    for first in range(0, call.query.shape[1], HEADS):
+        yield _of_heads(call, slice(first, first + HEADS))
 
 
-def of_heads(call: KernelCall, one: slice) -> KernelCall:
+def _of_heads(call: KernelCall, one: slice) -> KernelCall:
     """The call of some of its heads."""
     mask = call.mask
     if mask is not None and mask.ndim > 2 and mask.shape[-3] > 1:
