@@ -6,7 +6,6 @@ on is known to the thread that makes it, so that threads may share a denoiser.
 
 from __future__ import annotations
 
-import inspect
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,7 +22,7 @@ from t2i_xattn.denoisers.seen import Change, Rows, Seen
 from t2i_xattn.denoisers.sites import AttentionSite
 from t2i_xattn.errors import UserError
 from t2i_xattn.kernel.call import KernelCall
-from t2i_xattn.kernel.module_calls import ModuleCalls, uncompiled
+from t2i_xattn.kernel.module_calls import ModuleCalls, by_name, uncompiled
 from t2i_xattn.kernel.owner import owner_of_call
 from t2i_xattn.kernel.rows_together import rows_together
 from t2i_xattn.kernel.tap import SiteTap
@@ -112,7 +111,6 @@ class Registry:
         self._followers: list[Follower] = []
         self._taps: dict[str, SiteTap] = {}
         self._calls = ModuleCalls(denoiser, self._called)
-        self._argument_names = list(inspect.signature(type(self.denoiser).forward).parameters)[1:]
         self._local = threading.local()
 
     @classmethod
@@ -203,7 +201,7 @@ class Registry:
 
     def _called(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """In the place of the denoiser's own call."""
-        given = dict(zip(self._argument_names, args, strict=False)) | kwargs
+        given = by_name(self.denoiser, args, kwargs)
         if self.family.aside(self.denoiser, given):
             return method(*args, **kwargs)
         followers = list(self._followers)

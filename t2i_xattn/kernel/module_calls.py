@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any
 
 import torch
@@ -16,6 +18,16 @@ def uncompiled(module: nn.Module) -> nn.Module:
     """The module itself, where `torch.compile` has put it into a wrapper."""
     inside: nn.Module = getattr(module, "_orig_mod", module)
     return inside
+
+
+def by_name(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a module's call by their names."""
+    return dict(zip(_argument_names(type(module).forward), args, strict=False)) | dict(kwargs)
+
+
+@cache
+def _argument_names(forward: Callable[..., Any]) -> tuple[str, ...]:
+    return tuple(inspect.signature(forward).parameters)[1:]
 
 
 class ModuleCalls:

@@ -11,10 +11,7 @@ import torch
 from torch import Tensor
 
 from t2i_xattn.prompts.by_value import HeardColumns, columns_by_value
-from t2i_xattn.prompts.encoded import (
-    EncoderCall,
-    Text,
-)
+from t2i_xattn.prompts.encoded import EncoderCall, Text
 from t2i_xattn.prompts.joining import spelled_out, text_of, with_words
 from t2i_xattn.prompts.roles import CONDITIONAL, UNCONDITIONAL
 

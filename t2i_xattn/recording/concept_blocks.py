@@ -3,7 +3,6 @@ prompt's, which the picture never looks at."""
 
 from __future__ import annotations
 
-import inspect
 import re
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -16,7 +15,7 @@ from t2i_xattn.denoisers.families.other_texts import DoubleStream
 from t2i_xattn.denoisers.registry import Acting, Registry
 from t2i_xattn.denoisers.sites import AttentionSite
 from t2i_xattn.errors import UserError
-from t2i_xattn.kernel.module_calls import ModuleCalls
+from t2i_xattn.kernel.module_calls import ModuleCalls, by_name
 from t2i_xattn.prompts.concepts import Concept
 from t2i_xattn.recording.concept_pass import BlockCall, compiled_as_a_whole, reads
 
@@ -101,8 +100,7 @@ class BlockConcepts:
         # Others' passes through the blocks, and calls that are not of this run, are none of ours.
         if self._acting is not None and self.registry.is_followed_by(self._acting):
             assert self._call is not None
-            given = dict(zip(_argument_names(self.blocks[name]), args, strict=False)) | kwargs
-            self._call.run(name, given)
+            self._call.run(name, by_name(self.blocks[name], args, kwargs))
         return output
 
     def _check_hooks(self) -> None:
@@ -116,7 +114,3 @@ class BlockConcepts:
                         f"{name} has {known[0]!r}; disable it (disable_cache()), or leave concepts "
                         "out"
                     )
-
-
-def _argument_names(block: nn.Module) -> list[str]:
-    return list(inspect.signature(type(block).forward).parameters)[1:]

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from t2i_xattn.denoisers.call import Extra, TextPart
 from t2i_xattn.denoisers.families.grids import ReadGrids, patched
 from t2i_xattn.denoisers.families.several_texts import behind_each_other, length_of_all
 from t2i_xattn.prompts.encoded import Text
+
+Told = TypeVar("Told")
+
+
+def nearest(table: Mapping[str, Told], denoiser: Any) -> Told | None:
+    """What a table by the names of classes says of a denoiser: of the nearest of its classes."""
+    names = [kind.__name__ for kind in type(denoiser).__mro__]
+    return next((table[name] for name in names if name in table), None)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from t2i_xattn.denoisers.call import DenoiserCall
+from t2i_xattn.denoisers.families.build import nearest
 
 Rotary = Callable[[Any, DenoiserCall, Any, Sequence[int]], Any]
 """From a denoiser, its call, the rotary embedding that a block is given for the picture and its own
@@ -82,8 +83,7 @@ DOUBLE_STREAMS: Mapping[str, DoubleStream] = {
 
 def double_stream_of(denoiser: nn.Module) -> DoubleStream | None:
     """How a denoiser's double-stream blocks are built, by the nearest of its classes."""
-    names = [kind.__name__ for kind in type(denoiser).__mro__]
-    return next((DOUBLE_STREAMS[name] for name in names if name in DOUBLE_STREAMS), None)
+    return nearest(DOUBLE_STREAMS, denoiser)
 
 
 def sites_take_texts(denoiser: Any) -> bool:

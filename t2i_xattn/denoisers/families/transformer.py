@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from t2i_xattn.denoisers.call import DenoiserCall, Grid
 from t2i_xattn.denoisers.families import Reading
-from t2i_xattn.denoisers.families.build import Build
+from t2i_xattn.denoisers.families.build import Build, nearest
 from t2i_xattn.denoisers.sites import AttentionSite, Kind
 from t2i_xattn.denoisers.streams import SELF
 from t2i_xattn.errors import UserError
@@ -28,8 +28,7 @@ class Transformer:
 
     def build_of(self, denoiser: nn.Module) -> Build | None:
         """How a denoiser is built, by the nearest of its classes that is known."""
-        names = [kind.__name__ for kind in type(denoiser).__mro__]
-        return next((self.builds[name] for name in names if name in self.builds), None)
+        return nearest(self.builds, denoiser)
 
     def is_one(self, denoiser: nn.Module) -> bool:
         return self.build_of(denoiser) is not None
