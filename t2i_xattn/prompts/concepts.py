@@ -102,3 +102,19 @@ def _encoded(ears: Ears, name: str) -> Concept:
             f"stand in what {type(ears.pipe).__name__} encodes; leave concepts=… out"
         )
     return Concept(name, text.embedding, tuple(columns))
+
+
+def as_given(own: Tensor, concepts: Sequence[Concept]) -> list[Tensor]:
+    """The concepts' texts `(tokens, channels)`, where and as exact as the denoiser's own.
+
+    Raises:
+        UserError: if they are not of the kind that the denoiser is given.
+    """
+    for each in concepts:
+        if each.embedding.shape[-1] != own.shape[-1]:
+            raise UserError(
+                f"expected concepts of {own.shape[-1]} channels, as the denoiser's text is, but "
+                f"the pipeline encodes {each.name!r} in {each.embedding.shape[-1]}; leave "
+                "concepts=… out"
+            )
+    return [each.embedding.to(own) for each in concepts]

@@ -3,24 +3,23 @@ prompt's, which the picture never looks at."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from t2i_xattn.denoisers.call import DenoiserCall
 from t2i_xattn.denoisers.families.other_texts import DoubleStream
 from t2i_xattn.denoisers.registry import Acting, Registry
+from t2i_xattn.denoisers.seen import Rows, Seen
 from t2i_xattn.denoisers.sites import AttentionSite
+from t2i_xattn.denoisers.text_blocks import TextBlocks
+from t2i_xattn.denoisers.text_pass import TextPass
 from t2i_xattn.errors import UserError
-from t2i_xattn.kernel.module_calls import ModuleCalls, by_name
-from t2i_xattn.prompts.concepts import Concept
-from t2i_xattn.recording.concept_pass import BlockCall, compiled_as_a_whole, reads
-
-_HARMLESS = ("group_offloading", "layerwise_casting", "peft_autocast_disable", "execution_tracker")
-"""Hooks of diffusers that leave alone what a block computes, by a part of their names."""
+from t2i_xattn.kernel.concepts import output_shares
+from t2i_xattn.kernel.shares import at_places
+from t2i_xattn.prompts.concepts import Concept, as_given
 
 
 class BlockConcepts:
@@ -39,78 +38,89 @@ class BlockConcepts:
         Raises:
             UserError: for one concept alone, and for a denoiser that is compiled as a whole.
         """
-        denoiser = registry.denoiser
         if len(concepts) < 2:
             raise UserError(
                 "expected at least two concepts in joint attention, whose maps say which of them a "
                 f"place is most like, but came {list(concepts)!r}; add others that may be in the "
                 "picture, such as 'background'"
             )
-        if module is not denoiser or getattr(denoiser, "_compiled_call_impl", None) is not None:
-            raise UserError(compiled_as_a_whole(denoiser))
         self.registry, self.stream = registry, stream
-        self.blocks = {
-            name: block
-            for name, block in denoiser.named_modules()
-            if re.fullmatch(stream.blocks, name)
-        }
-        self._calls = [
-            ModuleCalls(block, partial(self._block_called, name))
-            for name, block in self.blocks.items()
-        ]
-        self._call: BlockCall | None = None
-        self._acting: Acting | None = None
+        self.blocks = TextBlocks(registry, module, stream, single=False, what="concepts=…")
+        self._call: BlockConceptCall | None = None
 
     def reads(self, site: AttentionSite) -> bool:
-        return reads(site, self.blocks)
+        name = site.name.removesuffix(".attn")
+        return name != site.name and name in self.blocks.modules
 
     def put(self) -> None:
-        for each in self._calls:
-            each.link(each.module)
+        self.blocks.put()
 
     def take_off(self) -> None:
-        for each in self._calls:
-            each.unlink()
-        self._call = self._acting = None
+        self.blocks.take_off()
+        self._call = None
 
-    def begin(self, call: DenoiserCall, concepts: Sequence[Concept]) -> BlockCall:
+    def begin(self, call: DenoiserCall, concepts: Sequence[Concept]) -> BlockConceptCall:
         """
         Raises:
-            UserError: where blocks may give what they have kept from another call, or the keys of
-                reference pictures are kept.
+            UserError: see `TextBlocks.check`.
         """
-        self._check_hooks()
-        if call.given.get("kv_cache_mode") is not None:
-            raise UserError(
-                "expected a pipeline that does not keep the keys of reference pictures for "
-                "concepts=…, but this one does; take another one, or leave concepts out"
-            )
+        self.blocks.check(call)
         self.put()  # also on blocks that have been compiled since
-        self._call = BlockCall(self.registry, self.stream, self.blocks, call, concepts)
+        self._call = BlockConceptCall(self, call, concepts)
         return self._call
 
     def follow(self, acting: Acting) -> None:
-        self._acting = acting
+        assert self._call is not None
+        self.blocks.follow(acting, self._call.run)
 
-    def _block_called(
-        self, name: str, method: Callable[..., Any], *args: Any, **kwargs: Any
-    ) -> Any:
-        """In the place of a block's own call."""
-        output = method(*args, **kwargs)
-        # Others' passes through the blocks, and calls that are not of this run, are none of ours.
-        if self._acting is not None and self.registry.is_followed_by(self._acting):
-            assert self._call is not None
-            self._call.run(name, by_name(self.blocks[name], args, kwargs))
+
+class BlockConceptCall:
+    """The concepts in one call of the denoiser; see `recording.concepts.ConceptCall`."""
+
+    def __init__(
+        self, concepts: BlockConcepts, call: DenoiserCall, encoded: Sequence[Concept]
+    ) -> None:
+        self._concepts = concepts
+        self._groups: list[range] = []
+        for each in encoded:
+            start = self._groups[-1].stop if self._groups else 0
+            self._groups.append(range(start, start + len(each.columns)))
+        texts = zip(as_given(call.text[0], encoded), encoded, strict=True)
+        text = torch.cat([states[list(each.columns)] for states, each in texts])
+        columns = [column for each in encoded for column in each.columns]
+        self._pass = TextPass(concepts.registry, concepts.stream, call, text, columns)
+        self._seen: dict[str, tuple[Tensor, Rows, Callable[[Tensor], None]]] = {}
+
+    def shares(self, seen: Seen, rows: Rows, later: Callable[[Tensor], None]) -> Tensor | None:
+        """Keeps what the site gave to the picture's places, until its block has run."""
+        if self._concepts.reads(seen.site) and seen.reading.portion is not None:
+            output = at_places(seen.result, rows, seen.reading.portion.queries)
+            # A compiled block uses its memory again.
+            self._seen[seen.site.name] = (output.to(torch.float32, copy=True), rows, later)
+        return None
+
+    def run(self, name: str, own: Callable[[], Any], given: Mapping[str, Any]) -> Any:
+        """Runs a block, and once more with the concepts in the place of the text."""
+        output = own()
+        with torch.no_grad():
+            block = self._concepts.blocks.modules[name]
+            self._pass.run(name, block, given, self._take)
         return output
 
-    def _check_hooks(self) -> None:
-        for name, block in self.blocks.items():
-            for module in block.modules():
-                hooks = getattr(getattr(module, "_diffusers_hook", None), "hooks", None) or {}
-                known = [each for each in hooks if not any(part in each for part in _HARMLESS)]
-                if known:
-                    raise UserError(
-                        "expected blocks without step caches and other hooks for concepts=…, but "
-                        f"{name} has {known[0]!r}; disable it (disable_cache()), or leave concepts "
-                        "out"
-                    )
+    def end(self) -> None:
+        """
+        Raises:
+            UserError: if the blocks' calls were not seen.
+        """
+        if not self._pass.ran:
+            raise self._concepts.blocks.unseen()
+
+    def _take(self, seen: Seen) -> None:
+        found = self._seen.pop(seen.site.name, None)
+        portion = seen.reading.portion
+        if found is None or portion is None or portion.text_queries is None:
+            return
+        picture, rows, later = found
+        concepts = at_places(seen.kernel.output, rows, portion.text_queries)
+        with torch.inference_mode(False), torch.no_grad():
+            later(output_shares(picture, concepts, self._groups))

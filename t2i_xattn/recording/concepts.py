@@ -17,9 +17,8 @@ from t2i_xattn.errors import UserError
 from t2i_xattn.kernel.attention import normed_text, projected_keys
 from t2i_xattn.kernel.call import taken
 from t2i_xattn.kernel.concepts import text_shares
-from t2i_xattn.prompts.concepts import Concept
+from t2i_xattn.prompts.concepts import Concept, as_given
 from t2i_xattn.recording.concept_blocks import BlockConcepts
-from t2i_xattn.recording.concept_pass import as_given
 
 Later = Callable[[Tensor], None]
 """Takes maps `(images, heads, frames · places, concepts)` that come after the kernel call."""
@@ -114,7 +113,7 @@ class TextConcepts:
         """Nothing was covered."""
 
     def begin(self, call: DenoiserCall, concepts: Sequence[Concept]) -> ConceptCall:
-        return _TextCall(as_given(call, concepts), concepts)
+        return _TextCall(as_given(call.text[0], concepts), concepts)
 
     def follow(self, acting: Acting) -> None:
         """It needs nobody."""

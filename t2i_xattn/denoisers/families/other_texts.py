@@ -25,13 +25,18 @@ class DoubleStream:
 
     Attributes:
         blocks: a regular expression for their names; `NAME.attn` is the attention site.
+        single: the same for those behind them, where text and picture have the same weights. They
+            are given the same, or `hidden_states` of both, the text's in front; None: there are
+            none.
         embedded: from a denoiser and a text's embeddings `(rows, tokens, channels)` to the states
             that its first block is given.
         rotary: the argument `image_rotary_emb` for another text; None where blocks have none.
-        masks: the arguments that mask the prompt, and are left out with a text without padding.
+        masks: the arguments that mask the prompt: `(rows, tokens and what stands behind them)`.
+            They are left out with a text without padding.
     """
 
     blocks: str = r"transformer_blocks\.\d+"
+    single: str | None = None
     embedded: Callable[[Any, Tensor], Tensor] = lambda denoiser, text: denoiser.context_embedder(
         text
     )
@@ -65,12 +70,14 @@ def _text_beside(denoiser: Any, call: DenoiserCall, own: Any, columns: Sequence[
     return picture, text[list(columns)]
 
 
+_SINGLE = r"single_transformer_blocks\.\d+"
+
 DOUBLE_STREAMS: Mapping[str, DoubleStream] = {
-    "FluxTransformer2DModel": DoubleStream(rotary=_text_in_front(last_axis=False)),
+    "FluxTransformer2DModel": DoubleStream(single=_SINGLE, rotary=_text_in_front(last_axis=False)),
     "ChromaTransformer2DModel": DoubleStream(
-        rotary=_text_in_front(last_axis=False), masks=("attention_mask",)
+        single=_SINGLE, rotary=_text_in_front(last_axis=False), masks=("attention_mask",)
     ),
-    "Flux2Transformer2DModel": DoubleStream(rotary=_text_in_front(last_axis=True)),
+    "Flux2Transformer2DModel": DoubleStream(single=_SINGLE, rotary=_text_in_front(last_axis=True)),
     "SD3Transformer2DModel": DoubleStream(),
     "QwenImageTransformer2DModel": DoubleStream(
         embedded=lambda denoiser, text: denoiser.txt_in(denoiser.txt_norm(text)),
