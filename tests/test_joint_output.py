@@ -50,7 +50,7 @@ class Changing:
     def changed(self, probs: Tensor) -> Tensor:
         return self.function(probs)
 
-    def mixed(self, taken: Tensor, attend: Any) -> Tensor:
+    def mixed(self, taken: Tensor) -> Tensor:
         return taken if self.factor is None else taken * self.factor
 
 

@@ -92,7 +92,7 @@ class Scaled:
     def changed(self, probs: Tensor) -> Tensor:
         return probs * self.factor
 
-    def mixed(self, taken: Tensor, attend: Any) -> Tensor:
+    def mixed(self, taken: Tensor) -> Tensor:
         return taken
 
 

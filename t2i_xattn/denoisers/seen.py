@@ -11,7 +11,7 @@ from torch import Tensor
 
 from t2i_xattn.denoisers.families import Reading
 from t2i_xattn.denoisers.sites import AttentionSite
-from t2i_xattn.kernel.attention import attend, mixed_values
+from t2i_xattn.kernel.attention import mixed_values
 from t2i_xattn.kernel.call import KernelCall, plus_at, taken
 from t2i_xattn.kernel.shares import (
     at_places,
@@ -22,9 +22,9 @@ from t2i_xattn.kernel.shares import (
     shares_of,
 )
 
-Attend = Callable[[Tensor], Tensor]
-"""What the places of the picture take from another text `(tokens, text channels)` at a site, fp32
-`(rows, heads, queries, d)`."""
+Attend = Callable[[str], Tensor]
+"""What the places of the picture take at a site if another text, given by what it says, stands in
+the place of the prompt: fp32 `(images, heads, queries, d)`."""
 
 
 class Change(Protocol):
@@ -50,7 +50,7 @@ class Change(Protocol):
         """fp32 `(rows, heads, queries, tokens)` after it."""
         ...
 
-    def mixed(self, taken: Tensor, attend: Attend) -> Tensor:
+    def mixed(self, taken: Tensor) -> Tensor:
         """What the places have taken, fp32 `(rows, heads, queries, d)`, after it."""
         ...
 
@@ -172,10 +172,10 @@ class Seen:
     def output(self, changes: Sequence[tuple[Rows, Change]], alone: bool = False) -> Tensor:
         """What is to stand for the kernel's output under these edits, in their order.
 
-        O′ = O + (P′ − P) V for the rows that they act on, P being the shares of the text. An edit
-        that looks at other texts gives M′ from P′ V, and then the change is M′ − P V. Where the
-        other keys get more or less than their share R, it is O′ = O + (P′ − P) V + (R′ − R) Oᵣ, Oᵣ
-        being what is taken from them alone.
+        O′ = O + (P′ − P) V for the rows that they act on, P being the shares of the text. Where
+        the other keys get more or less than their share R, it is O′ = O + (P′ − P) V + (R′ − R) Oᵣ,
+        Oᵣ being what is taken from them alone. An edit that looks at other texts is given that, and
+        says what is taken after it.
 
         Args:
             changes: the rows that each acts on, and what it does.
@@ -214,20 +214,25 @@ class Seen:
         mixing = [change for change in acting if change.mixes]
         if edited is probs and not mixing:
             return None
-        value = self.values(rows)
-        if mixing:
-            query, _ = self.own_queries_and_keys(rows)
-            mixed = mixed_values(self.by_picture(edited), value)
-            for change in mixing:
-                mixed = change.mixed(mixed, partial(attend, self.module, query, self.kernel.scale))
-            difference = mixed - mixed_values(self.by_picture(probs), value)
-        else:
-            difference = mixed_values(self.by_picture(edited - probs), value)
+        difference = mixed_values(self.by_picture(edited - probs), self.values(rows))
         rest, portion = self._rest(rows, acting), self.reading.portion
-        if rest is None or portion is None:
+        if rest is not None and portion is not None:
+            others = output_of_others(self.kernel, rows, portion.queries, portion.keys)
+            difference = difference + self.by_picture(rest) * others
+        if not mixing:
             return difference
-        others = output_of_others(self.kernel, rows, portion.queries, portion.keys)
-        return difference + self.by_picture(rest) * others
+        before = self.by_frame(self.taken_by_places(rows))
+        mixed = before + self.by_frame(difference)
+        for change in mixing:
+            mixed = change.mixed(mixed)
+        return self.by_picture(mixed - before)
+
+    def taken_by_places(self, rows: Rows) -> Tensor:
+        """What the kernel gave to the picture's places, fp32 `(rows, heads, places, d)`."""
+        portion = self.reading.portion
+        if portion is None:
+            return taken(self.kernel.output, rows).float()
+        return at_places(self.kernel.output, rows, portion.queries).float()
 
     def _rest(self, rows: Rows, acting: Sequence[Change]) -> Tensor | None:
         """What the keys that are not the text's get in addition, fp32 `(rows, heads, places, 1)`;

@@ -20,6 +20,7 @@ class ActingEdit(NamedTuple):
         prepared: what the edit made of the context before.
         context: where and when.
         only: bool, broadcast to `(images, 1, 1, tokens)`: what the edit may change; None: all.
+        attend: gives what the places take from the edit's own texts; None for one without.
         finite: bool `()`: turns False if the edit makes NaN or infinity of finite probs. A tensor,
             since looking at a number on a GPU would wait for it at every site.
     """
@@ -29,6 +30,7 @@ class ActingEdit(NamedTuple):
     context: EditContext
     only: Tensor | None
     finite: Tensor
+    attend: Attend | None = None
 
     @property
     def mixes(self) -> bool:
@@ -62,7 +64,8 @@ class ActingEdit(NamedTuple):
             self.finite.logical_and_(edited.sum().isfinite() | ~probs.sum().isfinite())
         return edited if self.only is None else torch.where(self.only, edited, probs)
 
-    def mixed(self, taken: Tensor, attend: Attend) -> Tensor:
+    def mixed(self, taken: Tensor) -> Tensor:
         """What the places have taken, `(images, heads, queries, d)`, after this edit."""
-        mixed = self.edit.mix(taken, attend, self.prepared, self.context)
+        assert self.attend is not None, "an edit with texts of its own"
+        mixed = self.edit.mix(taken, self.attend, self.prepared, self.context)
         return mixed if self.only is None else torch.where(self.only, mixed, taken)

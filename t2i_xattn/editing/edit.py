@@ -15,10 +15,13 @@ from t2i_xattn.denoisers.registry import Acting
 from t2i_xattn.denoisers.rows import Layout
 from t2i_xattn.denoisers.run import FollowedDenoiser, FollowedRun, Repeated, Spans
 from t2i_xattn.denoisers.sites import AttentionSite, choose_sites
+from t2i_xattn.editing.block_texts import BlockTexts
 from t2i_xattn.editing.schedule import EditedRun, Placed
 from t2i_xattn.edits.edit import Edit, EditContext
 from t2i_xattn.edits.function import EditFunction
 from t2i_xattn.errors import UserError
+from t2i_xattn.prompts.encoded import Text
+from t2i_xattn.prompts.words import check_whole
 
 EditLike = Edit | Callable[[Tensor, EditContext], Tensor]
 
@@ -117,21 +120,37 @@ def _as_edit(given: Any) -> Edit:
 class _EditingRun(FollowedRun):
     """Runs of an edited pipeline, one after the other."""
 
-    _texts: Mapping[str, Tensor] | None = None
+    _texts: Mapping[str, Text] | None = None
+    denoisers: list[_EditedDenoiser]  # type: ignore[assignment]
+
+    def _open(self) -> None:
+        super()._open()
+        for each in self.denoisers:
+            if each.block_texts is not None:
+                each.block_texts.blocks.put()
+
+    def _close(self) -> None:
+        for each in self.denoisers:
+            if each.block_texts is not None:
+                each.block_texts.blocks.take_off()
+        super()._close()
 
     def run_again(self) -> None:
         self._texts = None
         super().run_again()
 
-    def encoded(self, placed: Sequence[Placed]) -> Mapping[str, Tensor]:
-        """The embeddings of the texts of all edits, made once a run.
+    def encoded(self, placed: Sequence[Placed]) -> Mapping[str, Text]:
+        """The texts of all edits as the pipeline encodes them, each by itself, once a run.
 
         Raises:
-            UserError: if they cannot be made.
+            UserError: if they cannot be, or one is too long.
         """
         if self._texts is None:
-            texts = list(dict.fromkeys(text for each, _ in placed for text in each.texts))
-            self._texts = self.ears.encode(texts) if texts else {}
+            texts = dict.fromkeys(text for each, _ in placed for text in each.texts)
+            encoded = {text: self.ears.encode(text) for text in texts}
+            for text, each in encoded.items():
+                check_whole(text, each.words)
+            self._texts = encoded
         return self._texts
 
 
@@ -140,6 +159,7 @@ class _EditedDenoiser(FollowedDenoiser):
 
     Attributes:
         found: its sites, in forward order.
+        block_texts: what gives the edits' texts where attention is joint; None where it is not.
     """
 
     run: _EditingRun
@@ -152,14 +172,23 @@ class _EditedDenoiser(FollowedDenoiser):
             for site, _ in self.registry.modules.values()
         ]
         self._placed: list[Placed] = []
+        self.block_texts: BlockTexts | None = None
 
     def place(self, chosen: Sequence[Placed]) -> None:
-        """Decides which edits act at its sites."""
+        """Decides which edits act at its sites.
+
+        Raises:
+            UserError: if one has texts that the denoiser cannot be given.
+        """
         own = {site.name for site in self.found}
         self._placed = [(each, names & own) for each, names in chosen]
         self.site_names = {
             name.removeprefix(self.prefix) for _, names in self._placed for name in names
         }
+        joint = {site.name for site in self.found if site.kind == "joint"}
+        texts = [each.name for each, names in self._placed if each.texts and names & joint]
+        if texts:
+            self.block_texts = BlockTexts(self.registry, self.module, texts[0])
 
     def forget(self) -> None:
         super().forget()
@@ -179,7 +208,12 @@ class _EditedDenoiser(FollowedDenoiser):
                 tokens = call.tokens_of(layout.rows[branch])
                 self._edited.check(branch, self.found, tokens, call.text[0].device)
         gone = {branch: self.steps_elsewhere(branch) for branch in layout.rows}
-        return self._edited.begin_call(layout, latent, call.timestep, self.prefix, gone)
+        acting = self._edited.begin_call(layout, latent, call.timestep, self.prefix, gone)
+        if self.block_texts is not None:
+            texts, sites = self._edited.texts, acting.sites_of_texts
+            acting.block_texts = self.block_texts.begin(call, texts, sites)
+            self.block_texts.follow(acting, acting.block_texts)
+        return acting
 
     def _check_branches(self, layout: Layout) -> None:
         """Raises `UserError` if an edit is for a branch that the run does not have."""
@@ -195,7 +229,7 @@ class _EditedDenoiser(FollowedDenoiser):
                     f"has {', '.join(layout.rows)}; turn guidance on, or name other branches=…"
                 )
 
-    def _encoded(self) -> Mapping[str, Tensor]:
+    def _encoded(self) -> Mapping[str, Text]:
         """The texts of the edits.
 
         Raises:
@@ -205,17 +239,12 @@ class _EditedDenoiser(FollowedDenoiser):
         for text in texts.values():
             for name in self.site_names:
                 site, module = self.registry.modules[name]
-                if site.kind == "joint":
+                own = getattr(module, "cross_attention_dim", None)
+                width = text.embedding.shape[-1]
+                if site.kind == "cross" and own != width:
                     raise UserError(
-                        "expected cross-attention for an edit with texts of its own, but came "
-                        f"joint attention at {name}, where a text changes from block to block; "
-                        "put them into the prompt and keep each to its region with Restrict"
-                    )
-                width = getattr(module, "cross_attention_dim", None)
-                if site.reads_text and width != text.shape[-1]:
-                    raise UserError(
-                        f"expected texts of {width} channels at {name}, but the pipeline encodes "
-                        f"them in {text.shape[-1]}, which its denoiser projects first; use a "
-                        "pipeline like Stable Diffusion or SDXL"
+                        f"expected texts of {own} channels at {name}, but the pipeline encodes "
+                        f"them in {width}, which its denoiser projects first; use a pipeline like "
+                        "Stable Diffusion or SDXL"
                     )
         return texts

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,8 +15,10 @@ from t2i_xattn.denoisers.seen import Change, Rows, Seen
 from t2i_xattn.denoisers.sites import AttentionSite
 from t2i_xattn.denoisers.streams import SELF, TEXT
 from t2i_xattn.editing.acting import ActingEdit
+from t2i_xattn.editing.block_texts import BlockTextsCall
 from t2i_xattn.edits.edit import Edit, EditContext
 from t2i_xattn.errors import UserError
+from t2i_xattn.kernel.attention import attend
 from t2i_xattn.prompts.encoded import Text
 from t2i_xattn.prompts.words import Word
 
@@ -33,7 +36,7 @@ class EditedRun:
         words, prompts: by branch, the words of each image's text, and that text.
         steps: of the run, if they are known.
         copies: pictures a prompt.
-        texts: the embeddings of the edits' own texts.
+        texts: the edits' own texts, by what they say, as they were encoded.
     """
 
     def __init__(
@@ -43,7 +46,7 @@ class EditedRun:
         latent_size: tuple[int, int],
         steps: int | None,
         copies: int,
-        texts: Mapping[str, Tensor],
+        texts: Mapping[str, Text],
     ) -> None:
         """
         Raises:
@@ -141,7 +144,7 @@ class EditedRun:
         tokens: int,
         device: torch.device,
     ) -> EditContext:
-        edit, frames = self.placed[number][0], self.layout.frames
+        frames = self.layout.frames
         ids = [None if text is None else text.ids for text in self.prompts[branch]]
         return EditContext(
             site=site,
@@ -161,7 +164,6 @@ class EditedRun:
             ),
             device=device,
             copies=self._copies() * frames,
-            encoded={text: self.texts[text] for text in edit.texts},
             padding=tuple(
                 None
                 if text is None or text.padding is None
@@ -190,7 +192,15 @@ class EditedRun:
 
 
 class EditingCall:
-    """One call of an edited denoiser; see `denoisers.registry.Acting`."""
+    """One call of an edited denoiser; see `denoisers.registry.Acting`.
+
+    Attributes:
+        sites_of_texts: by each text that an edit looks at in this call, the names of the sites
+            where it does, without the prefix.
+        block_texts: what gives these texts where attention is joint; None where it is not.
+    """
+
+    block_texts: BlockTextsCall | None = None
 
     def __init__(
         self,
@@ -206,6 +216,11 @@ class EditingCall:
         numbers = {number for each in acting.values() for number in each}
         self._names = {name for number in numbers for name in run.placed[number][1]}
         self._acted: list[ActingEdit] = []
+        self.sites_of_texts: dict[str, set[str]] = {}
+        for edit, names in (run.placed[number] for number in numbers):
+            own = {name.removeprefix(prefix) for name in names if name.startswith(prefix)}
+            for text in edit.texts if own else ():
+                self.sites_of_texts.setdefault(text, set()).update(own)
 
     def wants(self, site: AttentionSite) -> bool:
         return self.prefix + site.name in self._names
@@ -228,10 +243,19 @@ class EditingCall:
                     context = dataclasses.replace(
                         ready.context, step=self.steps[branch], timestep=self.timestep
                     )
-                    acting = ready._replace(context=context)
+                    attend = partial(self._attend, seen, rows) if ready.mixes else None
+                    acting = ready._replace(context=context, attend=attend)
                     self._acted.append(acting)
                     found.append((rows, acting))
         return found
+
+    def _attend(self, seen: Seen, rows: Rows, text: str) -> Tensor:
+        """See `denoisers.seen.Attend`."""
+        if self.block_texts is not None:
+            return self.block_texts.taken(seen, rows, text)
+        query, _ = seen.own_queries_and_keys(rows)
+        states = self.run.texts[text].embedding.to(query.device)
+        return seen.by_frame(attend(seen.module, query, seen.kernel.scale, states))
 
     def take(self, seen: Seen) -> None:
         """Nothing is read."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from numbers import Integral
 from typing import Any, ClassVar, Literal
 
@@ -41,7 +41,6 @@ class EditContext:
         images: the images of the batch that the edit may change.
         device: where the probs are.
         copies: images that stand for one prompt: pictures a prompt, times frames.
-        encoded: for each of the edit's `texts`, its embeddings `(tokens, text channels)`.
     """
 
     site: AttentionSite
@@ -58,7 +57,6 @@ class EditContext:
     images: tuple[int, ...]
     device: torch.device
     copies: int = 1
-    encoded: Mapping[str, Tensor] = field(default_factory=dict)
     padding: tuple[tuple[int, ...] | None, ...] = ()
 
     def columns(self, phrase: str, image: int) -> tuple[int, ...]:
@@ -216,9 +214,9 @@ class Edit:
         """Mixes in what other texts give; asked only of an edit with `texts`, after all `apply`.
 
         Args:
-            taken: what the places take from the prompt with the edited probs P′, that is P′ V;
-                fp32 `(images, heads, queries, d)`.
-            attend: gives the same of another text.
+            taken: what the places take with the prompt and its edited probs, fp32 `(images, heads,
+                queries, d)`: P′ V, and in joint attention what they take from the picture too.
+            attend: gives the same for one of its `texts` in the prompt's place.
             prepared: what `prepare` gave.
 
         Returns:

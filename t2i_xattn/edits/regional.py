@@ -101,8 +101,7 @@ class RegionalPrompts(Edit):
         upheld = (1 - self.base_weight) * total.clamp(max=1)
         shares = upheld * inside / total.clamp_min(torch.finfo(total.dtype).tiny)
         base, shares = ((each[..., None]).to(context.device) for each in (1 - upheld, shares))
-        texts = [context.encoded[text].to(context.device) for text in self.regions]
-        return base, tuple(zip(shares, texts, strict=True))
+        return base, tuple(zip(shares, self.regions, strict=True))
 
     def apply(self, probs: Tensor, prepared: Any, context: EditContext) -> Tensor:
         return probs

@@ -30,6 +30,18 @@ def _argument_names(forward: Callable[..., Any]) -> tuple[str, ...]:
     return tuple(inspect.signature(forward).parameters)[1:]
 
 
+def _innermost(module: nn.Module) -> tuple[Any, str]:
+    """Where the module's own forward stands: the owner and the name.
+
+    A hook of diffusers that calls it by itself may give it other arguments than it was given, such
+    as those of the conditional rows alone (FasterCache).
+    """
+    registry = getattr(module, "_diffusers_hook", None)
+    references = getattr(registry, "_fn_refs", ())
+    inside = next((each for each in references if each.original_forward is not None), None)
+    return (module, "forward") if inside is None else (inside, "original_forward")
+
+
 class ModuleCalls:
     """Covers a module, its wrapper by `torch.compile`, and what `module.compile()` has made.
 
@@ -45,7 +57,7 @@ class ModuleCalls:
 
     def link(self, module: nn.Module) -> None:
         """Covers what is not covered yet, such as what was compiled since."""
-        places: list[tuple[Any, str]] = [(self.module, "forward")]
+        places = [_innermost(self.module)]
         if getattr(self.module, "_compiled_call_impl", None) is not None:
             places.append((self.module, "_compiled_call_impl"))
         if module is not self.module:

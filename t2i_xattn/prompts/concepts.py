@@ -80,7 +80,7 @@ def encoded_concepts(ears: Ears, names: Sequence[str]) -> tuple[Concept, ...]:
 
 def _encoded(ears: Ears, name: str) -> Concept:
     try:
-        text = ears.encode_by_itself(name)
+        text = ears.encode(name)
     except (AttributeError, TypeError) as error:
         parts = getattr(ears.pipe, "components", {})
         missing = [key for key in parts if key.startswith("text_enc") and parts[key] is None]

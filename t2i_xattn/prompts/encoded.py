@@ -48,6 +48,8 @@ class Text:
             token's; None if unknown.
         padding: the columns that fill the sequence up; None if unknown.
         special: the columns of start, end and other special tokens, without padding.
+        mask: which columns may be looked at `(tokens,)`; None where the pipeline does not say it,
+            and of the run's own texts.
     """
 
     embedding: Tensor
@@ -59,6 +61,7 @@ class Text:
     ids: tuple[int, ...] | None = None
     padding: tuple[int, ...] | None = None
     special: tuple[int, ...] = ()
+    mask: Tensor | None = None
 
     @property
     def is_empty(self) -> bool:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import inspect
 import threading
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from types import FrameType
 from typing import Any, Protocol
 
@@ -23,7 +24,6 @@ from t2i_xattn.prompts.encoded import EncoderCall, Text
 from t2i_xattn.prompts.own_tokenizer import main_tokenizer, tokenizer_beside
 from t2i_xattn.prompts.roles import CONDITIONAL, UNCONDITIONAL
 from t2i_xattn.prompts.texts import texts_by_hand, texts_of_encoding
-from t2i_xattn.prompts.words import check_whole, split_words
 
 _SETTINGS = (
     "device",
@@ -121,17 +121,13 @@ class Ears:
         if not self.called:
             self.called, self._run = True, running(self.pipe)
 
-    def encode(self, texts: Sequence[str]) -> dict[str, Tensor]:
-        """Texts as the pipeline's own text encoders give them, unheard.
+    def encode(self, text: str) -> Text:
+        """One text as the pipeline's own text encoders give it, unheard, with its words' columns.
 
-        Args:
-            texts: each by itself, without an unconditional half.
-
-        Returns:
-            By text, its embeddings `(tokens, text channels)`.
+        It is encoded with the settings of the run's own texts. The encoders must be listened to.
 
         Raises:
-            UserError: if the pipeline has no method to encode prompts, or a text is too long.
+            UserError: if the pipeline has no method to encode prompts.
         """
         name = _method_name(self.pipe)
         if name is None:
@@ -139,30 +135,15 @@ class Ears:
                 "expected a pipeline with `encode_prompt` to encode other texts with, but came "
                 f"{type(self.pipe).__name__}; use a pipeline such as StableDiffusionXLPipeline"
             )
-        tokenizer = main_tokenizer(self.pipe)
-        for text in texts:
-            check_whole(text, split_words(tokenizer, text))
-        found, _, _ = self._encode_unheard(name, texts)
-        # The prompts come first of several tensors; `_encode_prompt` gives one.
-        embeddings = found[0] if isinstance(found, tuple) else found
-        return dict(zip(texts, embeddings, strict=True))
-
-    def encode_by_itself(self, text: str) -> Text:
-        """One text as the pipeline's own text encoders give it, unheard, with its words' columns.
-
-        It is encoded with the settings of the run's own texts. The encoders must be listened to.
-        """
-        name = _method_name(self.pipe)
-        assert name is not None, "a pipeline that encodes prompts"
-        found, given, calls = self._encode_unheard(name, [text])
+        found, given, calls = self._encode_unheard(name, text)
         role = None if _gives_negative(self.pipe, name) else CONDITIONAL
         (first, *_), _ = texts_of_encoding(self.pipe, given, found, calls, role)
-        return first
+        return replace(first, mask=_mask_beside(found, len(first.embedding)))
 
     def _encode_unheard(
-        self, name: str, texts: Sequence[str]
+        self, name: str, text: str
     ) -> tuple[Any, Mapping[str, Any], list[EncoderCall]]:
-        """What the method of that name gives for texts without an unconditional half, its
+        """What the method of that name gives for a text without an unconditional half, its
         arguments, and the calls of the text encoders in it."""
         signature = _signature(self.pipe, name)
         known = signature.parameters
@@ -170,14 +151,14 @@ class Ears:
         # Prompts for further encoders have no default in some; without one they are the first.
         more = {k: None for k in known if k.startswith("prompt_") and k[7:].isdigit()}
         options = {k: v for k, v in (more | options | dict(self.settings)).items() if k in known}
-        bound = signature.bind(prompt=list(texts), **options)
+        bound = signature.bind(prompt=[text], **options)
         bound.apply_defaults()
         calls: list[EncoderCall] = []
         before = getattr(self._local, "inside", None)
         self._local.deaf, self._local.inside = True, calls
         try:
             with torch.no_grad():
-                found = getattr(self.pipe, name)(prompt=list(texts), **options)
+                found = getattr(self.pipe, name)(prompt=[text], **options)
         finally:
             self._local.deaf, self._local.inside = False, before
         return found, dict(bound.arguments), calls
@@ -187,7 +168,7 @@ class Ears:
         tokenizer = main_tokenizer(self.pipe)
         if _method_name(self.pipe) is None or tokenizer is None or not text_encoders(self.pipe):
             return []
-        (embedding,) = self.encode([""]).values()
+        embedding = self.encode("").embedding
         nothing = tuple(tokenizer("")["input_ids"])
         # SDXL has zeros in its place.
         return [
@@ -309,6 +290,13 @@ def _gives_negative(pipe: Any, name: str) -> bool:
     methods = [vars(kind).get(name) for kind in type(pipe).__mro__]
     known = {key for each in methods if each is not None for key in _names(each)}
     return not known.isdisjoint({"negative_prompt", "do_classifier_free_guidance"})
+
+
+def _mask_beside(found: Any, tokens: int) -> Tensor | None:
+    """The mask of one text `(tokens,)` in what an encoding gave."""
+    listed = found if isinstance(found, tuple | list) else [found]
+    masks = (each for each in listed if isinstance(each, Tensor) and each.shape == (1, tokens))
+    return next((mask[0] for mask in masks), None)
 
 
 def _names(method: Any) -> Collection[str]:
