@@ -14,6 +14,7 @@ from rich.table import Table
 
 from lab.benchmark import (
     DENOISERS,
+    PEER_MODES,
     STEERING_MODES,
     Loop,
     all_modes,
@@ -21,10 +22,12 @@ from lab.benchmark import (
     mode,
     peak_memory,
 )
+from lab.benchmark.kept import held_bytes
 from lab.benchmark.timing import Ratio, ratio, time_in_turn
 from lab.benchmark.transformers import TransformerLoop
 from lab.evaluation.report import check_writable, circumstances, write_json
 from t2i_xattn.commands.one_sentence import mistakes_told
+from t2i_xattn.denoisers.sites import find_sites
 from t2i_xattn.errors import UserError
 
 app = typer.Typer(
@@ -202,6 +205,42 @@ def memory_command(
         peak = peak_memory(denoiser, way, steps, pixels=pixels, dtype=dtype, device=device)
         table.add_row(way, str(steps), f"{peak / 1e6:.1f}")
     Console().print(table)
+
+
+@app.command("kept")
+def kept_command(
+    denoiser: Denoiser = "sd15",
+    pixels: Pixels = None,
+    steps: Annotated[str, typer.Option(help="Steps to compare.")] = "4,50",
+    ways: Annotated[
+        str | None,
+        typer.Option(help=f"Some of {', '.join(all_modes())}.", show_default="record and peers'"),
+    ] = None,
+    dtype: Dtype = "bfloat16",
+    device: Device = "cpu",
+    json: Json = None,
+) -> None:
+    """Bytes that each way to record holds at the end of runs of so many steps."""
+    usual = ["record", *(each for each in PEER_MODES if each in all_modes())]
+    modes = usual if ways is None else [w for w in _chosen(ways, all_modes()) if w != "plain"]
+    counts = _numbers(steps)
+    if json is not None:
+        check_writable(json)
+    loop = make_loop(denoiser, pixels=pixels, dtype=getattr(torch, dtype), device=device)
+    loop.run(1)
+    sites = len(find_sites(loop.denoiser))
+    settings = {"denoiser": denoiser, "pixels": loop.size[0] * 8, "dtype": dtype, "sites": sites}
+    table = Table(title=f"Held by the end, {denoiser}, {loop.size[0] * 8}², {dtype}, {sites} sites")
+    for name in ("way", *(f"{count} steps, MB" for count in counts)):
+        table.add_column(name, justify="left" if name == "way" else "right")
+    rows: dict[str, dict[int, int]] = {}
+    try:
+        for name in modes:
+            rows[name] = {count: held_bytes(name, loop, count) for count in counts}
+            table.add_row(name, *(f"{each / 1e6:,.1f}" for each in rows[name].values()))
+            _write(json, {"settings": settings, "held_bytes": rows})
+    finally:
+        Console().print(table)
 
 
 @app.command("cost")

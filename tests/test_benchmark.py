@@ -136,6 +136,20 @@ def test_the_command(tmp_path: Path) -> None:
     assert figures["ways"]["record"]["median"] > 0
 
 
+def test_what_is_held(tmp_path: Path) -> None:
+    path = tmp_path / "figures.json"
+    options = ["kept", "--denoiser", "tiny", "--steps", "2,5", "--ways", "record,unfused"]
+    result = CliRunner().invoke(app, [*options, "--json", str(path)])
+    assert result.exit_code == 0, result.output
+    held = json.loads(path.read_text("utf-8"))["held_bytes"]
+    maps = 4 * 77 * (3 * 16 * 16 + 8 * 8)
+    # Beside the maps the texts that were encoded, and what of the loop is at hand.
+    assert maps <= held["record"]["2"] < 1.3 * maps
+    for each in held.values():
+        assert abs(each["2"] - each["5"]) < 100, "no more with more steps but their noise levels"
+    assert held["unfused"]["5"] < 0.1 * maps
+
+
 def test_figures_outlive_an_interrupt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runs = []
 
