@@ -8,7 +8,7 @@ known. Where both fail, one sentence.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -39,7 +39,12 @@ class Layout:
     texts: dict[str, tuple[Text | None, ...]]
 
 
-def layout_of(call: DenoiserCall, texts: Sequence[Text], names: tuple[str, ...] | None) -> Layout:
+def layout_of(
+    call: DenoiserCall,
+    texts: Sequence[Text],
+    names: tuple[str, ...] | None,
+    put_together: Callable[[Tensor], Text | None] = lambda row: None,
+) -> Layout:
     """The layout of a call.
 
     Args:
@@ -47,6 +52,7 @@ def layout_of(call: DenoiserCall, texts: Sequence[Text], names: tuple[str, ...] 
         texts: that were encoded for this run.
         names: the branches in the order in which the pipeline is known to stack them; None for a
             loop by hand.
+        put_together: gives the text of a row that is none of these, if it is known otherwise.
 
     Raises:
         UserError: if it cannot be known.
@@ -58,6 +64,10 @@ def layout_of(call: DenoiserCall, texts: Sequence[Text], names: tuple[str, ...] 
             f"{len(each)}; give the denoiser as many texts as latents"
         )
     candidates = [[known for known in texts if _is(row, known)] for row in each]
+    for row, found in zip(each, candidates, strict=True):
+        # Nobody knows its words, which its encoders may have been given by hand.
+        if all(known.ids is None for known in found) and (made := put_together(row)) is not None:
+            found.append(made)
     if names is None and not any(known.role for found in candidates for known in found):
         branches = _by_hand(call.sample, candidates, texts)
     else:

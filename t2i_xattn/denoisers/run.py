@@ -205,7 +205,7 @@ class FollowedDenoiser:
             self._known = (text, *known)
             # A loop by hand over embeddings that were made before is told by the empty prompt.
             texts = run.ears.texts or ([] if names is not None else run.ears.empty_text())
-            self._layout = layout_of(call, texts, names)
+            self._layout = layout_of(call, texts, names, run.ears.put_together)
         return self._layout
 
     def _branches(self, call: DenoiserCall) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ by channel. Each column of the result is looked for among the states, by value.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -51,27 +51,24 @@ def columns_by_value(calls: Sequence[EncoderCall], embedding: Tensor) -> list[He
     tokenizers: dict[str, Any] = {}
     offsets = _offsets(calls, embedding.shape[-1])
     known: set[int] = set()
-    gaps: list[tuple[dict[int, int], dict[int, int]]] = []
+    gaps: list[tuple[dict[int, int], list[int], dict[int, int]]] = []
     for call in calls:
         if call.tokenizer is None:
             continue
         tokenizers[call.encoder] = call.tokenizer
         own = found.setdefault(call.encoder, {})
         for row, ids in enumerate(call.ids):
-            places: dict[int, int] = {}
-            for state in call.states:
-                if len(state) == len(call.ids) and state.shape[1] == len(ids):
-                    for column, place in _matches(embedding, state[row], offsets):
-                        places.setdefault(column, place)
+            places = _places(call, row, embedding, offsets)
             known |= places.keys()
             for column, place in places.items():
                 own.setdefault(column, ids[place])
-            beside = _beside(places, len(ids), len(embedding))
-            gaps.append((own, {column: ids[place] for column, place in beside.items()}))
-    for own, filling in gaps:  # columns that were changed, such as scaled by a weight
-        for column, token in filling.items():
-            if column not in known:
-                own.setdefault(column, token)
+            gaps.append((own, ids, places))
+    # Columns that were changed, such as scaled by a weight: first those in the midst of others.
+    for filling in (_between, _beside):
+        for own, ids, places in gaps:
+            for column, place in filling(places, len(ids), len(embedding)).items():
+                if column not in known:
+                    own.setdefault(column, ids[place])
     return [
         HeardColumns(
             encoder, tokenizers[encoder], tuple(sorted(own)), tuple(own[c] for c in sorted(own))
@@ -79,6 +76,46 @@ def columns_by_value(calls: Sequence[EncoderCall], embedding: Tensor) -> list[He
         for encoder, own in found.items()
         if own
     ]
+
+
+def parts_of(calls: Sequence[EncoderCall], embedding: Tensor) -> list[EncoderCall]:
+    """The texts that an embedding was put together of, among all that encoders were given.
+
+    Args:
+        calls: of the text encoders.
+        embedding: `(tokens, channels)`.
+
+    Returns:
+        For each of these texts a call with it alone.
+    """
+    offsets = _offsets(calls, embedding.shape[-1])
+    chosen: list[EncoderCall] = []
+    for encoder in dict.fromkeys(call.encoder for call in calls):
+        found = []
+        for call in (each for each in calls if each.encoder == encoder):
+            for row, ids in enumerate(call.ids):
+                states = tuple(each[row : row + 1] for each in call.states)
+                columns = set(_places(call, row, embedding, offsets))
+                found.append((columns, replace(call, ids=[ids], states=states)))
+        # Other texts of the run have the start token in common with it, and what they begin with.
+        known: set[int] = set()
+        for columns, one in sorted(found, key=lambda each: -len(each[0])):
+            if columns - known:
+                chosen.append(one)
+                known |= columns
+    return chosen
+
+
+def _places(
+    call: EncoderCall, row: int, embedding: Tensor, offsets: Sequence[int]
+) -> dict[int, int]:
+    """The columns of an embedding that are states of one text, each with its token's place."""
+    places: dict[int, int] = {}
+    for state in call.states:
+        if len(state) == len(call.ids) and state.shape[1] == len(call.ids[row]):
+            for column, place in _matches(embedding, state[row], offsets):
+                places.setdefault(column, place)
+    return places
 
 
 def _offsets(calls: Sequence[EncoderCall], channels: int) -> list[int]:
@@ -92,13 +129,19 @@ def _offsets(calls: Sequence[EncoderCall], channels: int) -> list[int]:
     return [each for each in dict.fromkeys(sums) if 0 <= each < channels]
 
 
-def _beside(places: Mapping[int, int], tokens: int, columns: int) -> dict[int, int]:
-    """The columns among and beside the known ones, as far as those follow the tokens' order."""
-    known = sorted(places.items())
+def _between(places: Mapping[int, int], tokens: int, columns: int) -> dict[int, int]:
+    """The columns among the known ones, as far as those follow the tokens' order."""
     filled: dict[int, int] = {}
-    for (column, place), (after, later) in pairwise(known):
+    for (column, place), (after, later) in pairwise(sorted(places.items())):
         if after - column == later - place:
             filled |= {column + n: place + n for n in range(1, after - column)}
+    return filled
+
+
+def _beside(places: Mapping[int, int], tokens: int, columns: int) -> dict[int, int]:
+    """The columns in front of the known ones and behind them."""
+    known = sorted(places.items())
+    filled: dict[int, int] = {}
     if known:
         (first, place), (last, later) = known[0], known[-1]
         filled |= {first - n: place - n for n in range(1, min(first, place) + 1)}

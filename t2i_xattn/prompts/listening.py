@@ -23,7 +23,7 @@ from t2i_xattn.kernel.owner import owner_of_call, running
 from t2i_xattn.prompts.encoded import EncoderCall, Text
 from t2i_xattn.prompts.own_tokenizer import main_tokenizer, tokenizer_beside
 from t2i_xattn.prompts.roles import CONDITIONAL, UNCONDITIONAL
-from t2i_xattn.prompts.texts import texts_by_hand, texts_of_encoding
+from t2i_xattn.prompts.texts import text_by_value, texts_by_hand, texts_of_encoding
 
 _SETTINGS = (
     "device",
@@ -163,6 +163,11 @@ class Ears:
             self._local.deaf, self._local.inside = False, before
         return found, dict(bound.arguments), calls
 
+    def put_together(self, embedding: Tensor) -> Text | None:
+        """A text that somebody has put together of what was heard at the encoders themselves, such
+        as SD3's without `encode_prompt`; None if it is not."""
+        return text_by_value(self.pipe, self._by_hand, embedding) if self._by_hand else None
+
     def empty_text(self) -> list[Text]:
         """The prompt without words, as the pipeline's encoders give it; nothing if they do not."""
         tokenizer = main_tokenizer(self.pipe)
@@ -178,6 +183,7 @@ class Ears:
 
     def _forget(self) -> None:
         self.texts: list[Text] = []
+        self._by_hand: list[EncoderCall] = []
         self.called, self._run = False, None
         self.settings: Mapping[str, Any] = {}
         self.guided = False
@@ -224,6 +230,7 @@ class Ears:
                 inside.append(call)
             else:
                 self._begin()
+                self._by_hand.append(call)
                 self._add(texts_by_hand(call))
             return result
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from t2i_xattn.prompts.by_value import HeardColumns, columns_by_value
+from t2i_xattn.prompts.by_value import HeardColumns, columns_by_value, parts_of
 from t2i_xattn.prompts.encoded import EncoderCall, Text
 from t2i_xattn.prompts.joining import spelled_out, text_of, with_words
 from t2i_xattn.prompts.roles import CONDITIONAL, UNCONDITIONAL
@@ -131,6 +131,22 @@ def texts_by_hand(call: EncoderCall) -> list[Text]:
                 text = with_words(text, call.tokenizer, None, ids)
             texts.append(text)
     return texts
+
+
+def text_by_value(pipe: Any, calls: Sequence[EncoderCall], embedding: Tensor) -> Text | None:
+    """A text that somebody put together of what text encoders gave, several of them or chunk by
+    chunk; nobody says what it is for. None if nothing of it is known.
+
+    Args:
+        pipe: the pipeline.
+        calls: of its text encoders.
+        embedding: `(tokens, channels)`.
+    """
+    heard = columns_by_value(parts_of(calls, embedding), embedding)
+    if not heard:
+        return None
+    nothing = {f"text_encoder{end}": None for end in ("", "_2", "_3", "_4")}
+    return replace(text_of(pipe, embedding, CONDITIONAL, 0, nothing, heard), role=None)
 
 
 def _as_typed(given: Any, embeds: Any) -> list[str | None]:
