@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from t2i_xattn.traces.heat_map import HeatMap
     from t2i_xattn.traces.trace import Trace
 
-__version__ = "0.3.0"
+__version__ = "0.4.0"
 
 __all__ = [
     "AttentionSite",

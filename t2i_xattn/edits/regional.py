@@ -32,6 +32,11 @@ class RegionalPrompts(Edit):
     mean of latents. The masks of MultiDiffusion (arXiv 2302.08113) are another thing: there every
     region has a denoiser's call of its own.
 
+    In joint attention (FLUX, FLUX.2, Chroma, SD3, Qwen-Image) O is what the place takes from the
+    text and from the picture, and each text goes through the blocks beside the prompt's, seeing the
+    whole picture. (In regional prompting for FLUX, Chen et al., arXiv 2411.02395, the texts stand in
+    one sequence, and masks say who sees whom.)
+
     The pipeline's own `encode_prompt` encodes the texts at the beginning of each run, with the
     LoRA scale and clip skip of the run. Of SDXL's two ways in, the pooled embedding stays the
     prompt's. Other edits act on the attention to the prompt, whatever their order, and traces hold
@@ -49,7 +54,8 @@ class RegionalPrompts(Edit):
 
     Raises:
         UserError: at once, for no region, what is no text, a region that cannot be (see
-            `Restrict`), another weight; before the first step, for a mask of another aspect, a text
+            `Restrict`), another weight; as `edit` opens, for a denoiser that takes no other text
+            or is compiled as a whole; before the first step, for a mask of another aspect, a text
             that is too long for the text encoder, a pipeline that has no `encode_prompt`.
 
     Example:
