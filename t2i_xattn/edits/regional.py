@@ -34,8 +34,7 @@ class RegionalPrompts(Edit):
 
     In joint attention (FLUX, FLUX.2, Chroma, SD3, Qwen-Image) O is what the place takes from the
     text and from the picture, and each text goes through the blocks beside the prompt's, seeing the
-    whole picture. (In regional prompting for FLUX, Chen et al., arXiv 2411.02395, the texts stand in
-    one sequence, and masks say who sees whom.)
+    whole picture. (Chen et al., arXiv 2411.02395, mask who sees whom in FLUX, and blend latents.)
 
     The pipeline's own `encode_prompt` encodes the texts at the beginning of each run, with the
     LoRA scale and clip skip of the run. Of SDXL's two ways in, the pooled embedding stays the
