@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.metadata
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,6 +20,8 @@ from t2i_xattn.kernel.cover import Cover
 from t2i_xattn.prompts.concepts import Concept, encoded_concepts
 from t2i_xattn.prompts.encoded import kinds_of
 from t2i_xattn.prompts.roles import CONDITIONAL
+from t2i_xattn.provenance.versions import versions
+from t2i_xattn.recording.arguments import arguments_of
 from t2i_xattn.recording.concepts import concept_reader
 from t2i_xattn.recording.keep import Keep
 from t2i_xattn.recording.reading import RecordingCall
@@ -111,7 +112,7 @@ class RecordedDenoiser(FollowedDenoiser):
         tokens = {branch: call.tokens_of(rows) for branch, rows in layout.rows.items()}
         if not store.began:
             store.begin_run(layout, latent, run.steps, run.columns_of_words(layout))
-            run.note_guidance(layout)
+            run.note_beginning(layout)
         for branch in layout.rows:
             if branch in run.keep.branches and branch not in store.words:
                 texts = layout.texts[branch]
@@ -152,6 +153,7 @@ class RecordingRun(FollowedRun):
         super().__init__(pipe, spans, repeated)
         self.keep, self.skip = keep, skip
         self._guidance_scale: float | None = None
+        self._arguments: dict[str, Any] = {}
         self._crop: tuple[int, ...] | None = None
         self._cropping: Cover | None = None
         self._concepts: tuple[Concept, ...] | None = None
@@ -234,8 +236,9 @@ class RecordingRun(FollowedRun):
             for other in each.registry.followers_of(self.pipe)
         )
 
-    def note_guidance(self, layout: Layout) -> None:
-        """Remembers with what guidance the run began."""
+    def note_beginning(self, layout: Layout) -> None:
+        """Remembers with what guidance and arguments the run began."""
+        self._arguments = arguments_of(self.pipe)
         guided = UNCONDITIONAL in layout.rows
         self._guidance_scale = getattr(self.pipe, "guidance_scale", None) if guided else None
 
@@ -293,15 +296,13 @@ class RecordingRun(FollowedRun):
             "calls": sum(each.calls for each in stores),
             "timesteps": [_numbers(one) for each in stores for one in each.timesteps],
             "guidance_scale": self._guidance_scale,
+            "arguments": self._arguments,
             "heads": self.keep.heads,
             "walk": self.keep.walk,
             "pipeline": type(self.pipe).__name__,
             "model": self._model(),
             "scheduler": type(getattr(self.pipe, "scheduler", None)).__name__,
-            "versions": {
-                name: importlib.metadata.version(name)
-                for name in ("torch", "diffusers", "transformers")
-            },
+            "versions": versions(),
         }
 
 

@@ -30,7 +30,8 @@ def _storages() -> dict[int, torch.UntypedStorage]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # objects that warn when they are looked at
         for each in gc.get_objects():
-            if issubclass(type(each), Tensor) and each.layout is torch.strided:
+            # The compiler's own tensors, which are of other classes, have no memory.
+            if type(each) in (Tensor, torch.nn.Parameter) and each.layout is torch.strided:
                 storage = each.untyped_storage()
                 found[storage.data_ptr()] = storage
     return found

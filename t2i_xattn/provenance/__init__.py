@@ -1,0 +1,1 @@
+"""How a picture was made: written into what is saved, and read again."""
