@@ -178,8 +178,8 @@ class Edit:
             return renormalised(changed)
         before, total = probs.sum(dim=-1, keepdim=True), changed.sum(dim=-1, keepdim=True)
         if self.scales_the_rest:
-            return changed / (total + (1 - before).clamp_min(0)).clamp_min(_TINY)
-        return torch.where(total > 0, changed * (before / total.clamp_min(_TINY)), changed)
+            return changed / (total + (1 - before).clamp_min(0)).clamp_min(TINY)
+        return torch.where(total > 0, changed * (before / total.clamp_min(TINY)), changed)
 
     @property
     def of_branches(self) -> tuple[str, ...]:
@@ -260,7 +260,8 @@ class Edit:
         return whole_steps(self.steps, steps, self.name)
 
 
-_TINY = torch.finfo(torch.float32).tiny
+TINY = torch.finfo(torch.float32).tiny
+"""The least share that is divided by."""
 
 
 def renormalised(probs: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from t2i_xattn.aggregation import FloatMap, SiteMaps
 from t2i_xattn.edits.alignment import PromptTokens, matrix_of_pairs
-from t2i_xattn.edits.edit import Edit, EditContext
+from t2i_xattn.edits.edit import TINY, Edit, EditContext
 from t2i_xattn.edits.picture import at_site, checked_shares
 from t2i_xattn.errors import UserError
 from t2i_xattn.traces.heat_map import HeatMap
@@ -125,12 +125,9 @@ class InjectMap(Edit):
                 left = left + (1 - text).clamp_min(0)
             else:  # the word gets no more than the text has
                 places = torch.minimum(places, text)
-                return others * ((text - places) / left.clamp_min(_TINY)) + places * evenly
-        left = left.clamp_min(_TINY)
+                return others * ((text - places) / left.clamp_min(TINY)) + places * evenly
+        left = left.clamp_min(TINY)
         return others * ((1 - places) / left) + places * evenly
-
-
-_TINY = torch.finfo(torch.float32).tiny
 
 
 def _as_recorded(given: SiteMaps) -> FloatMap:

@@ -28,6 +28,16 @@ def text_of(
     typed: Mapping[str, str | None],
     heard: Sequence[HeardColumns],
 ) -> Text:
+    """One text, with what is known of its columns.
+
+    Args:
+        pipe: the pipeline.
+        embedding: `(tokens, channels)`.
+        role, picture: see `Text`.
+        typed: by encoder, what it was to encode; None where that is not known.
+        heard: what each encoder was given, with the columns; where nothing was heard, the
+            pipeline's own tokenizer says it.
+    """
     prompt = typed["text_encoder"]
     text = Text(embedding, role, picture, prompt)
     if not heard:
@@ -140,6 +150,7 @@ def _as_tokenized(pipe: Any, text: Text) -> Text:
 
 
 def with_words(text: Text, tokenizer: Any, typed: str | None, ids: Sequence[int]) -> Text:
+    """A text whose columns are these tokens, one after the other."""
     kept = without_padding(tokenizer, ids)
     return replace(
         text,

@@ -84,11 +84,6 @@ def split_words(tokenizer: PreTrainedTokenizerBase, prompt: str) -> tuple[Word, 
     return tuple(words)
 
 
-def token_ids(tokenizer: PreTrainedTokenizerBase, prompt: str) -> tuple[int, ...]:
-    """The tokens of a prompt inside the window, start and end token with them, without padding."""
-    return tuple(tokenizer(prompt, truncation=True)["input_ids"])
-
-
 def cut_words(words: Sequence[Word]) -> tuple[Word, ...]:
     """The words that the window of the text encoder cut off, wholly or in part."""
     return tuple(word for word in words if not word.columns)

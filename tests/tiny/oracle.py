@@ -4,7 +4,7 @@ whole, read off a run without the package that it judges; softmax over all keys 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Self
 
 import numpy as np
@@ -149,8 +149,3 @@ def expected_maps(case: Case, oracle: Oracle) -> dict[str, NDArray[np.float64]]:
         site: torch.stack(maps).mean(0).unflatten(1, case.grid).numpy()
         for site, maps in found.items()
     }
-
-
-def columns(case: Case, oracle: Oracle) -> Sequence[Any]:
-    """What the rule says of the text's columns."""
-    return case.columns(oracle.heard)

@@ -1,0 +1,89 @@
+"""`t2i-xattn again`: repeat the run that made a picture, a trace, a table or a folder."""
+
+from __future__ import annotations
+
+import filecmp
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from t2i_xattn.commands import options
+from t2i_xattn.errors import UserError
+from t2i_xattn.provenance.made import Made
+from t2i_xattn.provenance.reading import made_of
+
+REPEATED = ("generate", "inspect", "edit")
+"""Commands that can be run again."""
+
+
+@options.one_sentence
+def again_command(
+    context: typer.Context,
+    file: Annotated[Path, typer.Argument(help="What generate, inspect or edit wrote.")],
+    out: options.Out = Path("again"),
+    device: options.Device = None,
+) -> None:
+    """Repeat the run that made a picture, trace or folder, and say whether all is the same."""
+    made = made_of(file)
+    beside = file if file.is_dir() else file.parent
+    if out.resolve() == beside.resolve():
+        raise UserError(
+            f"expected another --out than {out}, where the first run's files lie; choose a new "
+            "folder"
+        )
+    command, *rest = arguments_of(made)
+    more = [f"--out={out}", *([f"--device={device}"] if device else [])]
+    assert context.parent is not None, "a command of the whole program"
+    context.parent.command.main([command, *more, *rest], standalone_mode=False)
+    for line in _differences(made, made_of(out)):
+        typer.echo(line, err=True)
+    for path in sorted(each for each in out.rglob("*") if each.is_file()):
+        first = beside / path.relative_to(out)
+        if first.is_file():
+            same = filecmp.cmp(first, path, shallow=False)
+            typer.echo(f"{path}: {'the same to the byte' if same else 'differs'}")
+
+
+def arguments_of(made: Made) -> list[str]:
+    """The command line that asks for a run; it is parsed as if it had been typed.
+
+    Raises:
+        UserError: for a command that is not one of `REPEATED`, or options that are no such.
+    """
+    if made.command not in REPEATED:
+        raise UserError(
+            f"expected something that {', '.join(REPEATED)} made, but {made.command[:40]!r} did; "
+            "repeat that by hand"
+        )
+    arguments = [made.command]
+    for name, value in made.options.items():
+        listed: list[Any] = value if isinstance(value, list) else [value]
+        if not name.isidentifier() or not all(
+            isinstance(each, str | int | float | None) for each in listed
+        ):
+            raise UserError(
+                "expected options of a command, but they are damaged; take another file"
+            )
+        if name == "prompt":
+            continue
+        option = "--" + name.replace("_", "-")
+        for each in listed:
+            if isinstance(each, bool):
+                arguments.append(option if each else f"--no-{option[2:]}")
+            elif each is not None:
+                arguments.append(f"{option}={each}")
+    prompt = made.options.get("prompt")
+    # It may begin like an option.
+    return arguments if prompt is None else [*arguments, "--", str(prompt)]
+
+
+def _differences(first: Made, now: Made) -> list[str]:
+    """What differs between then and now that may change pictures."""
+    lines = []
+    if first.model != now.model:
+        lines.append(f"the model is another one: {now.model} here, {first.model} then")
+    for name, version in first.versions.items():
+        if now.versions.get(name) != version:
+            lines.append(f"{name} is {now.versions.get(name)} here, and was {version} then")
+    return lines
