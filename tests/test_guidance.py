@@ -365,12 +365,12 @@ class TestBadInput:
             (lambda: BoxDiff({"cat": (0, 0, 1, 1.5)}), "box"),
             (lambda: Segregation("cat"), "words="),
             (lambda: Segregation(["cat"]), "at least two"),
-            (lambda: Binding(["red"]), "pairs="),  # type: ignore[list-item]
+            (lambda: Binding(["red"]), "as pairs of Binding"),  # type: ignore[list-item]
             (lambda: Binding([]), "pairs="),
-            (lambda: Binding("red cat"), "pairs="),  # type: ignore[arg-type]
+            (lambda: Binding("red cat"), "as pairs of Binding"),  # type: ignore[arg-type]
             (lambda: Layout({"cat": "left"}), "box"),  # type: ignore[dict-item]
             (lambda: Layout({"cat": BOX}, scale=float("inf")), "finite scale"),
-            (lambda: Layout({"cat": BOX}, scale=float("nan")), "finite scale"),
+            (lambda: Layout({"cat": BOX}, scale=float("nan")), "a number as scale of Layout"),
             (lambda: Layout({"cat": BOX}, enough=float("nan")), "a number as enough"),
             (lambda: AttendAndExcite(["cat"], scale=0), "scale above 0"),
             (lambda: AttendAndExcite(["cat"], until=1.5), "until above 0"),
@@ -382,7 +382,7 @@ class TestBadInput:
 
     def test_what_is_no_loss(self, pipe: Any) -> None:
         word: Any = "circle"
-        with pytest.raises(UserError, match="losses such as"), guide(pipe, word):
+        with pytest.raises(UserError, match="GuidanceLoss as losses of guide"), guide(pipe, word):
             pass
         with pytest.raises(UserError, match="at least one loss"), guide(pipe):
             pass

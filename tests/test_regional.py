@@ -287,11 +287,11 @@ class TestMistakes:
         [
             (lambda: RegionalPrompts({}), "with at least one, but came {}"),
             (lambda: RegionalPrompts("a red circle"), "but came 'a red circle'"),  # type: ignore[arg-type]
-            (lambda: RegionalPrompts({3: LEFT}), "a text for each region, but came 3"),  # type: ignore[dict-item]
+            (lambda: RegionalPrompts({3: LEFT}), "a mapping from a text to anything as regions"),  # type: ignore[dict-item]
             (lambda: RegionalPrompts({"red": (0, 0, 1, 2)}), "box .* inside the picture"),
             (lambda: RegionalPrompts({"red": (0.5, 0, 0.1, 1)}), "top above bottom"),
             (lambda: RegionalPrompts({"red": np.zeros((8, 8))}), "0 everywhere"),
-            (lambda: RegionalPrompts(REGIONS, base_weight=float("nan")), "finite number"),
+            (lambda: RegionalPrompts(REGIONS, base_weight=float("nan")), "number as base_weight"),
             (lambda: RegionalPrompts(REGIONS, base_weight=1.5), "base_weight from 0 to 1"),
             (lambda: RegionalPrompts(REGIONS, words=["red"]), "expected no words=…"),
         ],

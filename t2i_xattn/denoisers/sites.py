@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from t2i_xattn.errors import UserError, nearest
+from t2i_xattn.arguments import checked
+from t2i_xattn.errors import UserError, nearest, shortened
 
 if TYPE_CHECKING:
     from torch import nn
@@ -66,8 +67,9 @@ def choose_sites(sites: Sequence[AttentionSite], choice: Sites | None) -> list[A
         known = [site.name for site in sites]
         for name in names:
             if name not in known:
+                near = nearest(name, known) if isinstance(name, str) else ""
                 raise UserError(
-                    f"expected the name of a site, but came {name!r}{nearest(name, known)}; "
+                    f"expected the name of a site, but came {shortened(name)}{near}; "
                     "find_sites(denoiser) and trace.sites list them"
                 )
         chosen = [site for site in sites if site.name in names]
@@ -79,6 +81,7 @@ def choose_sites(sites: Sequence[AttentionSite], choice: Sites | None) -> list[A
     return chosen
 
 
+@checked
 def find_sites(denoiser: nn.Module, kind: Kind | Literal["text"] = "text") -> list[AttentionSite]:
     """The attention sites of a denoiser, in the order of its forward pass.
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from t2i_xattn.arguments import checked
 from t2i_xattn.denoisers.call import DenoiserCall
 from t2i_xattn.denoisers.of_pipeline import OfPipeline, denoisers_of
 from t2i_xattn.denoisers.registry import Acting
@@ -26,6 +27,7 @@ from t2i_xattn.prompts.words import check_whole
 EditLike = Edit | Callable[[Tensor, EditContext], Tensor]
 
 
+@checked
 @contextmanager
 def edit(
     pipe: Any,

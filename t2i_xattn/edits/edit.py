@@ -11,11 +11,12 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from t2i_xattn.arguments import check_fields
 from t2i_xattn.denoisers.branches import BRANCHES, CONDITIONAL
 from t2i_xattn.denoisers.seen import Attend
 from t2i_xattn.denoisers.sites import AttentionSite, Kind, Sites
 from t2i_xattn.denoisers.steps import Window, checked_window, whole_steps
-from t2i_xattn.errors import UserError, WordNotFoundError, nearest
+from t2i_xattn.errors import UserError, WordNotFoundError, nearest, shortened
 from t2i_xattn.prompts.words import Word, find_phrase
 
 
@@ -126,12 +127,13 @@ class Edit:
     rest: Literal["shared", "kept"] | None = None
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.rest not in (None, "shared", "kept"):
             raise UserError(f'expected rest="shared" or "kept", but came {self.rest!r}')
         for branch in self.of_branches:
             if branch not in BRANCHES:
                 raise UserError(
-                    f"expected a branch of {', '.join(BRANCHES)}, but came {branch!r}"
+                    f"expected a branch of {', '.join(BRANCHES)}, but came {shortened(branch)}"
                     f"{nearest(branch, BRANCHES)}"
                 )
         if self.steps is not None:
@@ -139,7 +141,9 @@ class Edit:
         for name, chosen in (("images", self.images), ("words", self.words)):
             listed = isinstance(chosen, Collection) and not isinstance(chosen, str)
             if chosen is not None and not (listed and len(chosen)):
-                raise UserError(f"expected {name}=[…] with at least one entry, but came {chosen!r}")
+                raise UserError(
+                    f"expected {name}=[…] with at least one entry, but came {shortened(chosen)}"
+                )
         if self.words is not None and self.kind == "self":
             raise UserError(
                 "expected no words=… for an edit of self-attention, which looks at no text, but "

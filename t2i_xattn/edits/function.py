@@ -10,7 +10,6 @@ from torch import Tensor
 
 from t2i_xattn.denoisers.sites import Kind
 from t2i_xattn.edits.edit import Edit, EditContext
-from t2i_xattn.errors import UserError
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,11 +37,6 @@ class EditFunction(Edit):
     @property
     def name(self) -> str:
         return str(getattr(self.function, "__name__", type(self.function).__name__))
-
-    def __post_init__(self) -> None:
-        if self.attention not in ("cross", "self"):
-            raise UserError(f'expected attention="cross" or "self", but came {self.attention!r}')
-        super().__post_init__()
 
     def apply(self, probs: Tensor, prepared: Any, context: EditContext) -> Tensor:
         # A copy, since what is changed in place would be taken for unchanged.

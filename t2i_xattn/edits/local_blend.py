@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from t2i_xattn.arguments import check_fields
 from t2i_xattn.errors import UserError
 from t2i_xattn.traces.trace import Trace
 
@@ -49,6 +50,7 @@ class LocalBlend:
     images: Sequence[int] | None = None
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if not (0 < self.threshold < 1 and 0 <= self.start < 1):
             raise UserError(
                 "expected a threshold between 0 and 1 and a start from 0 to below 1, but came "

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from t2i_xattn.arguments import checked
 from t2i_xattn.denoisers.branches import CONDITIONAL
 from t2i_xattn.denoisers.call import DenoiserCall
 from t2i_xattn.denoisers.frozen import frozen
@@ -30,6 +31,7 @@ USUAL_SIDE = 16
 """The side of the maps that the published methods read (of a picture of 512 × 512)."""
 
 
+@checked
 @contextmanager
 def guide(
     pipe: Any,

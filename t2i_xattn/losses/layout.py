@@ -75,6 +75,14 @@ class BoxDiff(Layout):
     strongest: float = 0.2
     around: int = 1
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not (0 < self.strongest <= 1 and self.around >= 1):
+            raise UserError(
+                "expected BoxDiff with strongest above 0 and at most 1, and around of 1 or more, "
+                f"but came strongest={self.strongest} and around={self.around}"
+            )
+
     def __call__(self, maps: WordMaps) -> Tensor:
         inside = mask_at(maps.size, list(self.boxes.values()))
         total = maps.shares.new_zeros(len(maps.words))

@@ -11,6 +11,7 @@ from math import isfinite, isnan
 
 from torch import Tensor
 
+from t2i_xattn.arguments import check_fields
 from t2i_xattn.errors import UserError
 from t2i_xattn.losses.word_maps import WordMaps
 
@@ -41,6 +42,7 @@ class GuidanceLoss:
     refinements: int = 20
 
     def __post_init__(self) -> None:
+        check_fields(self)
         name = type(self).__name__
         sound = self.scale > 0 and isfinite(self.scale) and not isnan(self.enough)
         if not (sound and 0 < self.until <= 1):

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from t2i_xattn.arguments import checked
 from t2i_xattn.denoisers.of_pipeline import OfPipeline, denoisers_of
 from t2i_xattn.denoisers.sites import AttentionSite, Sites, choose_sites, walk_sites
 from t2i_xattn.errors import UserError
@@ -18,6 +19,7 @@ from t2i_xattn.processors.placing import Placement
 from t2i_xattn.processors.recording import RecordingProcessor
 
 
+@checked
 @contextmanager
 def swap(
     pipe: Any,

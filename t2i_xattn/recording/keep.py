@@ -9,7 +9,7 @@ from typing import Literal
 from t2i_xattn.denoisers.branches import BRANCHES, CONDITIONAL
 from t2i_xattn.denoisers.steps import Window, checked_window, whole_steps
 from t2i_xattn.denoisers.streams import Groups
-from t2i_xattn.errors import UserError, nearest
+from t2i_xattn.errors import UserError, nearest, shortened
 from t2i_xattn.prompts.words import Word, find_phrase
 
 Heads = Literal["mean", "each", "auto"]
@@ -40,7 +40,9 @@ class Keep:
             raise UserError("expected words=… or columns=…, but came both; give just one of them")
         for name, chosen in (("words", self.words), ("columns", self.columns)):
             if isinstance(chosen, str) or (chosen is not None and not len(chosen)):
-                raise UserError(f"expected {name}=[…] with at least one entry, but came {chosen!r}")
+                raise UserError(
+                    f"expected {name}=[…] with at least one entry, but came {shortened(chosen)}"
+                )
         if self.heads not in ("mean", "each", "auto"):
             raise UserError(f'expected heads="mean", "each" or "auto", but came {self.heads!r}')
         if self.reference is not None and self.heads != "auto":
@@ -56,7 +58,7 @@ class Keep:
         for branch in self.branches:
             if branch not in BRANCHES:
                 raise UserError(
-                    f"expected a branch of {', '.join(BRANCHES)}, but came {branch!r}"
+                    f"expected a branch of {', '.join(BRANCHES)}, but came {shortened(branch)}"
                     f"{nearest(branch, BRANCHES)}"
                 )
         if self.concepts and CONDITIONAL not in self.branches:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
+from t2i_xattn.arguments import checked
 from t2i_xattn.denoisers.branches import CONDITIONAL
 from t2i_xattn.denoisers.of_pipeline import denoisers_of
 from t2i_xattn.denoisers.run import Repeated, Spans
@@ -17,6 +18,7 @@ from t2i_xattn.recording.run import RecordedDenoiser, RecordingRun
 from t2i_xattn.traces.trace import Trace
 
 
+@checked
 @contextmanager
 def record(
     pipe: Any,
