@@ -26,3 +26,20 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """`" (did you mean 'x'?)"` for the known name spelled most like `name`, or an empty string."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def shown(value: object, most: int = 40) -> str:
+    """What came, as an error message quotes it: its `repr`, cut after about `most` characters."""
+    if isinstance(value, str):
+        return repr(value) if len(value) <= most else f"{value[:most]!r}…"
+    text = repr(value)
+    return text if len(text) <= most else f"{text[:most]}…"
+
+
+def listed(texts: Iterable[str], most: int = 5) -> str:
+    """`"'a', 'b', and 3 more"`: the first `most` of some texts, each as `shown` quotes it."""
+    several = list(texts)
+    parts = [shown(text) for text in several[:most]]
+    if len(several) > most:
+        parts.append(f"and {len(several) - most} more")
+    return ", ".join(parts)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import runpy
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 
-from command_line import PROMPT, as_loud_as_before, run
+from command_line import PROMPT, as_loud_as_before, run, written
 from conftest import make_pipeline
 from t2i_xattn.commands.edit_request import parse_boxes
 from t2i_xattn.commands.inspect import shown_box
@@ -35,7 +38,7 @@ def test_generate_writes_one_picture_a_seed(model: Path, tmp_path: Path) -> None
     )
     assert code == 0
     names = ["picture-3.png", "picture-4.png"]
-    assert sorted(path.name for path in (tmp_path / "both").iterdir()) == names
+    assert written(tmp_path / "both") == names
     assert [Path(line).name for line in printed.split()] == names
     with Image.open(tmp_path / "both" / names[0]) as picture:
         assert picture.size == (48, 64)
@@ -49,7 +52,7 @@ def test_inspect_writes_picture_overlays_sheet_table_and_trace(model: Path, tmp_
     options = ["--model", model, "--steps", 2, "--device", "cpu", "--out", tmp_path / "out"]
     code, printed, _ = run("inspect", PROMPT, *options, "--seed", 3)
     assert code == 0
-    files = sorted(path.name for path in (tmp_path / "out").iterdir())
+    files = written(tmp_path / "out")
     overlays = ["word-01-a.png", "word-02-red.png", "word-03-circle.png", "word-04-blue.png"]
     assert files == sorted(
         ["picture.png", "trace.safetensors", "words.json", "words.png", *overlays]
@@ -84,7 +87,7 @@ def test_inspect_takes_chosen_phrases_and_several_pictures(model: Path, tmp_path
     options = ["--model", model, "--steps", 1, "--device", "cpu", "--out", tmp_path]
     code, _, _ = run("inspect", PROMPT, *options, "--words", "red circle, blue", "--count", 2)
     assert code == 0
-    assert {path.name for path in tmp_path.iterdir()} == {"seed-0", "seed-1", "trace.safetensors"}
+    assert written(tmp_path) == ["seed-0", "seed-1", "trace.safetensors"]
     table = json.loads((tmp_path / "seed-1" / "words.json").read_text("utf-8"))
     assert [row["word"] for row in table["words"]] == ["red circle", "blue"]
 
@@ -171,20 +174,78 @@ def test_a_folder_that_cannot_be_written_to_is_named_before_anything_runs(tmp_pa
     assert file.read_text("utf-8") == "mine"
 
 
-def test_a_run_that_breaks_off_leaves_the_folder_as_it_was(
-    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+FAULTS: dict[str, tuple[BaseException, int, str]] = {
+    "memory of torch": (RuntimeError("CUDA out of memory. Tried 9 GiB\n\nmore"), 1, "memory"),
+    "memory of the CPU": (RuntimeError("DefaultCPUAllocator: can't allocate memory"), 1, "memory"),
+    "memory of numpy": (MemoryError("Unable to allocate 9. GiB"), 1, "enough memory"),
+    "disk": (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "x" * 5000), 1, "No space left"),
+    "reading": (OSError("image file is truncated"), 1, "image file is truncated"),
+    "interrupt": (KeyboardInterrupt(), 130, ""),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_run_that_breaks_off_says_why_and_leaves_the_folder_as_it_was(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
+    fault, expected, sentence = FAULTS[name]
     (tmp_path / "picture-0.png").write_bytes(b"before")
 
     def broken(*_: object, **__: object) -> None:
-        raise RuntimeError("out of memory")
+        raise fault
 
-    monkeypatch.setattr("t2i_xattn.commands.generate.paint", broken)
-    with pytest.raises(RuntimeError, match="out of memory"):
-        run("generate", PROMPT, "--model", model, "--out", tmp_path, "--device", "cpu")
+    monkeypatch.setattr("t2i_xattn.commands.options.load", broken)
+    code, printed, error = run("generate", PROMPT, "--model", model, "--out", tmp_path)
+    assert (code, printed) == (expected, "")
+    assert sentence in error
+    assert len(error) < 400
+    assert error.count("\n") == (1 if sentence else 0)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {
         "picture-0.png": b"before"
     }
+
+
+def test_a_fault_of_our_own_is_not_dressed_up(tmp_path: Path, monkeypatch: Any) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("a fault")
+
+    monkeypatch.setattr("t2i_xattn.commands.options.load", broken)
+    with pytest.raises(RuntimeError, match="a fault"):
+        run("generate", PROMPT, "--out", tmp_path)
+
+
+def test_a_disk_that_is_full_while_pictures_are_written(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ["--model", model, "--steps", 1, "--device", "cpu", "--out", tmp_path]
+    assert run("inspect", PROMPT, *options)[0] == 0
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    save = Image.Image.save
+
+    def full(picture: Image.Image, path: Path, *rest: Any) -> None:
+        save(picture, path, *rest)
+        if "word-02" in path.name:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Image.Image, "save", full)
+    code, printed, error = run("inspect", PROMPT, *options, "--seed", 1)
+    assert (code, printed, error.count("\n")) == (1, "", 1)
+    assert "No space left on device" in error
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_second_inspect_replaces_the_first(model: Path, tmp_path: Path) -> None:
+    options = ["--model", model, "--steps", 1, "--device", "cpu", "--out", tmp_path]
+    (tmp_path / "mine.png").write_bytes(b"mine")
+    assert run("inspect", PROMPT, *options, "--count", 2)[0] == 0
+    assert run("inspect", PROMPT, *options, "--words", "red")[0] == 0
+    assert run("inspect", PROMPT, *options, "--words", "circle")[0] == 0
+    files = ["mine.png", "picture.png", "trace.safetensors", "word-01-circle.png"]
+    assert written(tmp_path) == [*files, "words.json", "words.png"]
+    # Pictures of other seeds stand for themselves, as do those of another command.
+    for seed in (3, 4):
+        assert run("generate", PROMPT, *options, "--seed", seed)[0] == 0
+    assert {"picture-3.png", "picture-4.png", "picture.png"} <= set(written(tmp_path))
 
 
 def test_square_brackets_in_a_prompt_are_no_markup(model: Path, tmp_path: Path) -> None:

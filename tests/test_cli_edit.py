@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageChops
 
-from command_line import PROMPT, run
+from command_line import PROMPT, run, written
 from conftest import make_pipeline
 from t2i_xattn.commands.edit import paint_edited
 from t2i_xattn.commands.edit_request import EditRequest
@@ -31,7 +31,7 @@ def edit(model: Path, out: Path, *options: object, prompt: str = PROMPT) -> None
     fixed = ["--model", model, "--steps", 5, "--seed", 3, "--device", "cpu", "--out", out]
     code, printed, _ = run("edit", prompt, *fixed, *options)
     assert code == 0
-    assert sorted(path.name for path in out.iterdir()) == sorted(FILES)
+    assert written(out) == sorted(FILES)
     assert Path(printed.split()[0]).name == "edit.png"
     before, after = (Image.open(out / name) for name in ("before.png", "after.png"))
     assert before.size == after.size == (64, 64)

@@ -76,7 +76,7 @@ def edit_command(
         parse_regions(region or ()),
     )
     asked.check()
-    with output_folder(out) as folder:
+    with output_folder(out, "edit") as folder:
         pipe = options.load(model, device)
         asked.check_against(pipe)
         from t2i_xattn.showing.render import comparison, contact_sheet

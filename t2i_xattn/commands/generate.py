@@ -27,7 +27,7 @@ def generate_command(
     """Paint a prompt."""
     request = Request(prompt, seed, steps, guidance, parse_size(size), count, negative)
     request.check()
-    with output_folder(out) as folder:
+    with output_folder(out, "generate", beside=True) as folder:
         pipe = options.load(model, device)
         request.check_against(pipe)
         pictures = paint(pipe, request)

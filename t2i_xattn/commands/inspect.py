@@ -44,7 +44,7 @@ def inspect_command(
     phrases = parse_list(words)
     request = Request(prompt, seed, steps, guidance, parse_size(size), count, negative, phrases)
     request.check()
-    with output_folder(out) as folder:
+    with output_folder(out, "inspect") as folder:
         pipe = options.load(model, device)
         request.check_against(pipe)
         from t2i_xattn.recording.record import record

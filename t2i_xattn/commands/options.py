@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from t2i_xattn.commands.one_sentence import mistakes_told
+from t2i_xattn.commands.one_sentence import failures_told, mistakes_told
 from t2i_xattn.errors import UserError
 
 Prompt = Annotated[str, typer.Argument(help="What to paint.", show_default=False)]
@@ -43,11 +43,12 @@ Device = Annotated[
 
 
 def one_sentence(command: Callable[..., None]) -> Callable[..., None]:
-    """A mistake of the user ends with one sentence on the error stream and exit code 2."""
+    """A mistake of the user, a full disk or memory end with one sentence on the error stream and
+    an exit code; an interrupt ends quietly."""
 
     @functools.wraps(command)
     def wrapper(*args: Any, **kwargs: Any) -> None:
-        with mistakes_told("t2i-xattn"):
+        with failures_told("t2i-xattn"), mistakes_told("t2i-xattn"):
             command(*args, **kwargs)
 
     return wrapper
