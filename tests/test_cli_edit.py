@@ -63,10 +63,32 @@ def test_writes_before_after_and_the_difference(
     assert np.asarray(difference).max() <= 1  # the batch is another
 
 
+@pytest.mark.parametrize("steps", [1, 2])
+def test_words_are_replaced_in_the_shortest_runs(model: Path, tmp_path: Path, steps: int) -> None:
+    edit(model, tmp_path / "out", "--steps", steps, "--replace", "red=blue")
+
+
 def test_edits_a_picture_of_the_user_s(model: Path, tmp_path: Path) -> None:
     own = Image.effect_noise((64, 64), 60).convert("RGB")
     own.save(tmp_path / "own.png")
     edit(model, tmp_path / "out", "--image", tmp_path / "own.png", "--replace", "red=blue")
+
+
+def test_a_photo_is_fitted_to_the_model_and_that_is_said(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photo = Image.effect_noise((200, 150), 60).convert("RGB")
+    photo.save(tmp_path / "photo.jpg")
+    fixed = ["--model", model, "--steps", 3, "--device", "cpu", "--image", tmp_path / "photo.jpg"]
+    sizes = {(): (72, 56), ("--size", "48x64"): (48, 64)}
+    for size, expected in sizes.items():
+        out = tmp_path / "out"
+        code, _, told = run("edit", PROMPT, *fixed, "--replace", "red=blue", "--out", out, *size)
+        assert code == 0, told
+        assert "the picture of 200 × 150 pixels is edited at {} × {}".format(*expected) in told
+        assert "inversion: " in told
+        with Image.open(out / "before.png") as before:
+            assert before.size == expected
 
 
 @pytest.mark.parametrize("more", [{"weights": {"red": 2.0}}, {"attend": ["circle"]}])
@@ -101,7 +123,7 @@ def test_shows_the_maps_that_inspect_shows(pipe: Any, more: dict[str, Any]) -> N
         (("--region", "0,0,1,1=red", "--region", "0,0,1,1=red"), "a text of its own"),
         (("--region", "0,0,1,1=" + "red " * 99), "into the window of the text encoder"),
         (("--attend", "red", "--replace", "red=blue"), "do one after the other"),
-        (("--replace", "red=blue", "--image", "nowhere.png"), "picture that can be read"),
+        (("--replace", "red=blue", "--image", "nowhere.png"), "a picture file at"),
     ],
 )
 def test_mistakes(model: Path, tmp_path: Path, options: tuple[str, ...], message: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import dataclass
+from dataclasses import replace as replace_fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,7 +21,6 @@ from t2i_xattn.commands.edit_request import (
 from t2i_xattn.commands.inspect import heatmaps
 from t2i_xattn.commands.output import output_folder
 from t2i_xattn.commands.request import Request, paint, parse_list, parse_size
-from t2i_xattn.errors import UserError
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -72,12 +72,13 @@ def edit_command(
         parse_weights(weight or ()),
         parse_boxes(box or ()),
         parse_list(attend),
-        image,
+        None if image is None else _read(image),
         parse_regions(region or ()),
     )
     asked.check()
     with output_folder(out, "edit") as folder:
         pipe = options.load(model, device)
+        asked = with_fitted_picture(pipe, asked)
         asked.check_against(pipe)
         from t2i_xattn.showing.render import comparison, contact_sheet
 
@@ -94,6 +95,23 @@ def edit_command(
         typer.echo(out / f"{name}.png")
 
 
+def with_fitted_picture(pipe: Any, asked: EditRequest) -> EditRequest:
+    """The request with its picture in a size that the model can take; says so where it changes.
+
+    Raises:
+        UserError: the picture is too narrow.
+    """
+    if asked.image is None:
+        return asked
+    from t2i_xattn.pictures import fitted
+
+    picture = fitted(pipe, asked.image, asked.request.size)
+    if picture.size != asked.image.size:
+        was, now = (f"{each.width} × {each.height}" for each in (asked.image, picture))
+        typer.echo(f"t2i-xattn: the picture of {was} pixels is edited at {now}", err=True)
+    return replace_fields(asked, image=picture)
+
+
 @dataclass(frozen=True)
 class Edited:
     """The pictures before and after, and the maps of their words."""
@@ -108,8 +126,7 @@ def paint_edited(pipe: Any, asked: EditRequest) -> Edited:
     """The picture before the edit and after it, from the same noise.
 
     Raises:
-        UserError: the picture that is to be edited cannot be read or has a size that the model
-            cannot take.
+        UserError: the picture that is to be edited has a size that the model cannot take.
     """
     from t2i_xattn.editing.edit import edit
     from t2i_xattn.edits.prompt_to_prompt import Replace, SelfReplace
@@ -140,7 +157,8 @@ def paint_edited(pipe: Any, asked: EditRequest) -> Edited:
 
     edits = []
     if asked.replace:
-        edits += [Replace(dict(asked.replace), steps=(0, 0.8)), SelfReplace(steps=(0, 0.4))]
+        early, earlier = (_first(share, asked.request.steps) for share in (0.8, 0.4))
+        edits += [Replace(dict(asked.replace), steps=early), SelfReplace(steps=earlier)]
     edits += [Reweight(word, weight, images=[1]) for word, weight in asked.weights.items()]
     if asked.regions:
         edits.append(RegionalPrompts(asked.regions, images=[1]))
@@ -161,7 +179,7 @@ def _two_rows(pipe: Any, asked: EditRequest) -> dict[str, Any]:
 
         inversion = invert(
             pipe,
-            _read(asked.image),
+            asked.image,
             request.prompt,
             num_inference_steps=request.steps,
             guidance_scale=request.guidance,
@@ -180,14 +198,12 @@ def _two_rows(pipe: Any, asked: EditRequest) -> dict[str, Any]:
     }
 
 
-def _read(path: Path) -> Image.Image:
-    from PIL import Image, UnidentifiedImageError
+def _first(share: float, steps: int) -> tuple[float, float]:
+    """The window of the first steps of a run, a share of them but one at least."""
+    return (0, share) if int(share * steps + 1e-6) else (0, 1)
 
-    try:
-        with Image.open(path) as picture:
-            return picture.convert("RGB")
-    except (OSError, UnidentifiedImageError) as error:
-        raise UserError(
-            f"expected a picture that can be read at --image {path}, but it cannot; give a PNG or "
-            "JPEG file"
-        ) from error
+
+def _read(path: Path) -> Image.Image:
+    from t2i_xattn.pictures import read_picture
+
+    return read_picture(path)

@@ -6,7 +6,6 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from t2i_xattn.commands.request import Request, tokenizer_of
@@ -14,6 +13,8 @@ from t2i_xattn.errors import UserError
 from t2i_xattn.prompts.words import check_whole, find_phrase, split_words
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from t2i_xattn.traces.regions import Box
 
 
@@ -36,7 +37,7 @@ class EditRequest:
     weights: Mapping[str, float] = field(default_factory=dict)
     boxes: Mapping[str, Box] = field(default_factory=dict)
     attend: Sequence[str] = ()
-    image: Path | None = None
+    image: Image.Image | None = None
     regions: Mapping[str, Box] = field(default_factory=dict)
 
     @property
