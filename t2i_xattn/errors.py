@@ -24,8 +24,10 @@ class TraceFileError(UserError):
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """`" (did you mean 'x'?)"` for the known name spelled most like `name`, or an empty string."""
+    if len(name) > 100:  # whose comparison would take minutes
+        return ""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f" (did you mean {close[0]!r}?)" if close else ""
+    return f" (did you mean {shown(close[0])}?)" if close else ""
 
 
 def shown(value: object, most: int = 40) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import runpy
 import sys
@@ -11,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 
 from command_line import PROMPT, as_loud_as_before, run, written
 from conftest import make_pipeline
 from t2i_xattn.commands.edit_request import parse_boxes
-from t2i_xattn.commands.inspect import shown_box
+from t2i_xattn.commands.inspection import shown_box
+from t2i_xattn.commands.parsing import parse_list
 from t2i_xattn.commands.request import Request
 from t2i_xattn.errors import UserError
 from t2i_xattn.traces.regions import Box
@@ -103,6 +106,25 @@ def test_a_word_that_stands_twice_is_shown_once_where_it_stands_first(
 
 
 @pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ('"red circle"', ("red circle",)),
+        ("'red circle', blue", ("red circle", "blue")),
+        ('"red, circle", \u201cblue, star\u201d,', ("red, circle", "blue, star")),
+        ("don't, the cats' hat, 'tis", ("don't", "the cats' hat", "'tis")),
+        ('"red, circle', ('"red', "circle")),
+        ('5" pipe, 6" pipe', ('5" pipe', '6" pipe')),
+        ("red, red ,, red", ("red",)),
+        ("\"\", ''", ()),
+        ("", ()),
+        (None, ()),
+    ],
+)
+def test_quotes_around_words_are_no_part_of_them(text: str | None, parts: tuple[str, ...]) -> None:
+    assert parse_list(text) == parts
+
+
+@pytest.mark.parametrize(
     ("box", "shown"),
     [
         (Box(0.25, 0.0, 0.5, 1.0), "0.25,0.00,0.50,1.00"),
@@ -131,6 +153,27 @@ def test_a_box_of_the_table_can_be_given_to_edit(box: Box, shown: str) -> None:
         ([PROMPT, "--count", "0"], "--count of at least 1, but came 0"),
         ([PROMPT, "--guidance", "nan"], "--guidance of 0 or more"),
         ([PROMPT, "--seed", "-1"], "--seed from 0"),
+        (
+            [PROMPT, "--size", "100000x100000"],
+            "4194304 pixels, but came 100000 × 100000; take less",
+        ),
+        ([PROMPT, "--size", "9" * 5000], "--size like 128 or 160x128, but came '9999"),
+        ([PROMPT, "--count", "1000000"], "--count of at most 64, but came 1e+06; take less, or"),
+        ([PROMPT, "--walk", "1000000000"], "--walk of at most 100, but came 1000000000"),
+        ([PROMPT, "--walk", "-1"], "--walk"),
+        ([PROMPT, "--guidance", "1e30"], "--guidance of at most 100, but came 1e+30"),
+        ([PROMPT, "--guidance", "1", "--negative", "tree"], "a negative prompt does nothing"),
+        ([PROMPT, "--negative", "red " * 80], "a negative prompt of at most 75 tokens"),
+        (["red " * 300], "'red', 'red', and 220 more"),
+        (["red " * 3000], "a prompt in characters of at most 10000, but came 12000"),
+        ([PROMPT, "--words", "circl" * 200], "is not in the prompt; its words are 'A', 'red'"),
+        ([PROMPT, "--words", "x" * 100_000], "--words in characters of at most 10000"),
+        ([PROMPT, "--words", ",".join(map(str, range(200_000)))], "but came 200000"),
+        (["red \udcff"], "text in UTF-8"),
+        ([PROMPT, "--steps", "1" * 9000], "'--steps'"),
+        ([PROMPT, "--nonsense" * 900], "no such option"),
+        ([PROMPT, "--picture", "a.png"], "--picture with --trace only"),
+        ([PROMPT, "--device", "x" * 900], "--device of this machine, but 'xxx"),
         ([PROMPT, "--device", "nonsense"], "--device of this machine, but 'nonsense'"),
         (["red " * 80 + "circle"], "these words lie beyond: 'red', 'red', 'red', 'red', 'red', "),
     ],
@@ -145,7 +188,33 @@ def test_a_mistake_ends_with_one_sentence_and_nothing_written(
     assert (code, printed) == (2, "")
     assert sentence in error
     assert error.count("\n") == 1
+    assert len(error) < 500
     assert not (tmp_path / "new").exists()
+
+
+def test_limits_can_be_lifted(model: Path, tmp_path: Path) -> None:
+    options = ["--model", model, "--steps", 1, "--device", "cpu", "--out", tmp_path]
+    beyond = ["--guidance", 101, "--walk", 101, "--count", 65, "--size", 16]
+    code, _, error = run("inspect", PROMPT, *options, *beyond)
+    assert (code, "lift it by --no-limits" in error) == (2, True)
+    beyond = ["--guidance", 101, "--walk", 101, "--size", 16]
+    assert run("inspect", PROMPT, *options, *beyond, "--no-limits")[0] == 0
+
+
+@pytest.mark.parametrize("command", ["generate", "inspect", "edit"])
+def test_no_black_picture_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    pipe = make_pipeline()
+    with torch.no_grad():
+        pipe.unet.conv_out.weight.fill_(math.nan)
+    monkeypatch.setattr("t2i_xattn.commands.options.load", lambda *_: pipe)
+    more = ["--weight", "red=2"] if command == "edit" else []
+    out = tmp_path / "out"
+    code, printed, error = run(command, PROMPT, "--steps", 1, "--out", out, *more)
+    assert (code, printed) == (2, "")
+    assert "not finite (NaN), which would be black" in error
+    assert not out.exists()
 
 
 def test_a_pipeline_without_words_is_named() -> None:

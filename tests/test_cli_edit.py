@@ -13,10 +13,11 @@ from command_line import PROMPT, run, written
 from conftest import make_pipeline
 from t2i_xattn.commands.edit import paint_edited
 from t2i_xattn.commands.edit_request import EditRequest
-from t2i_xattn.commands.inspect import heatmaps
+from t2i_xattn.commands.inspection import heatmaps
 from t2i_xattn.commands.request import Request, paint
 from t2i_xattn.recording.record import record
 
+LONG = "circle" * 150
 FILES = ("after.png", "before.png", "edit.png", "words-after.png", "words-before.png")
 
 
@@ -28,9 +29,11 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def edit(model: Path, out: Path, *options: object, prompt: str = PROMPT) -> None:
-    fixed = ["--model", model, "--steps", 5, "--seed", 3, "--device", "cpu", "--out", out]
-    code, printed, _ = run("edit", prompt, *fixed, *options)
-    assert code == 0
+    fixed = ["--model", model, "--steps", 5, "--device", "cpu", "--out", out]
+    if "--image" not in options:
+        fixed += ["--seed", 3]
+    code, printed, told = run("edit", prompt, *fixed, *options)
+    assert code == 0, told
     assert written(out) == sorted(FILES)
     assert Path(printed.split()[0]).name == "edit.png"
     before, after = (Image.open(out / name) for name in ("before.png", "after.png"))
@@ -91,6 +94,27 @@ def test_a_photo_is_fitted_to_the_model_and_that_is_said(
             assert before.size == expected
 
 
+@pytest.mark.parametrize(
+    ("prompt", "replace", "target"),
+    [
+        ("red and blue", {"red": "blue", "blue": "red"}, "blue and red"),
+        ("a red circle, red", {"red": "1", "Red  circle": "2"}, "a 2, 1"),
+        ("New York's red, York", {"new york": "Paris", "york": "Rome"}, "Paris's red, Rome"),
+        ("New York\u2019s sky", {"New York": "Paris"}, "Paris\u2019s sky"),
+        ("a t-shirt, a shirt", {"shirt": "hat"}, "a t-shirt, a hat"),
+        ("red, circle", {"red circle": r"\1 star"}, r"\1 star"),
+        ("red", {"blue": "green"}, "red"),
+    ],
+)
+def test_replacements_are_made_at_once(prompt: str, replace: dict[str, str], target: str) -> None:
+    assert EditRequest(Request(prompt), replace).target == target
+
+
+def test_colours_are_swapped(model: Path, tmp_path: Path) -> None:
+    swapped = ("--replace", "red=blue", "--replace", "blue=red")
+    edit(model, tmp_path / "out", *swapped)
+
+
 @pytest.mark.parametrize("more", [{"weights": {"red": 2.0}}, {"attend": ["circle"]}])
 def test_shows_the_maps_that_inspect_shows(pipe: Any, more: dict[str, Any]) -> None:
     asked = EditRequest(Request(PROMPT, seed=3, steps=4), **more)
@@ -114,7 +138,7 @@ def test_shows_the_maps_that_inspect_shows(pipe: Any, more: dict[str, Any]) -> N
         (("--weight", "red=inf"), "came 'inf'"),
         (("--weight", "cat=2"), "'cat'"),
         (("--box", "circle=0,0,2,1"), "inside the picture"),
-        (("--box", "circle=0,0,1"), "inside the picture"),
+        (("--box", "circle=0,0,1"), "four numbers"),
         (("--box", "circle=a,b,c,d"), "four numbers"),
         (("--attend", "star"), "'star'"),
         (("--region", "0,0,1,0.5"), 'expected --region "top,left,bottom,right=text"'),
@@ -123,6 +147,25 @@ def test_shows_the_maps_that_inspect_shows(pipe: Any, more: dict[str, Any]) -> N
         (("--region", "0,0,1,1=red", "--region", "0,0,1,1=red"), "a text of its own"),
         (("--region", "0,0,1,1=" + "red " * 99), "into the window of the text encoder"),
         (("--attend", "red", "--replace", "red=blue"), "do one after the other"),
+        (("--replace", "red=blue", "--image", __file__, "--seed", "0"), "--image without --seed"),
+        (("--replace", "red=blue", "--replace", "Red=left"), "one --replace a phrase"),
+        (("--weight", "red=2", "--weight", '"RED"=3'), "one --weight a phrase, but came 'RED'"),
+        (("--box", "red=0,0,1,1", "--box", "red =0,0,1,0.5"), "one --box a phrase"),
+        (("--weight", "red=1e30"), "--weight 'red' of at most 1000, but came 1e+30"),
+        (("--weight", f"{LONG}=1"), "is not in the prompt; its words are"),
+        (("--weight", f"red={LONG}"), "a finite number as --weight 'red'=…"),
+        (("--box", f"{LONG}=x"), "four numbers"),
+        (("--box", f"red={LONG}"), "four numbers"),
+        (("--region", LONG), "--region"),
+        (("--region", f"{LONG}=red"), "four numbers"),
+        (("--region", f"0,0,1,1={LONG}"), "beyond it from"),
+        (("--replace", LONG), "expected --replace word=…"),
+        (("--replace", f"red={LONG}"), "beyond it from"),
+        (("--replace", f"red={'left ' * 80}"), "goes beyond it from 'left' on"),
+        (("--attend", f"{LONG},red"), "is not in the prompt"),
+        (("--attend", LONG * 20), "--attend in characters of at most 10000, but came 18000"),
+        (("--attend", ",".join(map(str, range(101)))), "at most 100 phrases, but came 101"),
+        (("--weight", "red=2", "--guidance", "1", "--negative", "left"), "--guidance above 1"),
         (("--replace", "red=blue", "--image", "nowhere.png"), "a picture file at"),
     ],
 )
@@ -132,4 +175,5 @@ def test_mistakes(model: Path, tmp_path: Path, options: tuple[str, ...], message
     assert (code, printed) == (2, "")
     assert message in told
     assert len(told.strip().splitlines()) == 1
+    assert len(told) < 500
     assert not (tmp_path / "out").exists()
