@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from t2i_xattn.errors import UserError, shown
+from t2i_xattn.files import is_file
 
 MAX_PIXELS = 100_000_000
 """Of a file: more than cameras have. Its pixels are held in memory, four bytes each."""
@@ -44,11 +45,7 @@ def read_picture(path: str | PathLike[str], max_pixels: int | None = MAX_PIXELS)
             several pictures, or colours that have no reading in RGB.
     """
     file, name = Path(path), shown(str(path), 100)
-    try:
-        there = file.is_file()
-    except OSError:  # a name that is too long
-        there = False
-    if not there:
+    if not is_file(file):
         raise UserError(f"expected a picture file at {name}, but there is none; check the path")
     with _without_pillow_s_limit():
         try:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterable
-from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,6 +17,7 @@ import typer
 
 from t2i_xattn.commands.one_sentence import mistakes_told
 from t2i_xattn.errors import UserError, listed, nearest, shown
+from t2i_xattn.files import is_file
 
 MOST_BYTES = 1_000_000
 
@@ -58,17 +58,15 @@ def read_section(path: Path, command: str, commands: Iterable[str]) -> dict[str,
     Raises:
         UserError: the file cannot be read, is no TOML, or has something beside these sections.
     """
-    name, data = shown(str(path), 100), b""
-    there = False
-    with suppress(OSError, ValueError):
-        there = path.is_file()
-        data = path.read_bytes() if there and path.stat().st_size <= MOST_BYTES else b"\xff"
-    if not there:
+    name = shown(str(path), 100)
+    if not is_file(path):
         raise UserError(f"expected a TOML file at --config {name}, but there is none; check it")
     try:
-        config = tomllib.loads(data.decode("utf-8"))
-    except (ValueError, RecursionError) as error:
-        reason = str(error)[:100]
+        if path.stat().st_size > MOST_BYTES:
+            raise ValueError("too large")
+        config = tomllib.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        reason = " ".join(str(error).split())[:100]
         raise UserError(
             f"expected a TOML file of at most {MOST_BYTES} bytes at --config {name}, but it cannot "
             f"be read ({reason}); see https://toml.io"

@@ -15,11 +15,13 @@ from t2i_xattn.commands.limits import check_limits, check_phrases
 from t2i_xattn.commands.output import output_folder
 from t2i_xattn.commands.parsing import parse_list, parse_size
 from t2i_xattn.commands.request import Request, check_text, paint
-from t2i_xattn.errors import UserError
+from t2i_xattn.errors import UserError, shown
+from t2i_xattn.files import is_file
 
 if TYPE_CHECKING:
     from PIL import Image
 
+    from t2i_xattn.traces.heat_map import HeatMap
     from t2i_xattn.traces.trace import Trace
 
 OF_A_RUN = ("model", "seed", "steps", "guidance", "size", "count", "negative", "walk", "device")
@@ -68,7 +70,7 @@ def inspect_command(
             )
         if not no_limits:
             check_phrases("--words", phrases)
-        shown = inspect_trace(trace, picture or [], phrases, out, no_limits)
+        found = inspect_trace(trace, picture or [], phrases, out, no_limits)
     elif prompt is None:
         raise UserError('expected a prompt, such as "a red circle", or --trace, but came neither')
     elif picture:
@@ -78,11 +80,11 @@ def inspect_command(
         if not no_limits:
             check_limits(request, walk)
         request.check()
-        shown = inspect_run(request, model, walk, out, device)
+        found = inspect_run(request, model, walk, out, device)
     if as_json:
-        print_json({"command": "inspect", **shown.as_json()})
+        print_json({"command": "inspect", **found.as_json()})
     else:
-        shown.print()
+        found.print()
 
 
 def inspect_run(
@@ -98,12 +100,12 @@ def inspect_run(
             pictures = paint(pipe, request)
         trace.save(folder / "trace.safetensors")
         names = [f"seed-{request.seed + number}" for number in range(len(pictures))]
-        shown = Inspection(request.prompt, out / "trace.safetensors")
+        found = Inspection(request.prompt, out / "trace.safetensors")
         for name, picture, maps in zip(names, pictures, _maps(trace, request.words), strict=True):
             # One picture lies in the folder itself, several in a folder each.
             place = Path(name) if len(pictures) > 1 else Path()
-            shown.add(write_inspection(folder, out, place, picture, maps, request.prompt))
-    return shown
+            found.add(write_inspection(folder, out, place, picture, maps, request.prompt))
+    return found
 
 
 def inspect_trace(
@@ -120,6 +122,10 @@ def inspect_trace(
     from t2i_xattn.pictures import MAX_PIXELS, read_picture
     from t2i_xattn.traces.trace import Trace
 
+    if not is_file(path):
+        raise UserError(
+            f"expected a trace file at {shown(str(path), 100)}, but there is none; check the path"
+        )
     trace = Trace.load(path)
     images = trace.run.images
     if len(pictures) not in (0, images):
@@ -134,15 +140,15 @@ def inspect_trace(
         )
     limit = None if no_limits else MAX_PIXELS
     read: list[Image.Image | None] = [read_picture(each, limit) for each in pictures]
-    shown = Inspection(trace.prompts[0] or "", path)
+    found = Inspection(trace.prompts[0] or "", path)
     with output_folder(out, "inspect") as folder:
         for number, maps in enumerate(_maps(trace, phrases)):
             place = Path(f"image-{number}") if images > 1 else Path()
             picture = read[number] if read else None
             text = trace.prompts[number] or ""
-            shown.add(write_inspection(folder, out, place, picture, maps, text))
-    return shown
+            found.add(write_inspection(folder, out, place, picture, maps, text))
+    return found
 
 
-def _maps(trace: Trace, phrases: tuple[str, ...]) -> list[list]:
+def _maps(trace: Trace, phrases: tuple[str, ...]) -> list[list[HeatMap]]:
     return [heatmaps(trace, number, phrases) for number in range(trace.run.images)]

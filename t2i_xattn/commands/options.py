@@ -86,8 +86,8 @@ def load(model: str | None, device: str | None) -> Any:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).split("\n")[0][:100]
         raise UserError(
-            f"expected a --device of this machine, but {shown(chosen)} is not to be had ({reason}); "
-            "try cpu"
+            f"expected a --device of this machine, but {shown(chosen)} is not to be had "
+            f"({reason}); try cpu"
         ) from error
     pipe = load_pipeline(model).to(chosen)
     pipe.set_progress_bar_config(desc="painting", leave=False)
