@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import runpy
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +112,21 @@ def test_bytes_that_are_no_text(tmp_path: Path) -> None:
     (tmp_path / "a.toml").write_bytes(b"\xff\xfe")
     code, _, error = run("generate", PROMPT, "--config", tmp_path / "a.toml", "--out", tmp_path)
     assert (code, error.count("\n")) == (2, 1)
+
+
+def test_a_script_that_is_a_command_reads_its_section(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = Path(__file__).parents[1] / "scripts" / "generate.py"
+    for text, code in (("[generate]\nsteps = 1\nseed = 7", 0), ("[other]\nsteps = 1", 2)):
+        config = written(tmp_path, text)
+        out = tmp_path / str(code)
+        arguments = [script.name, PROMPT, "--config", str(config), "--out", str(out)]
+        monkeypatch.setattr(sys, "argv", arguments)
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(str(script), run_name="__main__")
+        assert ended.value.code == code
+        assert (out / "picture-7.png").is_file() == (code == 0)
 
 
 def test_every_option_can_stand_in_the_file(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 import typer
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from command_line import PROMPT, run
 from conftest import make_pipeline
@@ -29,15 +30,15 @@ OPTIONS = sorted(
 )
 """All commands' options, those too that are still to come."""
 
-HUGE = "9" * 5000
+HUGE, LONG = "9" * 5000, "9" * 4000
 NO_NUMBERS = ["", " ", "x", "nan", "1e999", "-1e999", "0x10", "1,5", "None", HUGE + "x"]
-NO_COUNTS = [*NO_NUMBERS, "-1", "2.5", "inf", str(2**63), str(10**30), HUGE]
+NO_COUNTS = [*NO_NUMBERS, "-1", "2.5", "inf", str(2**63), str(10**30), LONG, HUGE]
 WRONG = {
     "--seed": NO_COUNTS,
     "--steps": [*NO_COUNTS, "0", "1001"],
     "--count": [*NO_COUNTS, "0", "65"],
     "--walk": [*NO_COUNTS, "101"],
-    "--guidance": [*NO_NUMBERS, "inf", "-inf", "-1", "1e30", HUGE],
+    "--guidance": [*NO_NUMBERS, "inf", "-inf", "-1", "1e30", LONG, HUGE],
     "--size": [*NO_COUNTS, "0", "0x0", "64x", "x64", "64x64x64", "60", "1e9x1", "4096"],
     "--out": ["file", "file/in", "\0", "x" * 300],
     "--image": ["", ".", "file", "none", "\0", "x" * 5000, "/dev/zero"],
@@ -101,6 +102,15 @@ def test_what_is_wrong_is_refused(here: Path, command: str, option: str) -> None
         prompt = None if option == "--trace" else PROMPT
         told = refused(here, command, f"{option}={value}", prompt=prompt)
         assert TAKEN not in told, value[:99]
+
+
+@pytest.mark.parametrize("size", ["0x8", "8x0", "60", "4096x4096"])
+def test_a_picture_s_size_is_checked_before_it_is_fitted(
+    here: Path, tmp_path: Path, size: str
+) -> None:
+    Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
+    told = refused(here, "edit", f"--image={tmp_path / 'a.png'}", f"--size={size}")
+    assert "a --size" in told
 
 
 def test_no_option_is_forgotten() -> None:

@@ -177,6 +177,19 @@ def _line(process: subprocess.Popen[str]) -> str:
     return process.stdout.readline().strip()
 
 
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS, errno.ENOSPC])
+def test_a_folder_that_takes_nothing_is_told_before_anything_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refusing(*_: object, **__: object) -> str:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("tempfile.mkdtemp", refusing)
+    with pytest.raises(UserError, match=os.strerror(number)), output_folder(tmp_path / "a" / "b"):
+        raise AssertionError("it began")
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("name", ["x" * 300, "zero\0character", "file", "file/in it"])
 def test_a_folder_that_cannot_be_made_is_told_in_short(tmp_path: Path, name: str) -> None:
     (tmp_path / "file").write_text("mine", "utf-8")

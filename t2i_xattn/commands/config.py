@@ -26,7 +26,7 @@ def _take(context: typer.Context, path: Path | None) -> Path | None:
     """The file's section becomes the defaults of the command's options."""
     if path is not None and not context.resilient_parsing:
         with mistakes_told("t2i-xattn"):
-            section = read_section(path, str(context.info_name), _commands(context))
+            section = read_section(path, _section(context), _commands(context))
             parameters = {_name(each): each for each in context.command.params}
             for unusable in ("config", "help"):
                 parameters.pop(unusable, None)
@@ -118,6 +118,13 @@ def _name(parameter: Any) -> str:
     """A parameter as the config file calls it: an option without its dashes, or an argument."""
     longest = max(parameter.opts, key=len, default=parameter.name)
     return str(longest).lstrip("-").replace("_", "-")
+
+
+def _section(context: typer.Context) -> str:
+    """The name of the command, of a script that is one of them too."""
+    if context.parent is not None:
+        return str(context.info_name)
+    return getattr(context.command.callback, "__name__", "").removesuffix("_command")
 
 
 def _commands(context: typer.Context) -> Iterable[str]:

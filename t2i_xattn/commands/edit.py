@@ -91,8 +91,8 @@ def edit_command(
     asked.check()
     with output_folder(out, "edit") as folder:
         pipe = options.load(model, device)
-        asked = with_fitted_picture(pipe, asked)
         asked.check_against(pipe)
+        asked = with_fitted_picture(pipe, asked)
         from t2i_xattn.showing.render import comparison, contact_sheet
 
         edited = paint_edited(pipe, asked)

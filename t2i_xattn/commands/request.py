@@ -55,13 +55,13 @@ class Request:
             )
         for name, value in (("steps", self.steps), ("count", self.count)):
             if value < 1:
-                raise UserError(f"expected --{name} of at least 1, but came {value}")
+                raise UserError(f"expected --{name} of at least 1, but came {shown(value)}")
         if not math.isfinite(self.guidance) or self.guidance < 0:
             raise UserError(
                 f"expected a --guidance of 0 or more, but came {self.guidance}; 1 is without"
             )
         if not 0 <= self.seed < 2**63 - self.count:
-            raise UserError(f"expected a --seed from 0 to 2^63, but came {self.seed}")
+            raise UserError(f"expected a --seed from 0 to 2^63, but came {shown(self.seed)}")
 
     def check_against(self, pipe: Any) -> None:
         """What depends on the model: its sizes, its window of tokens, its noise levels.
@@ -81,7 +81,10 @@ class Request:
                 )
         levels = int(pipe.scheduler.config.num_train_timesteps)
         if self.steps > levels:
-            raise UserError(f"expected at most {levels} --steps for this model, got {self.steps}")
+            raise UserError(
+                f"expected at most {levels} --steps for this model, but came {shown(self.steps)}; "
+                "take fewer"
+            )
         tokenizer = tokenizer_of(pipe)
         for name, text in (("prompt", self.prompt), ("negative prompt", self.negative or "")):
             cut = cut_words(split_words(tokenizer, text))
