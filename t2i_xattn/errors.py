@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import reprlib
 from collections.abc import Iterable
+from typing import Any
 
 
 class UserError(ValueError):
@@ -30,12 +32,25 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f" (did you mean {shown(close[0])}?)" if close else ""
 
 
-def shown(value: object, most: int = 40) -> str:
-    """What came, as an error message quotes it: its `repr`, cut after about `most` characters."""
+def shown(value: Any, most: int = 40) -> str:
+    """What came, as an error message quotes it: on one line, and short whatever it holds.
+
+    Args:
+        value: anything; a text is cut after `most` characters, other things after four times that.
+        most: characters.
+    """
     if isinstance(value, str):
         return repr(value) if len(value) <= most else f"{value[:most]!r}…"
-    text = repr(value)
-    return text if len(text) <= most else f"{text[:most]}…"
+    try:
+        text = " ".join(_SHORT.repr(value).split())
+    except Exception:  # whatever an object of the user's own says of itself
+        text = f"an object of {type(value).__name__}"
+    return text if len(text) <= 4 * most else f"{text[: 4 * most]}…"
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 160
+_SHORT.maxlist = _SHORT.maxtuple = 12
 
 
 def listed(texts: Iterable[str], most: int = 5) -> str:
