@@ -11,7 +11,7 @@ import typing
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, ParamSpec, TypeVar, Union
 
-from t2i_xattn.errors import UserError, shortened
+from t2i_xattn.errors import UserError, shown
 
 _Given = ParamSpec("_Given")
 _Made = TypeVar("_Made")
@@ -79,7 +79,7 @@ def _hints(owner: Any) -> dict[str, Any]:
 def _check(name: str, owner: str, value: Any, hint: Any) -> None:
     if not _fits(value, hint):
         raise UserError(
-            f"expected {_shown(hint)} as {name} of {owner}, but came {shortened(value)}; "
+            f"expected {_shown(hint)} as {name} of {owner}, but came {shown(value)}; "
             f"help({owner}) says what it means"
         )
 

@@ -10,9 +10,6 @@ from typing import Any
 _MOST = 600
 """Characters of a message."""
 
-_LONGEST = 100
-"""Characters of a name that is held against others."""
-
 
 class UserError(ValueError):
     """A mistake that the user can mend; its message is one sentence for them.
@@ -40,17 +37,37 @@ class TraceFileError(UserError):
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """`" (did you mean 'x'?)"` for the known name spelled most like `name`, or an empty string."""
-    if len(name) > _LONGEST:
+    if len(name) > 100:  # whose comparison would take minutes
         return ""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f" (did you mean {close[0]!r}?)" if close else ""
+    return f" (did you mean {shown(close[0])}?)" if close else ""
 
 
-def shortened(value: Any) -> str:
-    """A value as messages show it: on one line, whatever it is and however long."""
-    short = reprlib.Repr()
-    short.maxstring = short.maxother = 60
+def shown(value: Any, most: int = 40) -> str:
+    """What came, as an error message quotes it: on one line, and short whatever it holds.
+
+    Args:
+        value: anything; a text is cut after `most` characters, other things after four times that.
+        most: characters.
+    """
+    if isinstance(value, str):
+        return repr(value) if len(value) <= most else f"{value[:most]!r}…"
     try:
-        return " ".join(short.repr(value).split())
-    except Exception:  # an object's own repr may fail
-        return f"a {type(value).__name__}"
+        text = " ".join(_SHORT.repr(value).split())
+    except Exception:  # whatever an object of the user's own says of itself
+        text = f"an object of {type(value).__name__}"
+    return text if len(text) <= 4 * most else f"{text[: 4 * most]}…"
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 160
+_SHORT.maxlist = _SHORT.maxtuple = 12
+
+
+def listed(texts: Iterable[str], most: int = 5) -> str:
+    """`"'a', 'b', and 3 more"`: the first `most` of some texts, each as `shown` quotes it."""
+    several = list(texts)
+    parts = [shown(text) for text in several[:most]]
+    if len(several) > most:
+        parts.append(f"and {len(several) - most} more")
+    return ", ".join(parts)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import diffusers
 import transformers
 from typer.testing import CliRunner
 
 from t2i_xattn.commands.app import app
+from t2i_xattn.commands.run_files import NAME
 
 PROMPT = "A red circle, blue"
 
@@ -32,3 +34,8 @@ def run(*arguments: object) -> tuple[int, str, str]:
     if result.exception and not isinstance(result.exception, SystemExit):
         raise result.exception
     return result.exit_code, result.stdout, result.stderr
+
+
+def written(folder: Path) -> list[str]:
+    """The names in a folder but that of the list of them."""
+    return sorted(path.name for path in folder.iterdir() if path.name != NAME)

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from command_line import PROMPT, as_loud_as_before, run
+from command_line import PROMPT, as_loud_as_before, run, written
 from conftest import make_pipeline
 from t2i_xattn.commands.edit_request import parse_boxes
-from t2i_xattn.commands.inspect import shown_box
+from t2i_xattn.commands.inspection import shown_box
+from t2i_xattn.commands.parsing import parse_list
 from t2i_xattn.commands.request import Request
 from t2i_xattn.errors import UserError
 from t2i_xattn.traces.regions import Box
@@ -35,7 +36,7 @@ def test_generate_writes_one_picture_a_seed(model: Path, tmp_path: Path) -> None
     )
     assert code == 0
     names = ["picture-3.png", "picture-4.png"]
-    assert sorted(path.name for path in (tmp_path / "both").iterdir()) == names
+    assert written(tmp_path / "both") == names
     assert [Path(line).name for line in printed.split()] == names
     with Image.open(tmp_path / "both" / names[0]) as picture:
         assert picture.size == (48, 64)
@@ -49,7 +50,7 @@ def test_inspect_writes_picture_overlays_sheet_table_and_trace(model: Path, tmp_
     options = ["--model", model, "--steps", 2, "--device", "cpu", "--out", tmp_path / "out"]
     code, printed, _ = run("inspect", PROMPT, *options, "--seed", 3)
     assert code == 0
-    files = sorted(path.name for path in (tmp_path / "out").iterdir())
+    files = written(tmp_path / "out")
     overlays = ["word-01-a.png", "word-02-red.png", "word-03-circle.png", "word-04-blue.png"]
     assert files == sorted(
         ["picture.png", "trace.safetensors", "words.json", "words.png", *overlays]
@@ -84,7 +85,7 @@ def test_inspect_takes_chosen_phrases_and_several_pictures(model: Path, tmp_path
     options = ["--model", model, "--steps", 1, "--device", "cpu", "--out", tmp_path]
     code, _, _ = run("inspect", PROMPT, *options, "--words", "red circle, blue", "--count", 2)
     assert code == 0
-    assert {path.name for path in tmp_path.iterdir()} == {"seed-0", "seed-1", "trace.safetensors"}
+    assert written(tmp_path) == ["seed-0", "seed-1", "trace.safetensors"]
     table = json.loads((tmp_path / "seed-1" / "words.json").read_text("utf-8"))
     assert [row["word"] for row in table["words"]] == ["red circle", "blue"]
 
@@ -97,6 +98,25 @@ def test_a_word_that_stands_twice_is_shown_once_where_it_stands_first(
     table = json.loads((tmp_path / "words.json").read_text("utf-8"))
     words = [row["word"] for row in table["words"]]
     assert words == ["A", "red", "circle", "left", "of", "blue"]
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ('"red circle"', ("red circle",)),
+        ("'red circle', blue", ("red circle", "blue")),
+        ('"red, circle", \u201cblue, star\u201d,', ("red, circle", "blue, star")),
+        ("don't, the cats' hat, 'tis", ("don't", "the cats' hat", "'tis")),
+        ('"red, circle', ('"red', "circle")),
+        ('5" pipe, 6" pipe', ('5" pipe', '6" pipe')),
+        ("red, red ,, red", ("red",)),
+        ("\"\", ''", ()),
+        ("", ()),
+        (None, ()),
+    ],
+)
+def test_quotes_around_words_are_no_part_of_them(text: str | None, parts: tuple[str, ...]) -> None:
+    assert parse_list(text) == parts
 
 
 @pytest.mark.parametrize(
@@ -128,6 +148,27 @@ def test_a_box_of_the_table_can_be_given_to_edit(box: Box, shown: str) -> None:
         ([PROMPT, "--count", "0"], "--count of at least 1, but came 0"),
         ([PROMPT, "--guidance", "nan"], "--guidance of 0 or more"),
         ([PROMPT, "--seed", "-1"], "--seed from 0"),
+        (
+            [PROMPT, "--size", "100000x100000"],
+            "4194304 pixels, but came 100000 × 100000; take less",
+        ),
+        ([PROMPT, "--size", "9" * 5000], "--size like 128 or 160x128, but came '9999"),
+        ([PROMPT, "--count", "1000000"], "--count of at most 64, but came 1e+06; take less, or"),
+        ([PROMPT, "--walk", "1000000000"], "--walk of at most 100, but came 1000000000"),
+        ([PROMPT, "--walk", "-1"], "--walk"),
+        ([PROMPT, "--guidance", "1e30"], "--guidance of at most 100, but came 1e+30"),
+        ([PROMPT, "--guidance", "1", "--negative", "tree"], "a negative prompt does nothing"),
+        ([PROMPT, "--negative", "red " * 80], "a negative prompt of at most 75 tokens"),
+        (["red " * 300], "'red', 'red', and 220 more"),
+        (["red " * 3000], "a prompt in characters of at most 10000, but came 12000"),
+        ([PROMPT, "--words", "circl" * 200], "is not in the prompt; its words are 'A', 'red'"),
+        ([PROMPT, "--words", "x" * 100_000], "--words in characters of at most 10000"),
+        ([PROMPT, "--words", ",".join(map(str, range(200_000)))], "but came 200000"),
+        (["red \udcff"], "text in UTF-8"),
+        ([PROMPT, "--steps", "1" * 9000], "'--steps'"),
+        ([PROMPT, "--nonsense" * 900], "no such option"),
+        ([PROMPT, "--picture", "a.png"], "--picture with --trace only"),
+        ([PROMPT, "--device", "x" * 900], "--device of this machine, but 'xxx"),
         ([PROMPT, "--device", "nonsense"], "--device of this machine, but 'nonsense'"),
         (["red " * 80 + "circle"], "these words lie beyond: 'red', 'red', 'red', 'red', 'red', "),
     ],
@@ -142,7 +183,17 @@ def test_a_mistake_ends_with_one_sentence_and_nothing_written(
     assert (code, printed) == (2, "")
     assert sentence in error
     assert error.count("\n") == 1
+    assert len(error) < 500
     assert not (tmp_path / "new").exists()
+
+
+def test_limits_can_be_lifted(model: Path, tmp_path: Path) -> None:
+    options = ["--model", model, "--steps", 1, "--device", "cpu", "--out", tmp_path]
+    beyond = ["--guidance", 101, "--walk", 101, "--count", 65, "--size", 16]
+    code, _, error = run("inspect", PROMPT, *options, *beyond)
+    assert (code, "lift it by --no-limits" in error) == (2, True)
+    beyond = ["--guidance", 101, "--walk", 101, "--size", 16]
+    assert run("inspect", PROMPT, *options, *beyond, "--no-limits")[0] == 0
 
 
 def test_a_pipeline_without_words_is_named() -> None:
@@ -169,22 +220,6 @@ def test_a_folder_that_cannot_be_written_to_is_named_before_anything_runs(tmp_pa
     assert code == 2
     assert "can be written to" in error
     assert file.read_text("utf-8") == "mine"
-
-
-def test_a_run_that_breaks_off_leaves_the_folder_as_it_was(
-    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "picture-0.png").write_bytes(b"before")
-
-    def broken(*_: object, **__: object) -> None:
-        raise RuntimeError("out of memory")
-
-    monkeypatch.setattr("t2i_xattn.commands.generate.paint", broken)
-    with pytest.raises(RuntimeError, match="out of memory"):
-        run("generate", PROMPT, "--model", model, "--out", tmp_path, "--device", "cpu")
-    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {
-        "picture-0.png": b"before"
-    }
 
 
 def test_square_brackets_in_a_prompt_are_no_markup(model: Path, tmp_path: Path) -> None:

@@ -9,14 +9,15 @@ import numpy as np
 import pytest
 from PIL import Image, ImageChops
 
-from command_line import PROMPT, run
+from command_line import PROMPT, run, written
 from conftest import make_pipeline
 from t2i_xattn.commands.edit import paint_edited
 from t2i_xattn.commands.edit_request import EditRequest
-from t2i_xattn.commands.inspect import heatmaps
+from t2i_xattn.commands.inspection import heatmaps
 from t2i_xattn.commands.request import Request, paint
 from t2i_xattn.recording.record import record
 
+LONG = "circle" * 150
 FILES = ("after.png", "before.png", "edit.png", "words-after.png", "words-before.png")
 
 
@@ -28,10 +29,12 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def edit(model: Path, out: Path, *options: object, prompt: str = PROMPT) -> None:
-    fixed = ["--model", model, "--steps", 5, "--seed", 3, "--device", "cpu", "--out", out]
-    code, printed, _ = run("edit", prompt, *fixed, *options)
-    assert code == 0
-    assert sorted(path.name for path in out.iterdir()) == sorted(FILES)
+    fixed = ["--model", model, "--steps", 5, "--device", "cpu", "--out", out]
+    if "--image" not in options:
+        fixed += ["--seed", 3]
+    code, printed, told = run("edit", prompt, *fixed, *options)
+    assert code == 0, told
+    assert written(out) == sorted(FILES)
     assert Path(printed.split()[0]).name == "edit.png"
     before, after = (Image.open(out / name) for name in ("before.png", "after.png"))
     assert before.size == after.size == (64, 64)
@@ -63,10 +66,53 @@ def test_writes_before_after_and_the_difference(
     assert np.asarray(difference).max() <= 1  # the batch is another
 
 
+@pytest.mark.parametrize("steps", [1, 2])
+def test_words_are_replaced_in_the_shortest_runs(model: Path, tmp_path: Path, steps: int) -> None:
+    edit(model, tmp_path / "out", "--steps", steps, "--replace", "red=blue")
+
+
 def test_edits_a_picture_of_the_user_s(model: Path, tmp_path: Path) -> None:
     own = Image.effect_noise((64, 64), 60).convert("RGB")
     own.save(tmp_path / "own.png")
     edit(model, tmp_path / "out", "--image", tmp_path / "own.png", "--replace", "red=blue")
+
+
+def test_a_photo_is_fitted_to_the_model_and_that_is_said(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photo = Image.effect_noise((200, 150), 60).convert("RGB")
+    photo.save(tmp_path / "photo.jpg")
+    fixed = ["--model", model, "--steps", 3, "--device", "cpu", "--image", tmp_path / "photo.jpg"]
+    sizes = {(): (72, 56), ("--size", "48x64"): (48, 64)}
+    for size, expected in sizes.items():
+        out = tmp_path / "out"
+        code, _, told = run("edit", PROMPT, *fixed, "--replace", "red=blue", "--out", out, *size)
+        assert code == 0, told
+        assert "the picture of 200 × 150 pixels is edited at {} × {}".format(*expected) in told
+        assert "inversion: " in told
+        with Image.open(out / "before.png") as before:
+            assert before.size == expected
+
+
+@pytest.mark.parametrize(
+    ("prompt", "replace", "target"),
+    [
+        ("red and blue", {"red": "blue", "blue": "red"}, "blue and red"),
+        ("a red circle, red", {"red": "1", "Red  circle": "2"}, "a 2, 1"),
+        ("New York's red, York", {"new york": "Paris", "york": "Rome"}, "Paris's red, Rome"),
+        ("New York\u2019s sky", {"New York": "Paris"}, "Paris\u2019s sky"),
+        ("a t-shirt, a shirt", {"shirt": "hat"}, "a t-shirt, a hat"),
+        ("red, circle", {"red circle": r"\1 star"}, r"\1 star"),
+        ("red", {"blue": "green"}, "red"),
+    ],
+)
+def test_replacements_are_made_at_once(prompt: str, replace: dict[str, str], target: str) -> None:
+    assert EditRequest(Request(prompt), replace).target == target
+
+
+def test_colours_are_swapped(model: Path, tmp_path: Path) -> None:
+    swapped = ("--replace", "red=blue", "--replace", "blue=red")
+    edit(model, tmp_path / "out", *swapped)
 
 
 @pytest.mark.parametrize("more", [{"weights": {"red": 2.0}}, {"attend": ["circle"]}])
@@ -92,7 +138,7 @@ def test_shows_the_maps_that_inspect_shows(pipe: Any, more: dict[str, Any]) -> N
         (("--weight", "red=inf"), "came 'inf'"),
         (("--weight", "cat=2"), "'cat'"),
         (("--box", "circle=0,0,2,1"), "inside the picture"),
-        (("--box", "circle=0,0,1"), "inside the picture"),
+        (("--box", "circle=0,0,1"), "four numbers"),
         (("--box", "circle=a,b,c,d"), "four numbers"),
         (("--attend", "star"), "'star'"),
         (("--region", "0,0,1,0.5"), 'expected --region "top,left,bottom,right=text"'),
@@ -101,7 +147,26 @@ def test_shows_the_maps_that_inspect_shows(pipe: Any, more: dict[str, Any]) -> N
         (("--region", "0,0,1,1=red", "--region", "0,0,1,1=red"), "a text of its own"),
         (("--region", "0,0,1,1=" + "red " * 99), "into the window of the text encoder"),
         (("--attend", "red", "--replace", "red=blue"), "do one after the other"),
-        (("--replace", "red=blue", "--image", "nowhere.png"), "picture that can be read"),
+        (("--replace", "red=blue", "--image", __file__, "--seed", "0"), "--image without --seed"),
+        (("--replace", "red=blue", "--replace", "Red=left"), "one --replace a phrase"),
+        (("--weight", "red=2", "--weight", '"RED"=3'), "one --weight a phrase, but came 'RED'"),
+        (("--box", "red=0,0,1,1", "--box", "red =0,0,1,0.5"), "one --box a phrase"),
+        (("--weight", "red=1e30"), "--weight 'red' of at most 1000, but came 1e+30"),
+        (("--weight", f"{LONG}=1"), "is not in the prompt; its words are"),
+        (("--weight", f"red={LONG}"), "a finite number as --weight 'red'=…"),
+        (("--box", f"{LONG}=x"), "four numbers"),
+        (("--box", f"red={LONG}"), "four numbers"),
+        (("--region", LONG), "--region"),
+        (("--region", f"{LONG}=red"), "four numbers"),
+        (("--region", f"0,0,1,1={LONG}"), "beyond it from"),
+        (("--replace", LONG), "expected --replace word=…"),
+        (("--replace", f"red={LONG}"), "beyond it from"),
+        (("--replace", f"red={'left ' * 80}"), "goes beyond it from 'left' on"),
+        (("--attend", f"{LONG},red"), "is not in the prompt"),
+        (("--attend", LONG * 20), "--attend in characters of at most 10000, but came 18000"),
+        (("--attend", ",".join(map(str, range(101)))), "at most 100 phrases, but came 101"),
+        (("--weight", "red=2", "--guidance", "1", "--negative", "left"), "--guidance above 1"),
+        (("--replace", "red=blue", "--image", "nowhere.png"), "a picture file at"),
     ],
 )
 def test_mistakes(model: Path, tmp_path: Path, options: tuple[str, ...], message: str) -> None:
@@ -110,4 +175,5 @@ def test_mistakes(model: Path, tmp_path: Path, options: tuple[str, ...], message
     assert (code, printed) == (2, "")
     assert message in told
     assert len(told.strip().splitlines()) == 1
+    assert len(told) < 500
     assert not (tmp_path / "out").exists()

@@ -187,7 +187,7 @@ def test_other_words_move_away_beside_the_picture(pipe: Any) -> None:
         ({"method": "null-text", "guidance_scale": 1.0}, "guidance_scale above 1"),
         ({"prompts": ["a", "b"]}, "1 pictures and 2 prompts"),
         ({"images": []}, "0 pictures and 1 prompts"),
-        ({"images": [np.zeros((64, 64, 3))]}, "PIL pictures, but came ndarray"),
+        ({"images": [np.zeros((64, 64, 3))]}, "paths of picture files, but came ndarray"),
         ({"images": picture(size=(60, 64))}, "multiples of 8, but came 60 × 64"),
         ({"num_inference_steps": 0}, "num_inference_steps of 1 or more"),
     ],

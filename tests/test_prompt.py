@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from conftest import make_tokenizer
 from t2i_xattn.errors import UserError, WordNotFoundError
-from t2i_xattn.prompts.words import cut_words, find_phrase, split_words
+from t2i_xattn.prompts.words import cut_words, find_phrase, phrase_spans, split_words
 
 TOKENIZER = make_tokenizer()
 
@@ -82,6 +82,37 @@ def test_every_word_is_found_again(texts: list[str]) -> None:
         assert find_phrase(words, text.upper()) == tuple(c for columns in same for c in columns)
         for occurrence, columns in enumerate(same):
             assert find_phrase(words, text, occurrence) == columns
+
+
+@pytest.mark.parametrize("mark", ["'", "\u2019"])
+def test_a_possessive_is_passed_over_where_the_phrase_does_not_stand_as_it_is(mark: str) -> None:
+    words = split_words(TOKENIZER, f"New York{mark}s red, York{mark}S cat")
+    york = [word.columns for word in words if word.text.casefold().startswith("york")]
+    assert find_phrase(words, "New York") == words[0].columns + york[0]
+    assert find_phrase(words, "york") == york[0] + york[1]
+    for other in ("'", "\u2019"):
+        assert find_phrase(words, f"York{other}s", 0) == york[0]
+    with pytest.raises(WordNotFoundError):
+        find_phrase(words, "yor")
+    words = split_words(TOKENIZER, f"a cat{mark}s cat")
+    assert find_phrase(words, "cat") == words[2].columns
+    assert find_phrase(words, f"cat{mark}s cat") == words[1].columns + words[2].columns
+
+
+def test_a_phrase_s_characters() -> None:
+    assert phrase_spans("a cat's cat", "Cat") == [(8, 11)]
+    assert phrase_spans("a cat's hat", "cat") == [(2, 5)]
+    assert phrase_spans("a cat\u2019s hat", "cat's") == [(2, 7)]
+    assert phrase_spans("a cat's hat", "cat hat") == [(2, 11)]
+    assert phrase_spans("a cat", "!") == phrase_spans("", "cat") == []
+
+
+def test_what_came_is_quoted_in_short() -> None:
+    words = split_words(TOKENIZER, " ".join(f"word{n}" for n in range(300)))
+    for phrase in ("x" * 10**6, "x " * 1000, "word1 word3"):
+        with pytest.raises(WordNotFoundError) as told:
+            find_phrase(words, phrase)
+        assert len(str(told.value)) < 500
 
 
 def test_a_phrase() -> None:

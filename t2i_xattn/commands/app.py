@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import sys
+from typing import Annotated
+
 import typer
 
+from t2i_xattn import __version__
 from t2i_xattn.commands.edit import edit_command
 from t2i_xattn.commands.generate import generate_command
+from t2i_xattn.commands.group import OneSentenceGroup
 from t2i_xattn.commands.inspect import inspect_command
 
 app = typer.Typer(
-    help="See what every word of a prompt does inside a text-to-image diffusion model.",
+    cls=OneSentenceGroup,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -20,9 +24,31 @@ app.command("inspect")(inspect_command)
 app.command("edit")(edit_command)
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"t2i-xattn {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def about(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Print the version.", callback=_print_version, is_eager=True
+        ),
+    ] = False,
+) -> None:
+    """See what every word of a prompt does inside a text-to-image diffusion model."""
+
+
 def main() -> None:
     """Entry point of ``t2i-xattn``."""
-    app()
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that has not all letters is no reason to fail after the work is done.
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    app(prog_name="t2i-xattn")  # however it was started
 
 
 if __name__ == "__main__":

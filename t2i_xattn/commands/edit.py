@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import dataclass
+from dataclasses import replace as replace_fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from t2i_xattn.commands import options
-from t2i_xattn.commands.edit_request import (
-    EditRequest,
-    parse_boxes,
-    parse_pairs,
-    parse_regions,
-    parse_weights,
-)
-from t2i_xattn.commands.inspect import heatmaps
+from t2i_xattn.commands.config import Config
+from t2i_xattn.commands.edit_request import EditRequest, parse_boxes, parse_regions, parse_weights
+from t2i_xattn.commands.inspection import heatmaps
+from t2i_xattn.commands.json_output import Json, print_json
+from t2i_xattn.commands.limits import check_edit_limits
 from t2i_xattn.commands.output import output_folder
-from t2i_xattn.commands.request import Request, paint, parse_list, parse_size
+from t2i_xattn.commands.painting import painted
+from t2i_xattn.commands.parsing import parse_list, parse_pairs, parse_size
+from t2i_xattn.commands.request import Request, paint
 from t2i_xattn.errors import UserError
 
 if TYPE_CHECKING:
@@ -30,9 +30,13 @@ if TYPE_CHECKING:
 WALK = 1
 """As `inspect` has it, so that both show the same maps."""
 
+FILES = ("edit", "before", "after", "words-before", "words-after")
+"""What is written, as PNG files."""
+
 
 @options.one_sentence
 def edit_command(
+    context: typer.Context,
     prompt: options.Prompt,
     replace: Annotated[
         list[str] | None, typer.Option(help="cat=dog: other words in the prompt; may be repeated.")
@@ -64,21 +68,31 @@ def edit_command(
     negative: options.Negative = None,
     out: options.Out = Path("out"),
     device: options.Device = None,
+    as_json: Json = False,
+    config: Config = None,
+    no_limits: options.NoLimits = False,
 ) -> None:
     """Change what words do in a picture: before, after, and the difference."""
+    if image is not None and options.given(context, "seed"):
+        raise UserError(
+            "expected --image without --seed, since the noise is that of the picture; leave one out"
+        )
     asked = EditRequest(
         Request(prompt, seed, steps, guidance, parse_size(size), 1, negative),
         parse_pairs("replace", replace or ()),
         parse_weights(weight or ()),
         parse_boxes(box or ()),
         parse_list(attend),
-        image,
+        None if image is None else _read(image, no_limits),
         parse_regions(region or ()),
     )
+    if not no_limits:
+        check_edit_limits(asked)
     asked.check()
-    with output_folder(out) as folder:
+    with output_folder(out, "edit") as folder:
         pipe = options.load(model, device)
         asked.check_against(pipe)
+        asked = with_fitted_picture(pipe, asked)
         from t2i_xattn.showing.render import comparison, contact_sheet
 
         edited = paint_edited(pipe, asked)
@@ -90,8 +104,30 @@ def edit_command(
             ("after", edited.after, edited.maps_after, asked.target),
         ):
             contact_sheet(picture, maps, prompt=text).save(folder / f"words-{name}.png")
-    for name in ("edit", "before", "after", "words-before", "words-after"):
-        typer.echo(out / f"{name}.png")
+    files = {name: out / f"{name}.png" for name in FILES}
+    if as_json:
+        by_name = {name.replace("-", "_"): file for name, file in files.items()}
+        print_json({"command": "edit", "prompt": prompt, "target": asked.target, **by_name})
+        return
+    for file in files.values():
+        typer.echo(file)
+
+
+def with_fitted_picture(pipe: Any, asked: EditRequest) -> EditRequest:
+    """The request with its picture in a size that the model can take; says so where it changes.
+
+    Raises:
+        UserError: the picture is too narrow.
+    """
+    if asked.image is None:
+        return asked
+    from t2i_xattn.pictures import fitted
+
+    picture = fitted(pipe, asked.image, asked.request.size)
+    if picture.size != asked.image.size:
+        was, now = (f"{each.width} × {each.height}" for each in (asked.image, picture))
+        typer.echo(f"t2i-xattn: the picture of {was} pixels is edited at {now}", err=True)
+    return replace_fields(asked, image=picture)
 
 
 @dataclass(frozen=True)
@@ -108,8 +144,7 @@ def paint_edited(pipe: Any, asked: EditRequest) -> Edited:
     """The picture before the edit and after it, from the same noise.
 
     Raises:
-        UserError: the picture that is to be edited cannot be read or has a size that the model
-            cannot take.
+        UserError: the picture that is to be edited has a size that the model cannot take.
     """
     from t2i_xattn.editing.edit import edit
     from t2i_xattn.edits.prompt_to_prompt import Replace, SelfReplace
@@ -140,19 +175,22 @@ def paint_edited(pipe: Any, asked: EditRequest) -> Edited:
 
     edits = []
     if asked.replace:
-        edits += [Replace(dict(asked.replace), steps=(0, 0.8)), SelfReplace(steps=(0, 0.4))]
+        early, earlier = (_first(share, asked.request.steps) for share in (0.8, 0.4))
+        edits += [Replace(dict(asked.replace), steps=early), SelfReplace(steps=earlier)]
     edits += [Reweight(word, weight, images=[1]) for word, weight in asked.weights.items()]
     if asked.regions:
         edits.append(RegionalPrompts(asked.regions, images=[1]))
     arguments = _two_rows(pipe, asked)
     with edit(pipe, *edits), record(pipe, walk=WALK) as trace:
-        before, after = pipe(**arguments).images
+        before, after = painted(pipe, **arguments)
     return Edited(before, after, heatmaps(trace, 0), heatmaps(trace, 1))
 
 
 def _two_rows(pipe: Any, asked: EditRequest) -> dict[str, Any]:
     """Arguments for a run of the prompt and its target in one batch, from the same noise."""
     import torch
+
+    from t2i_xattn.inversion.flow import guidance_of
 
     request = asked.request
     prompts = [request.prompt, asked.target]
@@ -161,11 +199,12 @@ def _two_rows(pipe: Any, asked: EditRequest) -> dict[str, Any]:
 
         inversion = invert(
             pipe,
-            _read(asked.image),
+            asked.image,
             request.prompt,
             num_inference_steps=request.steps,
             guidance_scale=request.guidance,
             negative_prompt=request.negative or "",
+            max_pixels=None,  # fitted, or of a --size within the limits
         )
         return inversion.arguments(prompts)
     width, height = request.size or (None, None)
@@ -174,20 +213,18 @@ def _two_rows(pipe: Any, asked: EditRequest) -> dict[str, Any]:
         "width": width,
         "height": height,
         "num_inference_steps": request.steps,
-        "guidance_scale": request.guidance,
+        guidance_of(pipe).argument: request.guidance,
         "negative_prompt": None if request.negative is None else [request.negative] * 2,
         "generator": [torch.Generator().manual_seed(request.seed) for _ in prompts],
     }
 
 
-def _read(path: Path) -> Image.Image:
-    from PIL import Image, UnidentifiedImageError
+def _first(share: float, steps: int) -> tuple[float, float]:
+    """The window of the first steps of a run, a share of them but one at least."""
+    return (0, share) if int(share * steps + 1e-6) else (0, 1)
 
-    try:
-        with Image.open(path) as picture:
-            return picture.convert("RGB")
-    except (OSError, UnidentifiedImageError) as error:
-        raise UserError(
-            f"expected a picture that can be read at --image {path}, but it cannot; give a PNG or "
-            "JPEG file"
-        ) from error
+
+def _read(path: Path, no_limits: bool) -> Image.Image:
+    from t2i_xattn.pictures import MAX_PIXELS, read_picture
+
+    return read_picture(path, None if no_limits else MAX_PIXELS)

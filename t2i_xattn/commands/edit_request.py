@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from t2i_xattn.commands.request import Request, tokenizer_of
-from t2i_xattn.errors import UserError
-from t2i_xattn.prompts.words import check_whole, find_phrase, split_words
+from t2i_xattn.commands.parsing import parse_pairs, unquoted
+from t2i_xattn.commands.request import Request, check_text, tokenizer_of
+from t2i_xattn.errors import UserError, shown
+from t2i_xattn.prompts.words import check_whole, find_phrase, phrase_spans, split_words
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from t2i_xattn.traces.regions import Box
 
 
@@ -36,18 +37,25 @@ class EditRequest:
     weights: Mapping[str, float] = field(default_factory=dict)
     boxes: Mapping[str, Box] = field(default_factory=dict)
     attend: Sequence[str] = ()
-    image: Path | None = None
+    image: Image.Image | None = None
     regions: Mapping[str, Box] = field(default_factory=dict)
 
     @property
     def target(self) -> str:
-        """The prompt after the replacements."""
+        """The prompt after the replacements, all at once; of two that overlap, the first one's, and
+        the longer one's where they begin together."""
         prompt = self.request.prompt
-        for old, new in self.replace.items():
-            words = r"\s+".join(re.escape(word) for word in old.split())
-            literally = new.replace("\\", r"\\")
-            prompt = re.sub(rf"(?<!\w){words}(?!\w)", literally, prompt, flags=re.IGNORECASE)
-        return prompt
+        places = sorted(
+            (start, -stop, new)
+            for old, new in self.replace.items()
+            for start, stop in phrase_spans(prompt, old)
+        )
+        parts, end = [], 0
+        for start, minus_stop, new in places:
+            if start >= end:
+                parts += [prompt[end:start], new]
+                end = -minus_stop
+        return "".join([*parts, prompt[end:]])
 
     def check(self) -> None:
         """What can be known without the model.
@@ -56,6 +64,8 @@ class EditRequest:
             UserError: there is nothing to do, or two things that cannot be done together.
         """
         self.request.check()
+        for text in (*self.replace.values(), *self.regions):
+            check_text(text)
         guided = bool(self.boxes or self.attend)
         if not (self.replace or self.weights or self.regions or guided):
             raise UserError(
@@ -82,25 +92,11 @@ class EditRequest:
         for phrase in (*self.replace, *self.boxes, *self.attend):
             find_phrase(words, phrase)
         words = split_words(tokenizer, self.target)
+        check_whole(self.target, words)
         for phrase in (*self.replace.values(), *self.weights):
             find_phrase(words, phrase)
         for text in self.regions:
             check_whole(text, split_words(tokenizer, text))
-
-
-def parse_pairs(option: str, texts: Sequence[str]) -> dict[str, str]:
-    """`["cat=dog", …]` as a mapping.
-
-    Raises:
-        UserError: a text without an equals sign, or with nothing beside it.
-    """
-    pairs = {}
-    for text in texts:
-        name, sign, value = text.partition("=")
-        if not (name.strip() and sign and value.strip()):
-            raise UserError(f"expected --{option} word=…, but came {text!r}")
-        pairs[name.strip()] = value.strip()
-    return pairs
 
 
 def parse_weights(texts: Sequence[str]) -> dict[str, float]:
@@ -116,7 +112,9 @@ def parse_weights(texts: Sequence[str]) -> dict[str, float]:
         except ValueError:
             weights[word] = math.nan
         if not math.isfinite(weights[word]):
-            raise UserError(f"expected --weight {word}=1.5 or another number, but came {text!r}")
+            raise UserError(
+                f"expected a finite number as --weight {shown(word)}=…, but came {shown(text)}"
+            )
     return weights
 
 
@@ -127,7 +125,7 @@ def parse_boxes(texts: Sequence[str]) -> dict[str, Box]:
         UserError: a box that is not four numbers inside the picture.
     """
     return {
-        word: _box(f'--box "{word}=top,left,bottom,right"', text)
+        word: _box(f"--box {shown(word)}=top,left,bottom,right", text)
         for word, text in parse_pairs("box", texts).items()
     }
 
@@ -140,13 +138,13 @@ def parse_regions(texts: Sequence[str]) -> dict[str, Box]:
     """
     regions: dict[str, Box] = {}
     for text in texts:
-        box, _, prompt = (part.strip() for part in text.partition("="))
+        box, _, prompt = (unquoted(part) for part in text.partition("="))
         if not prompt or prompt in regions:
             raise UserError(
                 'expected --region "top,left,bottom,right=text", each with a text of its own, but '
-                f"came {text!r}"
+                f"came {shown(text)}"
             )
-        regions[prompt] = _box(f'--region "top,left,bottom,right={prompt}"', box)
+        regions[prompt] = _box(f"--region top,left,bottom,right={shown(prompt)}", box)
     return regions
 
 
@@ -157,7 +155,7 @@ def _box(option: str, text: str) -> Box:
     try:
         sides = [float(part) for part in text.split(",")]
     except ValueError:
-        raise UserError(
-            f"expected {option} with four numbers from 0 to 1, but came {text!r}"
-        ) from None
+        sides = []
+    if len(sides) != 4:
+        raise UserError(f"expected {option} with four numbers from 0 to 1, but came {shown(text)}")
     return Box(*checked_box(sides))

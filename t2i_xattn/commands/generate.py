@@ -7,8 +7,12 @@ from pathlib import Path
 import typer
 
 from t2i_xattn.commands import options
+from t2i_xattn.commands.config import Config
+from t2i_xattn.commands.json_output import Json, print_json
+from t2i_xattn.commands.limits import check_limits
 from t2i_xattn.commands.output import output_folder
-from t2i_xattn.commands.request import Request, paint, parse_size
+from t2i_xattn.commands.parsing import parse_size
+from t2i_xattn.commands.request import Request, paint
 
 
 @options.one_sentence
@@ -23,16 +27,26 @@ def generate_command(
     negative: options.Negative = None,
     out: options.Out = Path("out"),
     device: options.Device = None,
+    as_json: Json = False,
+    config: Config = None,
+    no_limits: options.NoLimits = False,
 ) -> None:
     """Paint a prompt."""
     request = Request(prompt, seed, steps, guidance, parse_size(size), count, negative)
+    if not no_limits:
+        check_limits(request)
     request.check()
-    with output_folder(out) as folder:
+    with output_folder(out, "generate", beside=True) as folder:
         pipe = options.load(model, device)
         request.check_against(pipe)
         pictures = paint(pipe, request)
-        names = [f"picture-{seed + number}.png" for number in range(len(pictures))]
-        for name, picture in zip(names, pictures, strict=True):
-            picture.save(folder / name)
-    for name in names:
-        typer.echo(out / name)
+        seeds = range(seed, seed + len(pictures))
+        for each, picture in zip(seeds, pictures, strict=True):
+            picture.save(folder / f"picture-{each}.png")
+    files = {each: out / f"picture-{each}.png" for each in seeds}
+    if as_json:
+        found = [{"seed": each, "picture": file} for each, file in files.items()]
+        print_json({"command": "generate", "prompt": prompt, "pictures": found})
+        return
+    for file in files.values():
+        typer.echo(file)

@@ -2,32 +2,38 @@
 
 from __future__ import annotations
 
-import json
-import math
-import re
-import sys
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from t2i_xattn.commands import options
+from t2i_xattn.commands.config import Config
+from t2i_xattn.commands.inspection import Inspection, heatmaps, write_inspection
+from t2i_xattn.commands.json_output import Json, print_json
+from t2i_xattn.commands.limits import check_limits, check_phrases
 from t2i_xattn.commands.output import output_folder
-from t2i_xattn.commands.request import Request, paint, parse_list, parse_size
+from t2i_xattn.commands.parsing import parse_list, parse_size
+from t2i_xattn.commands.request import Request, check_text, paint
+from t2i_xattn.errors import UserError, shown
+from t2i_xattn.files import is_file
 
 if TYPE_CHECKING:
     from PIL import Image
 
     from t2i_xattn.traces.heat_map import HeatMap
-    from t2i_xattn.traces.regions import Box
     from t2i_xattn.traces.trace import Trace
+
+OF_A_RUN = ("model", "seed", "steps", "guidance", "size", "count", "negative", "walk", "device")
+"""Options that say how a picture is painted, which a saved trace has behind it."""
 
 
 @options.one_sentence
 def inspect_command(
-    prompt: options.Prompt,
+    context: typer.Context,
+    prompt: Annotated[
+        str | None, typer.Argument(help="What to paint; none with --trace.", show_default=False)
+    ] = None,
     model: options.Model = None,
     seed: options.Seed = 0,
     steps: options.Steps = 25,
@@ -37,14 +43,55 @@ def inspect_command(
     negative: options.Negative = None,
     words: options.Words = None,
     walk: options.Walk = 1,
+    trace: Annotated[
+        Path | None,
+        typer.Option(help="A saved trace to look into, instead of painting.", show_default=False),
+    ] = None,
+    picture: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="With --trace: its picture; one each, where it has several.", show_default="grey"
+        ),
+    ] = None,
     out: options.Out = Path("out"),
     device: options.Device = None,
+    as_json: Json = False,
+    config: Config = None,
+    no_limits: options.NoLimits = False,
 ) -> None:
-    """Paint a prompt and show where each of its words acted."""
+    """Paint a prompt and show where each of its words acted; or look into a saved trace."""
     phrases = parse_list(words)
-    request = Request(prompt, seed, steps, guidance, parse_size(size), count, negative, phrases)
-    request.check()
-    with output_folder(out) as folder:
+    if trace is not None:
+        if prompt is not None or (ignored := options.given(context, *OF_A_RUN)):
+            came = "a prompt" if prompt is not None else ", ".join(ignored)
+            raise UserError(
+                f"expected --trace alone, whose run is over, but came {came} beside it; leave one "
+                "of them out"
+            )
+        if not no_limits:
+            check_phrases("--words", phrases)
+        found = inspect_trace(trace, picture or [], phrases, out, no_limits)
+    elif prompt is None:
+        raise UserError('expected a prompt, such as "a red circle", or --trace, but came neither')
+    elif picture:
+        raise UserError("expected --picture with --trace only, but came no --trace; leave it out")
+    else:
+        request = Request(prompt, seed, steps, guidance, parse_size(size), count, negative, phrases)
+        if not no_limits:
+            check_limits(request, walk)
+        request.check()
+        found = inspect_run(request, model, walk, out, device)
+    if as_json:
+        print_json({"command": "inspect", **found.as_json()})
+    else:
+        found.print()
+
+
+def inspect_run(
+    request: Request, model: str | None, walk: int, out: Path, device: str | None
+) -> Inspection:
+    """Paints a request, records it, and writes what its words did."""
+    with output_folder(out, "inspect") as folder:
         pipe = options.load(model, device)
         request.check_against(pipe)
         from t2i_xattn.recording.record import record
@@ -52,103 +99,56 @@ def inspect_command(
         with record(pipe, walk=walk) as trace:
             pictures = paint(pipe, request)
         trace.save(folder / "trace.safetensors")
-        tables = []
-        for number, picture in enumerate(pictures):
+        names = [f"seed-{request.seed + number}" for number in range(len(pictures))]
+        found = Inspection(request.prompt, out / "trace.safetensors")
+        for name, picture, maps in zip(names, pictures, _maps(trace, request.words), strict=True):
             # One picture lies in the folder itself, several in a folder each.
-            place = folder / f"seed-{seed + number}" if len(pictures) > 1 else folder
-            place.mkdir(exist_ok=True)
-            maps = heatmaps(trace, number, phrases)
-            tables.append((place, write_inspection(place, picture, maps, prompt)))
-    for place, reports in tables:
-        _print_table(out / place.relative_to(folder), reports)
+            place = Path(name) if len(pictures) > 1 else Path()
+            found.add(write_inspection(folder, out, place, picture, maps, request.prompt))
+    return found
 
 
-@dataclass(frozen=True)
-class WordReport:
-    """One row of the table.
+def inspect_trace(
+    path: Path, pictures: list[Path], phrases: tuple[str, ...], out: Path, no_limits: bool
+) -> Inspection:
+    """Writes what the words of a saved trace did, over its pictures or over grey.
 
-    Attributes:
-        word: the word or phrase.
-        share: its share of attention, 0 to 1, mean over the picture.
-        box: where it looked: the box of the map's mask (top, left, bottom, right), in fractions of
-            the picture; None for a flat map.
-        peak: row and column of the highest value, in pixels.
-        peakedness: 0 the same everywhere, 1 a single point.
+    Raises:
+        UserError: there is no trace, it is not of that many pictures, or it lies in `out`, where
+            it would be replaced with the earlier run.
     """
+    for phrase in phrases:
+        check_text(phrase)
+    from t2i_xattn.pictures import MAX_PIXELS, read_picture
+    from t2i_xattn.traces.trace import Trace
 
-    word: str
-    share: float
-    box: Box | None
-    peak: tuple[int, int]
-    peakedness: float
-
-
-def heatmaps(trace: Trace, image: int = 0, phrases: Sequence[str] = ()) -> list[HeatMap]:
-    """The maps of some phrases, or of every word of the prompt once, in its order."""
-    if not phrases:
-        # A word that stands several times is shown once, where it stands first.
-        once: dict[str, str] = {}
-        for word in trace.words_of(image):
-            if word.columns:
-                once.setdefault(word.text.casefold(), word.text)
-        phrases = tuple(once.values())
-    return [trace.heatmap(phrase, image=image) for phrase in phrases]
-
-
-def word_reports(maps: Sequence[HeatMap]) -> list[WordReport]:
-    """The rows of the table, in the order of the maps."""
-    return [
-        WordReport(
-            word=heat.word,
-            share=heat.share,
-            box=heat.box(),
-            peak=heat.peak(),
-            peakedness=heat.peakedness,
+    if not is_file(path):
+        raise UserError(
+            f"expected a trace file at {shown(str(path), 100)}, but there is none; check the path"
         )
-        for heat in maps
-    ]
+    trace = Trace.load(path)
+    images = trace.run.images
+    if len(pictures) not in (0, images):
+        raise UserError(
+            f"expected one --picture for each of the {images} of the trace, or none, but came "
+            f"{len(pictures)}; give them in their order"
+        )
+    if path.resolve().parent == out.resolve():
+        raise UserError(
+            "expected another folder than that of the trace, whose files would be replaced, but "
+            "came the same; choose another --out"
+        )
+    limit = None if no_limits else MAX_PIXELS
+    read: list[Image.Image | None] = [read_picture(each, limit) for each in pictures]
+    found = Inspection(trace.prompts[0] or "", path)
+    with output_folder(out, "inspect") as folder:
+        for number, maps in enumerate(_maps(trace, phrases)):
+            place = Path(f"image-{number}") if images > 1 else Path()
+            picture = read[number] if read else None
+            text = trace.prompts[number] or ""
+            found.add(write_inspection(folder, out, place, picture, maps, text))
+    return found
 
 
-def write_inspection(
-    folder: Path, picture: Image.Image, maps: Sequence[HeatMap], prompt: str
-) -> list[WordReport]:
-    """Write the picture, an overlay a word, the sheet of all words, and the table as JSON."""
-    from t2i_xattn.showing.render import contact_sheet
-
-    reports = word_reports(maps)
-    picture.save(folder / "picture.png")
-    for number, heat in enumerate(maps, start=1):
-        name = re.sub(r"[^\w-]+", "-", heat.word.casefold()).strip("-")[:40]
-        heat.overlay(picture).save(folder / f"word-{number:02d}-{name}.png")
-    contact_sheet(picture, maps, prompt=prompt).save(folder / "words.png")
-    table = {"prompt": prompt, "words": [asdict(report) for report in reports]}
-    (folder / "words.json").write_text(json.dumps(table, indent=2, ensure_ascii=False), "utf-8")
-    return reports
-
-
-def shown_box(box: Box | None) -> str:
-    """A box as `edit --box` takes it; rounded outwards, so that a thin one does not vanish."""
-    if box is None:
-        return "-"
-    # Inside, since 100 · 0.29 is a little less than 29.
-    first = [math.floor(100 * each + 1e-6) / 100 for each in (box.top, box.left)]
-    last = [math.ceil(100 * each - 1e-6) / 100 for each in (box.bottom, box.right)]
-    return ",".join(f"{each:.2f}" for each in (*first, *last))
-
-
-def _print_table(place: Path, reports: Sequence[WordReport]) -> None:
-    """The table of words, and where its pictures lie."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table("word")
-    for name in ("share of attention", "box (top,left,bottom,right)", "peakedness"):
-        table.add_column(name, justify="right")
-    for each in reports:
-        # Text, not markup: a prompt may hold square brackets.
-        row = (f"{each.share:.2%}", shown_box(each.box), f"{each.peakedness:.3f}")
-        table.add_row(Text(each.word), *row)
-    Console(soft_wrap=not sys.stdout.isatty()).print(table)
-    typer.echo(f"picture: {place / 'picture.png'}")
-    typer.echo(f"words:   {place / 'words.png'}")
+def _maps(trace: Trace, phrases: tuple[str, ...]) -> list[list[HeatMap]]:
+    return [heatmaps(trace, number, phrases) for number in range(trace.run.images)]

@@ -1,13 +1,28 @@
-"""A user's mistake in a command: one sentence on the error stream, exit code 2."""
+"""How a command ends when something is wrong: one sentence on the error stream, an exit code."""
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import typer
 
-from t2i_xattn.errors import UserError
+from t2i_xattn.errors import UserError, shown
+
+MISTAKE, FAILURE, INTERRUPTED = 2, 1, 130
+"""Exit codes: of a user's mistake, of what the machine has not, of an interrupt (as shells say)."""
+
+_NO_MEMORY = (
+    "out of memory",
+    "not enough memory",
+    "can't allocate memory",
+    "cannot allocate memory",
+    "alloc_cpu",
+    "invalid buffer size",
+    "storage size calculation overflowed",
+)
+"""What torch says of memory in errors that have no class of their own."""
 
 
 @contextmanager
@@ -21,7 +36,44 @@ def mistakes_told(command: str | None = None) -> Iterator[None]:
         yield
     except UserError as error:
         typer.echo(error if command is None else f"{command}: {error}", err=True)
-        raise SystemExit(2) from error
+        raise SystemExit(MISTAKE) from error
+
+
+@contextmanager
+def failures_told(command: str) -> Iterator[None]:
+    """Ends the program with code 1 where files or memory fail it, after one sentence; with code
+    130 on an interrupt, without a word.
+
+    Other errors are faults of our own and pass.
+    """
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        raise SystemExit(INTERRUPTED) from error
+    except (OSError, MemoryError, RuntimeError) as error:
+        sentence = _sentence(error)
+        if sentence is None:
+            raise
+        typer.echo(f"{command}: {sentence}", err=True)
+        raise SystemExit(FAILURE) from error
+
+
+def _sentence(error: Exception) -> str | None:
+    if isinstance(error, OSError):
+        if error.errno == errno.EPIPE:  # whoever read the output has heard enough
+            return None
+        reason = error.strerror or " ".join(str(error).split())[:200]
+        where = "" if error.filename is None else f" at {shown(str(error.filename), 100)}"
+        return (
+            f"expected files that can be read and written, but: {reason}{where}; nothing was "
+            "changed, so make room or choose another folder and run it again"
+        )
+    if isinstance(error, MemoryError) or any(each in str(error).lower() for each in _NO_MEMORY):
+        return (
+            "expected enough memory for this run, but there is not; take a smaller --size, a "
+            "smaller --count or a shorter list of --words"
+        )
+    return None
 
 
 def run_command(main: Callable[..., None], command: str | None = None) -> None:

@@ -9,8 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from t2i_xattn.commands.one_sentence import mistakes_told
-from t2i_xattn.errors import UserError
+from t2i_xattn.commands.one_sentence import failures_told, mistakes_told
+from t2i_xattn.errors import UserError, shown
 
 Prompt = Annotated[str, typer.Argument(help="What to paint.", show_default=False)]
 Model = Annotated[
@@ -40,14 +40,29 @@ Out = Annotated[Path, typer.Option(help="Folder to write into.")]
 Device = Annotated[
     str | None, typer.Option(help="cpu, cuda, cuda:1, mps.", show_default="cuda if there, or cpu")
 ]
+NoLimits = Annotated[
+    bool,
+    typer.Option("--no-limits", help="Take sizes, counts and texts however large they are."),
+]
+
+
+def given(context: typer.Context, *names: str) -> list[str]:
+    """Those of some arguments that were typed, as options, not taken from defaults or a file."""
+    sources = {name: context.get_parameter_source(name) for name in names}
+    typed = [name for name, source in sources.items() if getattr(source, "name", "") == _TYPED]
+    return [f"--{name}" for name in typed]
+
+
+_TYPED = "COMMANDLINE"
 
 
 def one_sentence(command: Callable[..., None]) -> Callable[..., None]:
-    """A mistake of the user ends with one sentence on the error stream and exit code 2."""
+    """A mistake of the user, a full disk or memory end with one sentence on the error stream and
+    an exit code; an interrupt ends quietly."""
 
     @functools.wraps(command)
     def wrapper(*args: Any, **kwargs: Any) -> None:
-        with mistakes_told("t2i-xattn"):
+        with failures_told("t2i-xattn"), mistakes_told("t2i-xattn"):
             command(*args, **kwargs)
 
     return wrapper
@@ -69,10 +84,10 @@ def load(model: str | None, device: str | None) -> Any:
     try:
         torch.empty(0, device=chosen)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).split("\n")[0]
+        reason = str(error).split("\n")[0][:100]
         raise UserError(
-            f"expected a --device of this machine, but {chosen!r} is not to be had ({reason}); "
-            "try cpu"
+            f"expected a --device of this machine, but {shown(chosen)} is not to be had "
+            f"({reason}); try cpu"
         ) from error
     pipe = load_pipeline(model).to(chosen)
     pipe.set_progress_bar_config(desc="painting", leave=False)

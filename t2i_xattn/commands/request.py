@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import inspect
 import math
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from t2i_xattn.errors import UserError
+from t2i_xattn.commands.painting import painted
+from t2i_xattn.errors import UserError, listed, shown
 from t2i_xattn.prompts.own_tokenizer import tokenizer_beside
 from t2i_xattn.prompts.words import cut_words, find_phrase, split_words
 
@@ -44,8 +44,10 @@ class Request:
         """What can be known without the model.
 
         Raises:
-            UserError: the prompt has no word, or a number is out of range.
+            UserError: the prompt has no word, a text is none, or a number is out of range.
         """
+        for text in (self.prompt, self.negative or "", *self.words):
+            check_text(text)
         if not any(character.isalnum() for character in self.prompt):
             raise UserError(
                 "expected a prompt with at least one word, but it is empty; say what to paint, "
@@ -53,20 +55,21 @@ class Request:
             )
         for name, value in (("steps", self.steps), ("count", self.count)):
             if value < 1:
-                raise UserError(f"expected --{name} of at least 1, but came {value}")
+                raise UserError(f"expected --{name} of at least 1, but came {shown(value)}")
         if not math.isfinite(self.guidance) or self.guidance < 0:
             raise UserError(
                 f"expected a --guidance of 0 or more, but came {self.guidance}; 1 is without"
             )
         if not 0 <= self.seed < 2**63 - self.count:
-            raise UserError(f"expected a --seed from 0 to 2^63, but came {self.seed}")
+            raise UserError(f"expected a --seed from 0 to 2^63, but came {shown(self.seed)}")
 
     def check_against(self, pipe: Any) -> None:
         """What depends on the model: its sizes, its window of tokens, its noise levels.
 
         Raises:
             UserError: the model cannot take the size or the steps, the prompt has more tokens than
-                the model reads, or a word that is asked for is not in the prompt.
+                the model reads, a negative prompt would do nothing, or a word that is asked for is
+                not in the prompt.
         """
         multiple = int(getattr(pipe, "vae_scale_factor", 8))
         for side in self.size or ():
@@ -78,19 +81,49 @@ class Request:
                 )
         levels = int(pipe.scheduler.config.num_train_timesteps)
         if self.steps > levels:
-            raise UserError(f"expected at most {levels} --steps for this model, got {self.steps}")
+            raise UserError(
+                f"expected at most {levels} --steps for this model, but came {shown(self.steps)}; "
+                "take fewer"
+            )
         tokenizer = tokenizer_of(pipe)
         for name, text in (("prompt", self.prompt), ("negative prompt", self.negative or "")):
             cut = cut_words(split_words(tokenizer, text))
             if cut:
-                words = ", ".join(repr(word.text) for word in cut)
+                words = listed(word.text for word in cut)
                 raise UserError(
                     f"expected a {name} of at most {tokenizer.model_max_length - 2} tokens, "
                     f"but these words lie beyond: {words}; shorten it"
                 )
+        self._check_guidance(pipe)
         spans = split_words(tokenizer, self.prompt)
         for phrase in self.words:
             find_phrase(spans, phrase)
+
+    def _check_guidance(self, pipe: Any) -> None:
+        from t2i_xattn.inversion.flow import guidance_of
+
+        way = guidance_of(pipe)
+        if self.negative and way.embedded:
+            raise UserError(
+                f"expected no --negative for {type(pipe).__name__}, whose guidance is part of the "
+                "model and has no negative prompt; leave --negative out"
+            )
+        if self.negative and self.guidance <= way.none:
+            raise UserError(
+                f"expected a --guidance above {way.none:g} for --negative, but came "
+                f"{self.guidance:g}, without which a negative prompt does nothing; raise it or "
+                "leave --negative out"
+            )
+
+
+def check_text(text: str) -> None:
+    """Raises `UserError` for what came from bytes that are no text."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"expected text in UTF-8, but came {shown(text)}; write it in UTF-8"
+        ) from error
 
 
 def tokenizer_of(pipe: Any) -> Any:
@@ -119,11 +152,13 @@ def paint(pipe: Any, request: Request) -> list[Image.Image]:
 
     width, height = request.size or (None, None)
     generators = [torch.Generator().manual_seed(request.seed + n) for n in range(request.count)]
+    from t2i_xattn.inversion.flow import guidance_of
+
     options = {
         "width": width,
         "height": height,
         "num_inference_steps": request.steps,
-        "guidance_scale": request.guidance,
+        guidance_of(pipe).argument: request.guidance,
         "negative_prompt": request.negative,
         "num_images_per_prompt": request.count,
         "generator": generators,
@@ -134,22 +169,4 @@ def paint(pipe: Any, request: Request) -> list[Image.Image]:
             f"expected a pipeline that takes a negative prompt, but {type(pipe).__name__} takes "
             "none; leave --negative out"
         )
-    result = pipe(request.prompt, **{k: v for k, v in options.items() if k in known})
-    images: list[Image.Image] = result.images
-    return images
-
-
-def parse_size(text: str | None) -> tuple[int, int] | None:
-    """``"128"`` or ``"160x128"`` as width and height."""
-    if text is None:
-        return None
-    match = re.fullmatch(r"(\d+)(?:[x×](\d+))?", text.strip().lower())
-    if not match:
-        raise UserError(f"expected a --size like 128 or 160x128, but came {text!r}")
-    width = int(match[1])
-    return width, int(match[2] or width)
-
-
-def parse_list(text: str | None) -> tuple[str, ...]:
-    """``"red circle, star"`` as its parts."""
-    return tuple(part.strip() for part in (text or "").split(",") if part.strip())
+    return painted(pipe, prompt=request.prompt, **{k: v for k, v in options.items() if k in known})

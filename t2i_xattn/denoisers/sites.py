@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from t2i_xattn.arguments import checked
-from t2i_xattn.errors import UserError, nearest, shortened
+from t2i_xattn.errors import UserError, nearest, shown
 
 if TYPE_CHECKING:
     from torch import nn
@@ -69,7 +69,7 @@ def choose_sites(sites: Sequence[AttentionSite], choice: Sites | None) -> list[A
             if name not in known:
                 near = nearest(name, known) if isinstance(name, str) else ""
                 raise UserError(
-                    f"expected the name of a site, but came {shortened(name)}{near}; "
+                    f"expected the name of a site, but came {shown(name)}{near}; "
                     "find_sites(denoiser) and trace.sites list them"
                 )
         chosen = [site for site in sites if site.name in names]

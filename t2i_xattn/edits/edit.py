@@ -16,7 +16,7 @@ from t2i_xattn.denoisers.branches import BRANCHES, CONDITIONAL
 from t2i_xattn.denoisers.seen import Attend
 from t2i_xattn.denoisers.sites import AttentionSite, Kind, Sites
 from t2i_xattn.denoisers.steps import Window, checked_window, whole_steps
-from t2i_xattn.errors import UserError, WordNotFoundError, nearest, shortened
+from t2i_xattn.errors import UserError, WordNotFoundError, nearest, shown
 from t2i_xattn.prompts.words import Word, find_phrase
 
 
@@ -133,7 +133,7 @@ class Edit:
         for branch in self.of_branches:
             if branch not in BRANCHES:
                 raise UserError(
-                    f"expected a branch of {', '.join(BRANCHES)}, but came {shortened(branch)}"
+                    f"expected a branch of {', '.join(BRANCHES)}, but came {shown(branch)}"
                     f"{nearest(branch, BRANCHES)}"
                 )
         if self.steps is not None:
@@ -142,7 +142,7 @@ class Edit:
             listed = isinstance(chosen, Collection) and not isinstance(chosen, str)
             if chosen is not None and not (listed and len(chosen)):
                 raise UserError(
-                    f"expected {name}=[…] with at least one entry, but came {shortened(chosen)}"
+                    f"expected {name}=[…] with at least one entry, but came {shown(chosen)}"
                 )
         if self.words is not None and self.kind == "self":
             raise UserError(

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from os import PathLike
 from typing import Any, Literal, get_args
 
 from PIL import Image
 
 from t2i_xattn.errors import UserError
 from t2i_xattn.inversion.flow import PIPELINES, is_of_flow
+from t2i_xattn.pictures import check_pixels, side_of
 
 Method = Literal["direct", "fixed-point", "null-text", "ddim"]
 
@@ -38,6 +40,18 @@ def check_arguments(
     pipe: Any, pictures: Sequence[Any], prompts: Sequence[str], method: str, guidance: float
 ) -> None:
     """Raises `UserError` for what `invert` cannot take."""
+    for picture in pictures:
+        if not isinstance(picture, (Image.Image, str, PathLike)):
+            raise UserError(
+                f"expected PIL pictures or paths of picture files, but came "
+                f"{type(picture).__name__}; for an array take PIL.Image.fromarray"
+            )
+    for prompt in prompts:
+        if not isinstance(prompt, str):
+            raise UserError(
+                f"expected prompts as text, but came {type(prompt).__name__}; say in words what "
+                "the picture shows"
+            )
     if method not in get_args(Method):
         raise UserError(f"expected a method of {', '.join(get_args(Method))}, but came {method!r}")
     if is_of_flow(pipe) and method not in OF_FLOW:
@@ -60,18 +74,33 @@ def check_arguments(
             f"expected a prompt for each picture, but came {len(pictures)} pictures and "
             f"{len(prompts)} prompts"
         )
-    for picture in pictures:
-        if not isinstance(picture, Image.Image):
-            raise UserError(f"expected PIL pictures, but came {type(picture).__name__}")
+
+
+def check_sizes(pipe: Any, pictures: Sequence[Image.Image], max_pixels: int | None) -> None:
+    """Raises `UserError` for pictures of different sizes, or of one that is not for the model."""
     sizes = {picture.size for picture in pictures}
-    # SD3 says the size of its patches, FLUX its processor how large the packed ones are.
-    side = pipe.vae_scale_factor * getattr(pipe, "patch_size", 1)
-    side = max(side, pipe.image_processor.config.vae_scale_factor)
     if len(sizes) > 1:
-        raise UserError(f"expected pictures of one size, but came {sorted(sizes)}; resize them")
-    width, height = sizes.pop()
+        several = ", ".join(f"{width} × {height}" for width, height in sorted(sizes)[:5])
+        raise UserError(f"expected pictures of one size, but came {several}; resize them")
+    width, height = size = sizes.pop()
+    check_pixels(size, max_pixels, "pictures", "max_pixels=…")
+    side = side_of(pipe)
     if width % side or height % side:
         raise UserError(
             f"expected a size in multiples of {side}, but came {width} × {height}; resize or crop "
             f"it to {max(1, width // side) * side} × {max(1, height // side) * side}"
         )
+
+
+def sequence_of(given: Any, what: str) -> list[Any]:
+    """The members of a list, or of what else can be gone through.
+
+    Raises:
+        UserError: it cannot.
+    """
+    if isinstance(given, Iterable) and not isinstance(given, bytes):
+        return list(given)
+    raise UserError(
+        f"expected {what}, one or a list of them, but came {type(given).__name__}; put them in a "
+        "list"
+    )

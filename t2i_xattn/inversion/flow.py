@@ -21,6 +21,7 @@ from torch import Tensor
 
 from t2i_xattn.errors import UserError
 from t2i_xattn.inversion.latents import encoded
+from t2i_xattn.inversion.progress import bar_options
 
 PIPELINES = {
     "StableDiffusion3Pipeline": 1.0,
@@ -111,8 +112,7 @@ def flow_trajectory(
     # The user's own stays as it is.
     runner = copy.copy(pipe)
     runner.scheduler = scheduler
-    bar = {"leave": False} | getattr(pipe, "_progress_bar_config", {}) | {"desc": "inversion"}
-    runner.set_progress_bar_config(**bar)
+    runner.set_progress_bar_config(**bar_options(pipe, "inversion"))
     _class_of(pipe).__call__(runner, latents=clean, output_type="latent", **options)
     return torch.stack(scheduler.path[::-1])
 

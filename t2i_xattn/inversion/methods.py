@@ -4,22 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from os import PathLike
 from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
-from tqdm import tqdm
 
 from t2i_xattn.errors import UserError
-from t2i_xattn.inversion.checks import Method, check_arguments, check_parts
-from t2i_xattn.inversion.ddim import Schedule, come_from, moved, schedule_of
+from t2i_xattn.inversion.checks import (
+    Method,
+    check_arguments,
+    check_parts,
+    check_sizes,
+    sequence_of,
+)
+from t2i_xattn.inversion.ddim import schedule_of
+from t2i_xattn.inversion.diffusion import diffusion_trajectory, encoded_pictures
 from t2i_xattn.inversion.flow import check_sampler, flow_trajectory, guidance_of, is_of_flow
-from t2i_xattn.inversion.latents import encoded
 from t2i_xattn.inversion.null_text import null_texts
+from t2i_xattn.pictures import read_picture
 
 REFINEMENTS = 5
 """Fixed-point iterations at each step back; each calls the denoiser once more."""
+
+MAX_PIXELS = 2048 * 2048
+"""Of a picture: four times what the largest of the usual models paint. An autoencoder takes about
+250 bytes a pixel, attention more the more there are."""
+
+Picture = Image.Image | str | PathLike[str]
+"""A picture, or the path of a picture file."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,7 +138,7 @@ class _StepEnd:
 
 def invert(
     pipe: Any,
-    images: Image.Image | Sequence[Image.Image],
+    images: Picture | Sequence[Picture],
     prompts: str | Sequence[str],
     *,
     method: Method = "direct",
@@ -132,6 +146,7 @@ def invert(
     guidance_scale: float | None = None,
     negative_prompt: str = "",
     iterations: int = 10,
+    max_pixels: int | None = MAX_PIXELS,
 ) -> Inversion:
     """Takes pictures back to the noise that a pipeline paints them from.
 
@@ -168,7 +183,9 @@ def invert(
             with a `DDIMScheduler`; or one of flow matching with a
             `FlowMatchEulerDiscreteScheduler`: of SD3, FLUX.1, Chroma, Qwen-Image, Ovis-Image,
             Lumina 2, Z-Image, Krea 2. It is left as it is.
-        images: one or more pictures, whose size the model can take.
+        images: one or more pictures or paths of picture files, whose size the model can take;
+            `t2i_xattn.pictures.fitted` brings any to it. Files are read by
+            `t2i_xattn.pictures.read_picture`.
         prompts: what is in each.
         method: see above.
         num_inference_steps: of the run that is inverted; its painting takes as many.
@@ -177,10 +194,12 @@ def invert(
             their denoiser has the guidance embedded.
         negative_prompt: of the unconditional half.
         iterations: of the optimisation at each step, for `"null-text"`.
+        max_pixels: width × height that a picture may have at most; None: any.
 
     Raises:
         UserError: a pipeline of other parts, such as SDXL with its two text encoders; pictures
-            without a prompt each, of differing or impossible size; an unknown method, or one that
+            that cannot be read, are without a prompt each, or of differing, impossible or too
+            large a size; an unknown method, or one that
             is not for the pipeline; `"null-text"` without guidance or with a pipeline that was
             loaded in inference mode; a sampler whose steps cannot be taken back.
 
@@ -189,11 +208,17 @@ def invert(
         >>> with record(pipe) as trace:
         ...     again = pipe(**inversion.arguments()).images[0]
     """
-    pictures = [images] if isinstance(images, Image.Image) else list(images)
-    texts = [prompts] if isinstance(prompts, str) else list(prompts)
+    given = (
+        [images]
+        if isinstance(images, (Image.Image, str, PathLike))
+        else sequence_of(images, "pictures")
+    )
+    texts = [prompts] if isinstance(prompts, str) else sequence_of(prompts, "prompts")
     scale = guidance_of(pipe).default if guidance_scale is None else guidance_scale
     check_parts(pipe)
-    check_arguments(pipe, pictures, texts, method, scale)
+    check_arguments(pipe, given, texts, method, scale)
+    pictures = [each if isinstance(each, Image.Image) else read_picture(each) for each in given]
+    check_sizes(pipe, pictures, max_pixels)
     for name, value in (("num_inference_steps", num_inference_steps), ("iterations", iterations)):
         if value < 1:
             raise UserError(f"expected {name} of 1 or more, but came {value}")
@@ -208,15 +233,17 @@ def invert(
             conditional, unconditional = pipe.encode_prompt(
                 texts, pipe.device, 1, True, negative_prompt=[negative_prompt] * len(texts)
             )
-            clean = _encoded(pipe, pictures)
+            clean = encoded_pictures(pipe, pictures)
             guided = (unconditional, scale) if method == "fixed-point" else None
             refinements = 0 if method == "ddim" else REFINEMENTS
-            trajectory = _backwards(pipe, schedule, clean, conditional, guided, refinements)
+            trajectory = diffusion_trajectory(
+                pipe, schedule, clean, conditional, guided, refinements
+            )
         inversion = Inversion(tuple(texts), trajectory, scale, method, None, negative_prompt)
         if method != "null-text":
             return inversion
         found = null_texts(
-            pipe.unet, schedule, trajectory, conditional, unconditional, scale, iterations
+            pipe, schedule, trajectory, conditional, unconditional, scale, iterations
         )
         return replace(inversion, null_texts=found)
 
@@ -249,51 +276,3 @@ def _of_flow(
     return Inversion(
         tuple(prompts), trajectory, scale, method, None, negative, guidance.argument, size
     )
-
-
-def _encoded(pipe: Any, pictures: Sequence[Image.Image]) -> Tensor:
-    pixels = pipe.image_processor.preprocess([picture.convert("RGB") for picture in pictures])
-    return encoded(pipe.vae, pixels) * pipe.vae.config.scaling_factor
-
-
-def _backwards(
-    pipe: Any,
-    schedule: Schedule,
-    clean: Tensor,
-    conditional: Tensor,
-    guided: tuple[Tensor, float] | None,
-    refinements: int,
-) -> Tensor:
-    """The trajectory of `Inversion`.
-
-    Args:
-        pipe: the pipeline.
-        schedule: the steps.
-        clean: latents of the pictures.
-        conditional: embeddings of the prompts.
-        guided: the unconditional embeddings and the guidance scale; None: without guidance.
-        refinements: fixed-point iterations at each step.
-    """
-    dtype = pipe.unet.dtype
-
-    def output(latents: Tensor, at: int) -> Tensor:
-        timestep, noisy = schedule.timesteps[at].to(latents.device), latents.to(dtype)
-        if guided is None or guided[1] <= 1:
-            said: Tensor = pipe.unet(noisy, timestep, encoder_hidden_states=conditional).sample
-            return said.float()
-        text = torch.cat([guided[0], conditional])
-        both = pipe.unet(torch.cat([noisy, noisy]), timestep, encoder_hidden_states=text).sample
-        away, toward = both.float().chunk(2)
-        return away + guided[1] * (toward - away)
-
-    latents = clean.float()
-    path = [latents]
-    steps = len(schedule.timesteps)
-    for to in tqdm(range(steps, 0, -1), desc="inversion", leave=False, disable=None):
-        # The denoiser is asked for the noisier end of the step, as it will be on the way there.
-        arrived, at = latents, to - 1
-        latents = moved(schedule, output(arrived, at), arrived, to, at)
-        for _ in range(refinements):
-            latents = come_from(schedule, output(latents, at), arrived, at, to)
-        path.append(latents)
-    return torch.stack(path[::-1])

@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from t2i_xattn.denoisers.frozen import frozen
 from t2i_xattn.inversion.ddim import Schedule, moved
+from t2i_xattn.inversion.progress import counted
 
 RATE = 1e-2
 """Adam's learning rate at the first step; it falls to half over 50, as in the paper's code."""
@@ -24,7 +24,7 @@ CLOSE, CLOSER = 1e-5, 2e-5
 
 
 def null_texts(
-    unet: Any,
+    pipe: Any,
     schedule: Schedule,
     trajectory: Tensor,
     conditional: Tensor,
@@ -38,7 +38,7 @@ def null_texts(
     on from z̄ₜ₋₁, where the run has really come to.
 
     Args:
-        unet: the denoiser; its weights take no part.
+        pipe: the pipeline; the weights of its denoiser take no part.
         schedule: the steps.
         trajectory: the path, `(steps + 1, images, channels, height, width)`.
         conditional: embeddings of the prompts, `(images, tokens, channels)`.
@@ -49,12 +49,12 @@ def null_texts(
     Returns:
         `(steps, images, tokens, channels)`, in the type of `unconditional`.
     """
-    steps = len(schedule.timesteps)
+    unet, steps = pipe.unet, len(schedule.timesteps)
     latents = trajectory[0].to(unconditional)
     text = unconditional.float()
     found = []
     with frozen(unet):
-        for step in tqdm(range(steps), desc="null-text inversion", leave=False, disable=None):
+        for step in counted(pipe, range(steps), "null-text inversion"):
             with torch.no_grad():
                 toward = _denoised(unet, schedule, latents, step, conditional)
             wanted = trajectory[step + 1].to(latents.device)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from t2i_xattn.errors import UserError, WordNotFoundError, nearest
+from t2i_xattn.errors import UserError, WordNotFoundError, listed, nearest, shown
 from t2i_xattn.prompts.own_tokenizer import own_tokenizer
 
 if TYPE_CHECKING:
@@ -93,8 +93,8 @@ def check_whole(text: str, words: Sequence[Word]) -> None:
     """Raises `UserError` if the window of the text encoder cut off some of a text's words."""
     if cut := cut_words(words):
         raise UserError(
-            f"expected texts that fit into the window of the text encoder, but {text[:40]!r}… goes "
-            f"beyond it from {cut[0].text!r} on; shorten it"
+            f"expected texts that fit into the window of the text encoder, but {shown(text)} goes "
+            f"beyond it from {shown(cut[0].text)} on; shorten it"
         )
 
 
@@ -106,8 +106,9 @@ def find_phrase(
 ) -> tuple[int, ...]:
     """The columns of a word, or of several words that stand one after the other.
 
-    Capitals and punctuation are passed over: "Red, circle" finds "red circle". Spans that the user
-    named go first, then the prompt, then a second prompt.
+    Capitals and punctuation are passed over: "Red, circle" finds "red circle". Where a phrase does
+    not stand there as it is, a possessive 's is passed over too: "New York" finds "New York's".
+    Spans that the user named go first, then the prompt, then a second prompt.
 
     Args:
         words: what `split_words` gave.
@@ -130,22 +131,22 @@ def find_phrase(
     if occurrence is not None:
         if not 0 <= occurrence < len(found):
             raise WordNotFoundError(
-                f"{phrase!r} stands {_times(len(found))} in the prompt, so occurrence must be "
+                f"{shown(phrase)} stands {_times(len(found))} in the prompt, so occurrence must be "
                 f"{'0' if len(found) == 1 else f'0 to {len(found) - 1}'}, but came {occurrence}"
             )
         found = [found[occurrence]]
     chosen = [word for run in found for word in run]
     if cut := cut_words(chosen):
         raise UserError(
-            f"{phrase!r} goes beyond the window of the text encoder, which cut off "
-            f"{_listed(word.text for word in cut)}; move it to the front or shorten the prompt"
+            f"{shown(phrase)} goes beyond the window of the text encoder, which cut off "
+            f"{listed(word.text for word in cut)}; move it to the front or shorten the prompt"
         )
     if encoder is None and (cutting := {each for word in chosen for each in word.cut}):
         others = sorted({each for word in chosen for each in word.encoders})
         raise UserError(
-            f"{phrase!r} goes beyond the window of {' and '.join(sorted(cutting))}, which cut it "
-            f"off, but not beyond that of {' and '.join(others)}; shorten the prompt, or ask for "
-            f"that one's columns by encoder={others[0]!r}"
+            f"{shown(phrase)} goes beyond the window of {' and '.join(sorted(cutting))}, which cut "
+            f"it off, but not beyond that of {' and '.join(others)}; shorten the prompt, or ask "
+            f"for that one's columns by encoder={others[0]!r}"
         )
     columns = {column for word in chosen for column in _of_encoder(word, encoder)}
     return tuple(sorted(columns))
@@ -164,8 +165,8 @@ def _of_encoder(word: Word, encoder: str | None) -> tuple[int, ...]:
     if not columns:
         known = ", ".join(dict.fromkeys(word.encoders)) or "one encoder alone"
         raise UserError(
-            f"expected an encoder that {word.text!r} has columns of ({known}), but came "
-            f"{encoder!r}; leave encoder= out for all of them"
+            f"expected an encoder that {shown(word.text)} has columns of ({known}), but came "
+            f"{shown(encoder)}; leave encoder= out for all of them"
         )
     return columns
 
@@ -178,23 +179,68 @@ def _runs(words: Sequence[Word], phrase: str) -> list[Sequence[Word]]:
     ]
     if named:
         return named
-    wanted = [_folded(phrase[start:stop]) for start, stop in word_spans(phrase)]
+    wanted = _words_of(phrase)
     if not wanted:
         raise UserError(
-            f"expected a word of the prompt, but {phrase!r} has no letter or digit; {_BY_COLUMNS}"
+            f"expected a word of the prompt, but {shown(phrase)} has no letter or digit; "
+            f"{_BY_COLUMNS}"
         )
-    for source in dict.fromkeys(word.source for word in words):
-        here = [word for word in words if word.source == source]
-        there = [_folded(word.text) for word in here]
-        whole = [[word] for word in here if _folded(word.text) == _folded(phrase)]
-        found: list[Sequence[Word]] = [*whole] or [
-            here[at : at + len(wanted)]
-            for at in range(len(there) - len(wanted) + 1)
-            if there[at : at + len(wanted)] == wanted
-        ]
+    for exactly in (True, False):
+        for source in dict.fromkeys(word.source for word in words):
+            here = [word for word in words if word.source == source]
+            whole = [[word] for word in here if _folded(word.text) == _folded(phrase)]
+            places = _places([word.text for word in here], wanted, exactly)
+            found: list[Sequence[Word]] = [*whole] or [here[at : at + len(wanted)] for at in places]
+            if found:
+                return found
+    return []
+
+
+def phrase_spans(text: str, phrase: str) -> list[tuple[int, int]]:
+    """Start and stop of each place of a text where a phrase stands, as `find_phrase` finds it, in
+    characters; a possessive 's that was passed over stays outside."""
+    spans, wanted = word_spans(text), _words_of(phrase)
+    words = [text[start:stop] for start, stop in spans]
+    for exactly in (True, False):
+        found = []
+        for at in _places(words, wanted, exactly):
+            last = words[at + len(wanted) - 1]
+            whole = _straight(last) == _straight(wanted[-1])
+            passed = 0 if whole else len(last) - len(_bare(last))
+            found.append((spans[at][0], spans[at + len(wanted) - 1][1] - passed))
         if found:
             return found
     return []
+
+
+def _places(words: Sequence[str], wanted: Sequence[str], exactly: bool) -> list[int]:
+    """Where the wanted words stand one after the other."""
+    return [
+        at
+        for at in range(len(words) - len(wanted) + 1 if wanted else 0)
+        if all(_reads(words[at + n], each, exactly) for n, each in enumerate(wanted))
+    ]
+
+
+def _reads(word: str, wanted: str, exactly: bool) -> bool:
+    """Whether a word is the wanted one, which is folded; or else its possessive."""
+    if _folded(word) == wanted:
+        return True
+    return not exactly and _straight(wanted) in (_straight(word), _straight(_bare(word)))
+
+
+def _bare(word: str) -> str:
+    """A word without its possessive 's."""
+    return word[:-2] if word[-2:].casefold() in ("'s", "\u2019s") else word
+
+
+def _straight(text: str) -> str:
+    """A word for comparing, whichever apostrophe it has."""
+    return _folded(text).replace("\u2019", "'")
+
+
+def _words_of(phrase: str) -> list[str]:
+    return [_folded(phrase[start:stop]) for start, stop in word_spans(phrase)]
 
 
 def word_spans(text: str) -> list[tuple[int, int]]:
@@ -213,10 +259,6 @@ def _folded(text: str) -> str:
     return unicodedata.normalize("NFC", text).casefold()
 
 
-def _listed(texts: Iterable[str]) -> str:
-    return ", ".join(repr(text) for text in texts)
-
-
 def _times(count: int) -> str:
     return "once" if count == 1 else f"{count} times"
 
@@ -229,12 +271,19 @@ _BY_COLUMNS = (
 
 def _not_found(words: Sequence[Word], phrase: str) -> str:
     if not words:
-        return f"{phrase!r} is not in the prompt, which has no words; give the prompt some text"
-    wanted = [_folded(phrase[start:stop]) for start, stop in word_spans(phrase)]
+        return (
+            f"{shown(phrase)} is not in the prompt, which has no words; give the prompt some text"
+        )
     there = [_folded(word.text) for word in words]
-    missing = [word for word in wanted if word not in there]
-    listed = _listed(dict.fromkeys(word.text for word in words))
+    missing = [
+        each
+        for each in _words_of(phrase)
+        if not any(_reads(word.text, each, False) for word in words)
+    ]
+    some = listed(dict.fromkeys(word.text for word in words), 12)
     if not missing:
-        return f"the words of {phrase!r} do not stand next to each other; the prompt has {listed}"
+        return (
+            f"the words of {shown(phrase)} do not stand next to each other; the prompt has {some}"
+        )
     hint = nearest(missing[0], there)
-    return f"{missing[0]!r} is not in the prompt{hint}; its words are {listed}; {_BY_COLUMNS}"
+    return f"{shown(missing[0])} is not in the prompt{hint}; its words are {some}; {_BY_COLUMNS}"

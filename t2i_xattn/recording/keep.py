@@ -9,7 +9,7 @@ from typing import Literal
 from t2i_xattn.denoisers.branches import BRANCHES, CONDITIONAL
 from t2i_xattn.denoisers.steps import Window, checked_window, whole_steps
 from t2i_xattn.denoisers.streams import Groups
-from t2i_xattn.errors import UserError, nearest, shortened
+from t2i_xattn.errors import UserError, nearest, shown
 from t2i_xattn.prompts.words import Word, find_phrase
 
 Heads = Literal["mean", "each", "auto"]
@@ -41,7 +41,7 @@ class Keep:
         for name, chosen in (("words", self.words), ("columns", self.columns)):
             if isinstance(chosen, str) or (chosen is not None and not len(chosen)):
                 raise UserError(
-                    f"expected {name}=[…] with at least one entry, but came {shortened(chosen)}"
+                    f"expected {name}=[…] with at least one entry, but came {shown(chosen)}"
                 )
         if self.heads not in ("mean", "each", "auto"):
             raise UserError(f'expected heads="mean", "each" or "auto", but came {self.heads!r}')
@@ -58,7 +58,7 @@ class Keep:
         for branch in self.branches:
             if branch not in BRANCHES:
                 raise UserError(
-                    f"expected a branch of {', '.join(BRANCHES)}, but came {shortened(branch)}"
+                    f"expected a branch of {', '.join(BRANCHES)}, but came {shown(branch)}"
                     f"{nearest(branch, BRANCHES)}"
                 )
         if self.concepts and CONDITIONAL not in self.branches:

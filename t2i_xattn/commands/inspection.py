@@ -1,0 +1,209 @@
+"""What `inspect` shows of a picture: the maps of its words, as files and as a table."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from t2i_xattn.errors import UserError, shown
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from t2i_xattn.traces.heat_map import HeatMap
+    from t2i_xattn.traces.regions import Box
+    from t2i_xattn.traces.trace import Trace
+
+
+@dataclass(frozen=True)
+class WordReport:
+    """One row of the table.
+
+    Attributes:
+        word: the word or phrase.
+        share: its share of attention, 0 to 1, mean over the picture.
+        box: where it looked: the box of the map's mask (top, left, bottom, right), in fractions of
+            the picture; None for a flat map.
+        peak: row and column of the highest value, in pixels.
+        peakedness: 0 the same everywhere, 1 a single point.
+    """
+
+    word: str
+    share: float
+    box: Box | None
+    peak: tuple[int, int]
+    peakedness: float
+
+
+@dataclass(frozen=True)
+class Inspected:
+    """What was written of one picture.
+
+    Attributes:
+        prompt: its prompt.
+        picture: the picture's file; None where there was none.
+        sheet, table: the files of all words, as a picture and as JSON.
+        overlays: a file a word.
+        words: the rows of the table.
+    """
+
+    prompt: str
+    picture: Path | None
+    sheet: Path
+    table: Path
+    overlays: tuple[Path, ...]
+    words: tuple[WordReport, ...]
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What was written of a run.
+
+    Attributes:
+        prompt: of the run, or of its first picture.
+        trace: the trace's file.
+        pictures: in their order.
+    """
+
+    prompt: str
+    trace: Path
+    pictures: list[Inspected] = field(default_factory=list)
+
+    def add(self, picture: Inspected) -> None:
+        """One more picture."""
+        self.pictures.append(picture)
+
+    def as_json(self) -> dict[str, Any]:
+        """All of it, as `--json` prints it."""
+        return asdict(self)
+
+    def print(self) -> None:
+        """The tables of words, and where their pictures lie."""
+        for each in self.pictures:
+            _print_table(each.words)
+            if each.picture is not None:
+                typer.echo(f"picture: {each.picture}")
+            typer.echo(f"words:   {each.sheet}")
+
+
+def heatmaps(trace: Trace, image: int = 0, phrases: Sequence[str] = ()) -> list[HeatMap]:
+    """The maps of some phrases, or of every word of the prompt once, in its order."""
+    if not phrases:
+        # A word that stands several times is shown once, where it stands first.
+        once: dict[str, str] = {}
+        for word in trace.words_of(image):
+            if word.columns:
+                once.setdefault(word.text.casefold(), word.text)
+        phrases = tuple(once.values())
+    return [trace.heatmap(phrase, image=image) for phrase in phrases]
+
+
+def word_reports(maps: Sequence[HeatMap]) -> list[WordReport]:
+    """The rows of the table, in the order of the maps."""
+    return [
+        WordReport(
+            word=heat.word,
+            share=heat.share,
+            box=heat.box(),
+            peak=heat.peak(),
+            peakedness=heat.peakedness,
+        )
+        for heat in maps
+    ]
+
+
+def write_inspection(
+    folder: Path,
+    out: Path,
+    place: Path,
+    picture: Image.Image | None,
+    maps: Sequence[HeatMap],
+    prompt: str,
+) -> Inspected:
+    """Write the picture, an overlay a word, the sheet of all words, and the table as JSON.
+
+    Args:
+        folder: to write into for now.
+        out: where it will be moved.
+        place: within either.
+        picture: None: the maps are laid over grey.
+        maps: of the words.
+        prompt: of the picture.
+
+    Raises:
+        UserError: there are no maps, or a map has values that are no numbers.
+    """
+    from PIL import Image
+
+    from t2i_xattn.showing.render import contact_sheet
+
+    if not maps:
+        raise UserError(
+            "expected a trace of words, but this one has none, since its prompt came as "
+            "embeddings; ask for columns in Python, with trace.heatmap(columns=[…])"
+        )
+    for heat in maps:
+        if not math.isfinite(heat.share):
+            raise UserError(
+                f"expected a map of numbers, but that of {shown(heat.word)} has some that are not "
+                "finite (NaN); check the model, or record the trace anew"
+            )
+    (folder / place).mkdir(exist_ok=True)
+    written: Path | None = None
+    if picture is None:
+        height, width = maps[0].array.shape
+        picture = Image.new("RGB", (width, height), (128, 128, 128))
+    else:
+        written = place / "picture.png"
+        picture.save(folder / written)
+    overlays = []
+    for number, heat in enumerate(maps, start=1):
+        name = re.sub(r"[^\w-]+", "-", heat.word.casefold()).strip("-")[:40]
+        overlays.append(place / f"word-{number:02d}-{name}.png")
+        heat.overlay(picture).save(folder / overlays[-1])
+    contact_sheet(picture, maps, prompt=prompt).save(folder / place / "words.png")
+    reports = word_reports(maps)
+    table = {"prompt": prompt, "words": [asdict(report) for report in reports]}
+    text = json.dumps(table, indent=2, ensure_ascii=False)
+    (folder / place / "words.json").write_text(text, "utf-8")
+    return Inspected(
+        prompt,
+        None if written is None else out / written,
+        out / place / "words.png",
+        out / place / "words.json",
+        tuple(out / each for each in overlays),
+        tuple(reports),
+    )
+
+
+def shown_box(box: Box | None) -> str:
+    """A box as `edit --box` takes it; rounded outwards, so that a thin one does not vanish."""
+    if box is None:
+        return "-"
+    # Inside, since 100 · 0.29 is a little less than 29.
+    first = [math.floor(100 * each + 1e-6) / 100 for each in (box.top, box.left)]
+    last = [math.ceil(100 * each - 1e-6) / 100 for each in (box.bottom, box.right)]
+    return ",".join(f"{each:.2f}" for each in (*first, *last))
+
+
+def _print_table(reports: Sequence[WordReport]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table("word")
+    for name in ("share of attention", "box (top,left,bottom,right)", "peakedness"):
+        table.add_column(name, justify="right")
+    for each in reports:
+        # Text, not markup: a prompt may hold square brackets.
+        row = (f"{each.share:.2%}", shown_box(each.box), f"{each.peakedness:.3f}")
+        table.add_row(Text(each.word), *row)
+    Console(soft_wrap=not sys.stdout.isatty()).print(table)
