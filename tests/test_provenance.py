@@ -170,8 +170,8 @@ class TestCommandLine:
         ("change", "match"),
         [
             ({"command": "batch"}, "'batch' did"),
-            ({"options": {"a b": 1}}, "options of a command"),
-            ({"options": {"seed": {"a": 1}}}, "options of a command"),
+            ({"options": {"a b": 1}}, "expected options of a run"),
+            ({"options": {"seed": {"a": 1}}}, "expected options of a run"),
         ],
     )
     def test_what_is_no_run(self, change: dict[str, Any], match: str) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from t2i_xattn.commands import options
-from t2i_xattn.errors import UserError
+from t2i_xattn.errors import UserError, shown
 from t2i_xattn.provenance.made import Made
 from t2i_xattn.provenance.reading import made_of
 
@@ -53,17 +53,18 @@ def arguments_of(made: Made) -> list[str]:
     """
     if made.command not in REPEATED:
         raise UserError(
-            f"expected something that {', '.join(REPEATED)} made, but {made.command[:40]!r} did; "
+            f"expected something that {', '.join(REPEATED)} made, but {shown(made.command)} did; "
             "repeat that by hand"
         )
     arguments = [made.command]
     for name, value in made.options.items():
         listed: list[Any] = value if isinstance(value, list) else [value]
-        if not name.isidentifier() or not all(
-            isinstance(each, str | int | float | None) for each in listed
-        ):
+        told = all(isinstance(each, str | int | float | None) for each in listed)
+        # A file does not say where to write.
+        if not told or not name.isidentifier() or name in options.NOT_OF_THE_RUN:
             raise UserError(
-                "expected options of a command, but they are damaged; take another file"
+                f"expected options of a run, but came {shown(name)}, which is none or damaged; "
+                "take another file"
             )
         if name == "prompt":
             continue

@@ -1,4 +1,4 @@
-"""The command line: ``t2i-xattn generate``, ``inspect`` and ``edit``."""
+"""The command line: ``t2i-xattn generate``, ``inspect``, ``edit`` and ``again``."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from t2i_xattn import __version__
+from t2i_xattn.commands.again import again_command
 from t2i_xattn.commands.edit import edit_command
 from t2i_xattn.commands.generate import generate_command
 from t2i_xattn.commands.group import OneSentenceGroup
@@ -22,6 +23,7 @@ app = typer.Typer(
 app.command("generate")(generate_command)
 app.command("inspect")(inspect_command)
 app.command("edit")(edit_command)
+app.command("again")(again_command)
 
 
 def _print_version(asked: bool) -> None:

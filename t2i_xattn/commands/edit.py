@@ -21,6 +21,8 @@ from t2i_xattn.commands.painting import painted
 from t2i_xattn.commands.parsing import parse_list, parse_pairs, parse_size
 from t2i_xattn.commands.request import Request, paint
 from t2i_xattn.errors import UserError
+from t2i_xattn.provenance.made import Made
+from t2i_xattn.provenance.png import save_png
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -96,14 +98,20 @@ def edit_command(
         from t2i_xattn.showing.render import comparison, contact_sheet
 
         edited = paint_edited(pipe, asked)
-        edited.before.save(folder / "before.png")
-        edited.after.save(folder / "after.png")
-        comparison(edited.before, edited.after, (prompt, asked.target)).save(folder / "edit.png")
+        given = options.asked(context)
+        if image is not None:
+            del given["seed"]
+        made = Made.by(pipe, "edit", given, edited.after.size)
+        save_png(edited.before, folder / "before.png", made)
+        save_png(edited.after, folder / "after.png", made)
+        both = comparison(edited.before, edited.after, (prompt, asked.target))
+        save_png(both, folder / "edit.png", made)
         for name, picture, maps, text in (
             ("before", edited.before, edited.maps_before, prompt),
             ("after", edited.after, edited.maps_after, asked.target),
         ):
-            contact_sheet(picture, maps, prompt=text).save(folder / f"words-{name}.png")
+            sheet = contact_sheet(picture, maps, prompt=text)
+            save_png(sheet, folder / f"words-{name}.png", made)
     files = {name: out / f"{name}.png" for name in FILES}
     if as_json:
         by_name = {name.replace("-", "_"): file for name, file in files.items()}

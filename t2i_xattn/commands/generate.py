@@ -13,10 +13,13 @@ from t2i_xattn.commands.limits import check_limits
 from t2i_xattn.commands.output import output_folder
 from t2i_xattn.commands.parsing import parse_size
 from t2i_xattn.commands.request import Request, paint
+from t2i_xattn.provenance.made import Made
+from t2i_xattn.provenance.png import save_png
 
 
 @options.one_sentence
 def generate_command(
+    context: typer.Context,
     prompt: options.Prompt,
     model: options.Model = None,
     seed: options.Seed = 0,
@@ -41,8 +44,9 @@ def generate_command(
         request.check_against(pipe)
         pictures = paint(pipe, request)
         seeds = range(seed, seed + len(pictures))
-        for each, picture in zip(seeds, pictures, strict=True):
-            picture.save(folder / f"picture-{each}.png")
+        made = Made.by(pipe, "generate", options.asked(context), pictures[0].size)
+        for number, picture in enumerate(pictures):
+            save_png(picture, folder / f"picture-{seed + number}.png", made, number)
     files = {each: out / f"picture-{each}.png" for each in seeds}
     if as_json:
         found = [{"seed": each, "picture": file} for each, file in files.items()]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,6 +18,7 @@ from t2i_xattn.commands.parsing import parse_list, parse_size
 from t2i_xattn.commands.request import Request, check_text, paint
 from t2i_xattn.errors import UserError, shown
 from t2i_xattn.files import is_file
+from t2i_xattn.provenance.made import Made
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -80,7 +82,7 @@ def inspect_command(
         if not no_limits:
             check_limits(request, walk)
         request.check()
-        found = inspect_run(request, model, walk, out, device)
+        found = inspect_run(request, model, walk, out, device, options.asked(context))
     if as_json:
         print_json({"command": "inspect", **found.as_json()})
     else:
@@ -88,9 +90,14 @@ def inspect_command(
 
 
 def inspect_run(
-    request: Request, model: str | None, walk: int, out: Path, device: str | None
+    request: Request,
+    model: str | None,
+    walk: int,
+    out: Path,
+    device: str | None,
+    asked: Mapping[str, Any],
 ) -> Inspection:
-    """Paints a request, records it, and writes what its words did."""
+    """Paints a request, records it, and writes what its words did; `asked` are the options."""
     with output_folder(out, "inspect") as folder:
         pipe = options.load(model, device)
         request.check_against(pipe)
@@ -98,13 +105,17 @@ def inspect_run(
 
         with record(pipe, walk=walk) as trace:
             pictures = paint(pipe, request)
+        made = Made.by(pipe, "inspect", asked, pictures[0].size)
+        trace.settings["made"] = made.as_dict()
         trace.save(folder / "trace.safetensors")
-        names = [f"seed-{request.seed + number}" for number in range(len(pictures))]
         found = Inspection(request.prompt, out / "trace.safetensors")
-        for name, picture, maps in zip(names, pictures, _maps(trace, request.words), strict=True):
+        of_words = _maps(trace, request.words)
+        for number, (picture, maps) in enumerate(zip(pictures, of_words, strict=True)):
             # One picture lies in the folder itself, several in a folder each.
-            place = Path(name) if len(pictures) > 1 else Path()
-            found.add(write_inspection(folder, out, place, picture, maps, request.prompt))
+            place = Path(f"seed-{request.seed + number}") if len(pictures) > 1 else Path()
+            found.add(
+                write_inspection(folder, out, place, picture, maps, request.prompt, made, number)
+            )
     return found
 
 

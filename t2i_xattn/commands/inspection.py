@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from t2i_xattn.errors import UserError, shown
+from t2i_xattn.provenance.made import Made
+from t2i_xattn.provenance.png import save_png
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -127,6 +129,8 @@ def write_inspection(
     picture: Image.Image | None,
     maps: Sequence[HeatMap],
     prompt: str,
+    made: Made | None = None,
+    number: int = 0,
 ) -> Inspected:
     """Write the picture, an overlay a word, the sheet of all words, and the table as JSON.
 
@@ -137,6 +141,8 @@ def write_inspection(
         picture: None: the maps are laid over grey.
         maps: of the words.
         prompt: of the picture.
+        made: how it was made, which is written into all files; None where that is not known.
+        number: of the picture in its run.
 
     Raises:
         UserError: there are no maps, or a map has values that are no numbers.
@@ -163,15 +169,18 @@ def write_inspection(
         picture = Image.new("RGB", (width, height), (128, 128, 128))
     else:
         written = place / "picture.png"
-        picture.save(folder / written)
+        save_png(picture, folder / written, made, number)
     overlays = []
-    for number, heat in enumerate(maps, start=1):
+    for row, heat in enumerate(maps, start=1):
         name = re.sub(r"[^\w-]+", "-", heat.word.casefold()).strip("-")[:40]
-        overlays.append(place / f"word-{number:02d}-{name}.png")
-        heat.overlay(picture).save(folder / overlays[-1])
-    contact_sheet(picture, maps, prompt=prompt).save(folder / place / "words.png")
+        overlays.append(place / f"word-{row:02d}-{name}.png")
+        save_png(heat.overlay(picture), folder / overlays[-1], made, number)
+    sheet = contact_sheet(picture, maps, prompt=prompt)
+    save_png(sheet, folder / place / "words.png", made, number)
     reports = word_reports(maps)
-    table = {"prompt": prompt, "words": [asdict(report) for report in reports]}
+    table: dict[str, Any] = {"prompt": prompt, "words": [asdict(each) for each in reports]}
+    if made is not None:
+        table["made"] = made.as_dict()
     text = json.dumps(table, indent=2, ensure_ascii=False)
     (folder / place / "words.json").write_text(text, "utf-8")
     return Inspected(

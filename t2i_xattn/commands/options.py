@@ -55,6 +55,21 @@ def given(context: typer.Context, *names: str) -> list[str]:
 
 _TYPED = "COMMANDLINE"
 
+NOT_OF_THE_RUN = ("out", "device", "as_json", "json", "config", "trace", "picture")
+
+
+def asked(context: typer.Context) -> dict[str, Any]:
+    """What a command was asked for, by the name of the option, wherever it came from: enough to ask
+    for the same again. Not where to write, and on what to compute."""
+    # In the order of the options, not in that in which they were typed.
+    names = [str(each.name) for each in context.command.params]
+    values = {name: context.params.get(name) for name in names if name not in NOT_OF_THE_RUN}
+    return {
+        name: value
+        for name, value in values.items()
+        if value is not None and value is not False and value not in ([], ())
+    }
+
 
 def one_sentence(command: Callable[..., None]) -> Callable[..., None]:
     """A mistake of the user, a full disk or memory end with one sentence on the error stream and

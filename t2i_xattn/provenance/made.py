@@ -61,10 +61,15 @@ class Made:
         """The same, as text."""
         return json.dumps(self.as_dict(), ensure_ascii=False)
 
-    def parameters(self) -> str:
-        """The same as most programs for Stable Diffusion write and read it: the prompt, the
-        negative prompt, and a line of settings with commas between."""
+    def parameters(self, number: int = 0) -> str:
+        """The same of one picture as most programs for Stable Diffusion write and read it: the
+        prompt, the negative prompt, and a line of settings with commas between.
+
+        Args:
+            number: of the picture in the run; the seeds follow each other.
+        """
         options = self.options
+        seed = options.get("seed")
         lines = [str(options.get("prompt", ""))]
         if options.get("negative"):
             lines.append(f"Negative prompt: {options['negative']}")
@@ -73,7 +78,7 @@ class Made:
             "Steps": options.get("steps"),
             "Sampler": self.scheduler,
             "CFG scale": options.get("guidance"),
-            "Seed": options.get("seed"),
+            "Seed": seed + number if isinstance(seed, int) else None,
             "Size": f"{width}x{height}",
             "Model hash": self.model,
             "Model": Path(str(options.get("model") or "world")).name,
