@@ -1,0 +1,352 @@
+"""Models that lost something on their way: one sentence that names the part and what to do."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import diffusers
+import huggingface_hub
+import numpy as np
+import pytest
+import torch
+import transformers
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from model_folders import TEXT, UNET, change, change_tensors, one_sentence, tiny_model
+from t2i_xattn.errors import UserError
+from t2i_xattn.models.checked_folder import check_folder
+from t2i_xattn.models.default import WORLD, load_pipeline
+from t2i_xattn.models.json_file import leaves, read_json
+
+Damage = Callable[[Path], Any]
+FIRST = "conv_in.weight"
+INDEX = "model_index.json"
+
+
+def without(*files: str) -> Damage:
+    def damage(folder: Path) -> None:
+        for file in files:
+            path = folder / file
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    return damage
+
+
+def tensors(file: str, do: Callable[[dict[str, Any]], object]) -> Damage:
+    return lambda folder: change_tensors(folder, file, do)
+
+
+def filled(value: float, dtype: torch.dtype = torch.float32) -> Damage:
+    """One number of one tensor is another."""
+
+    def do(found: dict[str, torch.Tensor]) -> None:
+        found[FIRST] = found[FIRST].to(dtype)
+        found[FIRST].view(-1)[7] = value
+
+    return tensors(UNET, do)
+
+
+def sharded(*, lost: bool) -> Damage:
+    def damage(folder: Path) -> None:
+        unet = diffusers.UNet2DConditionModel.from_pretrained(folder / "unet")
+        (folder / UNET).unlink()
+        unet.save_pretrained(folder / "unet", max_shard_size="100KB")
+        if lost:
+            sorted((folder / "unet").glob("*.safetensors"))[1].unlink()
+
+    return damage
+
+
+def as_variant(*names: str, of: tuple[str, ...] = (UNET, TEXT)) -> Damage:
+    def damage(folder: Path) -> None:
+        for file in of:
+            path = folder / file
+            for name in names:
+                shutil.copy(path, path.with_name(f"{path.stem}.{name}.safetensors"))
+            path.unlink()
+
+    return damage
+
+
+def cut(file: str, left: int) -> Damage:
+    return lambda folder: (folder / file).write_bytes((folder / file).read_bytes()[:left])
+
+
+DAMAGED: dict[str, tuple[Damage, str]] = {
+    "text encoder cut short": (cut(TEXT, 5000), "text_encoder/model.safetensors, but it is damag"),
+    "text encoder empty": (cut(TEXT, 0), "at text_encoder/model.safetensors, but it is damaged"),
+    "its config cut short": (cut("text_encoder/config.json", 50), "in text_encoder/config.json"),
+    "its weights lost": (
+        without(TEXT),
+        "weights of text_encoder as safetensors, .* there are none",
+    ),
+    "its config lost": (without("text_encoder/config.json"), "expected a file text_encoder/config"),
+    "a tensor lost": (tensors(UNET, lambda t: t.pop(FIRST)), f"unet, .* lack 1 \\('{FIRST}'\\)"),
+    "many tensors lost": (
+        tensors(UNET, lambda t: [t.pop(name) for name in list(t) if "attn2" in name]),
+        r"all tensors of unet, but its files lack \d\d",
+    ),
+    "all tensors lost": (tensors(TEXT, lambda t: t.clear()), "all tensors of text_encoder"),
+    "tensors of another model": (
+        lambda folder: shutil.copy(folder / "vae" / Path(UNET).name, folder / UNET),
+        "of unet",
+    ),
+    "a tensor of another shape": (
+        tensors(UNET, lambda t: t.update({FIRST: t[FIRST][:, :-1].clone()})),
+        r"'conv_in.weight' of unet to be \(16, 4, 3, 3\) .* have \(16, 3, 3, 3\)",
+    ),
+    "a number that is none": (filled(float("nan")), "'conv_in.weight' of unet has a NaN"),
+    "infinity": (filled(float("inf")), "'conv_in.weight' of unet has a NaN or an infinity"),
+    "infinity in fp16": (filled(-float("inf"), torch.float16), "'conv_in.weight' of unet"),
+    "no tokenizer": (without("tokenizer"), "a folder tokenizer in tiny"),
+    "no tokenizer named": (
+        lambda folder: change(folder, INDEX, tokenizer=[None, None]),
+        "a tokenizer in model_index.json, which a StableDiffusionPipeline needs",
+    ),
+    "no vocabulary": (
+        without("tokenizer/tokenizer.json"),
+        "expected a file tokenizer/vocab.json",
+    ),
+    "vocabulary cut short": (cut("tokenizer/tokenizer.json", 300), "a tokenizer that can be load"),
+    "no scheduler": (without("scheduler"), "a folder scheduler in tiny"),
+    "no scheduler's config": (
+        without("scheduler/scheduler_config.json"),
+        "expected a file scheduler/scheduler_config.json",
+    ),
+    "a shard lost": (sharded(lost=True), r"_model-00002-of.* which names it, but there is none"),
+    "two variants and no plain one": (as_variant("fp16", "bf16"), r"or give variant="),
+    "weights of other names": (
+        lambda folder: (folder / UNET).rename(folder / "unet" / "unet-final.safetensors"),
+        "weights of unet named diffusion_pytorch_model.safetensors",
+    ),
+    "an empty index": (lambda folder: (folder / INDEX).write_text("{}"), "_class_name"),
+    "no index": (without(INDEX), "holds no model_index.json"),
+    "sizes of another model": (
+        lambda folder: change(folder, "unet/config.json", cross_attention_dim=768),
+        r"of unet to be \(16, 768\) as its config.json asks, but its files have \(16, 32\)",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_what_is_damaged_is_named(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    damage, sentence = DAMAGED[name]
+    folder = tiny_model(tmp_path)
+    damage(folder)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=sentence) as raised:
+        load_pipeline("tiny")
+    one_sentence(raised.value)
+
+
+SOUND: dict[str, Damage] = {
+    "as it was saved": lambda folder: None,
+    "a tensor more": tensors(UNET, lambda t: t.update(extra=torch.zeros(3))),
+    "in shards": sharded(lost=False),
+    "fp16 files only": as_variant("fp16", of=(UNET, TEXT)),
+    "fp16 files of one part": as_variant("fp16", of=(UNET,)),
+    "a limit that is none": lambda folder: change(
+        folder, "scheduler/scheduler_config.json", lambda_min_clipped=-float("inf")
+    ),
+    "files of other things": lambda folder: (folder / "unet" / "LICENSE").write_text("free"),
+}
+
+
+@pytest.mark.parametrize("name", SOUND)
+def test_what_is_sound_is_loaded_as_diffusers_loads_it(
+    name: str, tmp_path: Path, draw: Callable[..., np.ndarray]
+) -> None:
+    folder = tiny_model(tmp_path)
+    stock = diffusers.DiffusionPipeline.from_pretrained(folder)
+    SOUND[name](folder)
+    before = diffusers.logging.get_verbosity(), transformers.logging.get_verbosity()
+    bars = transformers.logging.is_progress_bar_enabled()
+    pipe = load_pipeline(folder)
+    assert (diffusers.logging.get_verbosity(), transformers.logging.get_verbosity()) == before
+    assert transformers.logging.is_progress_bar_enabled() == bars
+    assert {key: type(part) for key, part in pipe.components.items()} == {
+        key: type(part) for key, part in stock.components.items()
+    }
+    for each in (pipe, stock):
+        each.set_progress_bar_config(disable=True)
+    assert draw(pipe).tobytes() == draw(stock).tobytes()
+
+
+def test_large_weights_in_fp16_are_no_infinity(tmp_path: Path) -> None:
+    folder = tiny_model(tmp_path)
+    change_tensors(folder, UNET, lambda t: t.update({FIRST: torch.full_like(t[FIRST], 60000)}))
+    assert load_pipeline(folder, dtype=torch.float16).unet.dtype is torch.float16
+
+
+def test_a_part_of_one_s_own_is_not_read_from_the_folder(tmp_path: Path) -> None:
+    folder = tiny_model(tmp_path)
+    unet = load_pipeline(folder).unet
+    shutil.rmtree(folder / "unet")
+    change(folder, INDEX, unet=["evil_module", "Evil"])
+    with pytest.raises(UserError, match="'Evil'"):
+        load_pipeline(folder)
+    change(folder, INDEX, unet=["diffusers", "UNet2DConditionModel"])
+    assert load_pipeline(folder, unet=unet).unet is unet
+
+
+def test_the_models_of_the_package_are_sound() -> None:
+    assert check_folder(WORLD).variant is None
+
+
+JUNK = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-(2**70), 2**70),
+    st.floats(allow_nan=True),
+    st.text(max_size=5),
+    st.just([]),
+    st.just({"a": [1]}),
+)
+
+
+@pytest.mark.slow
+@settings(
+    max_examples=30,
+    derandomize=True,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(data=st.data(), junk=JUNK)
+def test_whatever_a_config_says_it_is_loaded_or_refused_in_one_sentence(
+    data: st.DataObject, junk: object, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tiny_model(tmp_path_factory.mktemp("model"))
+    files = sorted(path for path in folder.rglob("*.json") if "vocab" not in path.name)
+    path = data.draw(st.sampled_from(files), label="file")
+    config = json.loads(path.read_text("utf-8"))
+    key = data.draw(st.sampled_from(sorted(config)), label="key")
+    path.write_text(json.dumps(config | {key: junk}), "utf-8")
+    try:
+        load_pipeline(folder)
+    except UserError as error:
+        one_sentence(error)
+
+
+@pytest.mark.slow
+@settings(max_examples=30, derandomize=True, deadline=None)
+@given(place=st.floats(0, 1, exclude_max=True), byte=st.integers(1, 255))
+def test_a_flipped_byte_of_a_header_is_told_or_changes_no_shape(place: float, byte: int) -> None:
+    """Over all of the header, and some of the numbers behind it."""
+    with TemporaryDirectory() as name:
+        folder = tiny_model(Path(name))
+        data = bytearray((folder / TEXT).read_bytes())
+        data[int(place * min(len(data), 6000))] ^= byte
+        (folder / TEXT).write_bytes(data)
+        try:
+            pipe = load_pipeline(folder)
+        except UserError as error:
+            one_sentence(error)
+        else:
+            assert all(each.isfinite().all() for each in pipe.text_encoder.parameters())
+
+
+@settings(max_examples=200, derandomize=True, deadline=None)
+@given(data=st.one_of(st.binary(max_size=40), st.text('{}[]",:1aé\\ \n', max_size=40)))
+def test_any_bytes_are_one_object_or_one_sentence(
+    data: bytes | str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "any.json"
+    path.write_bytes(data if isinstance(data, bytes) else data.encode())
+    try:
+        found = read_json(path, "any.json")
+    except UserError as error:
+        one_sentence(error)
+    else:
+        assert found == json.loads(path.read_bytes())
+        assert all(isinstance(keys, tuple) for keys, _ in leaves(found))
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Whom the network was asked for; it answers nobody."""
+    names: list[Any] = []
+
+    def refuse(host: Any, *_: Any, **__: Any) -> None:
+        names.append(host)
+        raise socket.gaierror("no network in this test")
+
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    return names
+
+
+@pytest.mark.parametrize("name", ["World", "WORLD"])
+def test_the_box_in_capitals_is_not_asked_of_the_hub(
+    name: str, asked: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=f"but came '{name}', .*; write world$") as raised:
+        load_pipeline(name)
+    one_sentence(raised.value)
+    assert asked == []
+
+
+@pytest.mark.parametrize("name", ["no such model", "a/b/c", "", "-x", "a//b", "name?", "a\\b"])
+def test_what_is_no_name_is_not_asked_of_the_hub(name: str, asked: list[Any]) -> None:
+    with pytest.raises(UserError) as raised:
+        load_pipeline(name)
+    one_sentence(raised.value)
+    assert asked == []
+
+
+@pytest.mark.parametrize("name", ["someone/some-model", "somemodel"])
+@pytest.mark.parametrize("offline", [False, True])
+def test_without_a_network_a_name_is_one_sentence(
+    name: str, offline: bool, asked: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", offline)
+    with pytest.raises(UserError, match=f"'{name}'.* no such folder and the hub gave") as raised:
+        load_pipeline(name)
+    one_sentence(raised.value)
+    assert not (offline and asked)
+    assert len(asked) <= 3  # no long row of tries
+
+
+def in_the_cache(folder: Path, into: Path) -> Path:
+    """The folder as the hub's cache keeps one: links to blobs beside it."""
+    snapshot, blobs = into / "models--a--b" / "snapshots" / "1234", into / "models--a--b" / "blobs"
+    blobs.mkdir(parents=True)
+    for number, path in enumerate(sorted(each for each in folder.rglob("*") if each.is_file())):
+        shutil.copy(path, blobs / str(number))
+        linked = snapshot / path.relative_to(folder)
+        linked.parent.mkdir(parents=True, exist_ok=True)
+        linked.symlink_to(os.path.relpath(blobs / str(number), linked.parent))
+    return snapshot
+
+
+def test_a_model_of_the_hub_is_checked_where_it_was_fetched_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    snapshot = in_the_cache(tiny_model(tmp_path), tmp_path)
+    told: dict[str, Any] = {}
+
+    def download(name: str, **options: Any) -> str:
+        told.update(options, name=name)
+        return str(snapshot)
+
+    monkeypatch.setattr(diffusers.DiffusionPipeline, "download", download)
+    pipe = load_pipeline("a/b", revision="main", dtype=torch.float16)
+    assert pipe.config._name_or_path == "a/b"
+    assert pipe.unet.dtype is torch.float16
+    assert (told["name"], told["revision"]) == ("a/b", "main")
+    assert told["use_safetensors"] is True
+    assert told["trust_remote_code"] is False
+    (snapshot / INDEX).unlink()
+    shutil.copy(WORLD / INDEX, snapshot)
+    change(snapshot, INDEX, unet=["evil_module", "Evil"])
+    with pytest.raises(UserError, match="no other code is run"):
+        load_pipeline("a/b")
