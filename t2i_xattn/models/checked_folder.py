@@ -29,7 +29,7 @@ class CheckedFolder:
     """What is known of a folder that was found sound."""
 
     ready: dict[str, Any]
-    """Parts that are small, loaded: schedulers, tokenizers and processors."""
+    """Parts that are small, loaded: schedulers, guiders, tokenizers and processors."""
     variant: str | None
     """Which weights are to be loaded, such as `fp16`; none for the plain ones."""
 
@@ -55,7 +55,7 @@ def check_folder(
                 f"expected a folder {part} in {folder.name}, as its {INDEX} says, but there is "
                 "none; copy it from where the model came from"
             )
-        check_configs(folder, part, kind_of(kind) or Kind.MODEL)
+        check_configs(folder, part, kind)
     models = {part: kind for part, kind in parts.items() if kind_of(kind) is Kind.MODEL}
     tensors = {part: count_tensors(folder, part) for part in models}
     chosen = variant or _only_variant(folder, models)
@@ -126,7 +126,7 @@ def _only_variant(folder: Path, models: dict[str, Any]) -> str | None:
 
 
 def _load(folder: Path, part: str, kind: Any) -> Any:
-    """A scheduler, tokenizer or processor."""
+    """A part that is no model."""
     if kind_of(kind) is Kind.SCHEDULER:
         _need(folder, part, "scheduler_config.json")
     files = [name for key, name in getattr(kind, "vocab_files_names", {}).items()]

@@ -19,6 +19,7 @@ class Kind(Enum):
 
     MODEL = "a model"
     SCHEDULER = "a scheduler"
+    GUIDER = "a guider"
     WORDS = "a tokenizer or processor"
 
 
@@ -31,6 +32,7 @@ def class_of_pipeline(name: object) -> Any:
     import diffusers
 
     found = _named(diffusers, name)
+    _check_installed("pipeline", found, name)
     if (
         not _within(found, "diffusers")
         or not issubclass(found, diffusers.DiffusionPipeline)
@@ -63,12 +65,7 @@ def class_of_part(part: str, library: object, name: object, kinds: set[Kind]) ->
         UserError: there is no such class, or it is of another kind.
     """
     found = _looked_up(library, name)
-    if getattr(found, "__module__", "").startswith(("diffusers.utils.", "transformers.utils.")):
-        needed = ", ".join(getattr(found, "_backends", [])) or "another library"
-        raise UserError(
-            f"expected a {part} that can be loaded here, but {clipped(name)} needs a library that "
-            f"is missing; install what it needs ({needed})"
-        )
+    _check_installed(part, found, name)
     kind = kind_of(found)
     if kind is None:
         raise UserError(
@@ -89,10 +86,12 @@ def kind_of(found: object) -> Kind | None:
     """What a class is to a pipeline; none for what is not of the two libraries."""
     import diffusers
     import transformers
+    from diffusers.guiders.guider_utils import BaseGuidance
 
     bases: dict[Kind, tuple[type, ...]] = {
         Kind.MODEL: (diffusers.ModelMixin, transformers.PreTrainedModel),
         Kind.SCHEDULER: (diffusers.SchedulerMixin,),
+        Kind.GUIDER: (BaseGuidance,),
         Kind.WORDS: (
             transformers.PreTrainedTokenizerBase,
             transformers.FeatureExtractionMixin,
@@ -118,6 +117,16 @@ def in_diffusers(name: object) -> bool:
     import diffusers
 
     return _within(_named(diffusers, name), "diffusers")
+
+
+def _check_installed(part: str, found: Any, name: object) -> None:
+    """Raises `UserError` for what stands in for a class whose libraries are missing."""
+    if getattr(found, "__module__", "").startswith(("diffusers.utils.", "transformers.utils.")):
+        needed = ", ".join(getattr(found, "_backends", [])) or "another library"
+        raise UserError(
+            f"expected a {part} that can be loaded here, but {clipped(name)} needs libraries of "
+            f"which one is missing; install them ({needed})"
+        )
 
 
 def _looked_up(library: object, name: object) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 from t2i_xattn.errors import UserError
 from t2i_xattn.models.folder_files import plain_name
 from t2i_xattn.models.json_file import leaves, read_json
-from t2i_xattn.models.library_classes import Kind, in_diffusers, in_transformers
+from t2i_xattn.models.library_classes import Kind, in_diffusers, in_transformers, kind_of
 from t2i_xattn.models.telling import clipped
 
 VOCABULARIES = {"tokenizer.json", "vocab.json"}
@@ -26,27 +26,33 @@ _FREE = re.compile(r"theta|position|_id$|_ids$|_token")
 _SIZE = re.compile(r"^num_|size|dim|channels|layers|heads|^depth|position_embeddings")
 
 
-def check_configs(folder: Path, part: str, kind: Kind) -> None:
+def check_configs(folder: Path, part: str, of_part: Any) -> None:
     """Holds every JSON file of one part against what it may say.
+
+    Args:
+        folder: of the whole model.
+        part: its name in there.
+        of_part: its class.
 
     Raises:
         UserError: a file is no sound JSON, or asks for code, a library, a file elsewhere, or a
             size that no model has.
     """
+    kind = kind_of(of_part)
     for path in sorted((folder / part).rglob("*.json")):
         if path.name in VOCABULARIES:
             continue
         shown = path.relative_to(folder).as_posix()
         config = read_json(path, shown)
         for keys, value in leaves(config):
-            _check_asked(shown, keys, value)
+            _check_asked(shown, keys, value, of_part)
             # Sizes of what is built; the others' limits are those of a text or a picture.
             if kind in _LARGEST and path.name in {"config.json", "scheduler_config.json"}:
                 _check_number(shown, keys, value, _LARGEST[kind])
         _check_shards(shown, path.parent, config)
 
 
-def _check_asked(shown: str, keys: tuple[str, ...], value: Any) -> None:
+def _check_asked(shown: str, keys: tuple[str, ...], value: Any, of_part: Any) -> None:
     asked = _CODE.intersection(keys)
     if asked and value not in (None, False):
         raise UserError(
@@ -65,7 +71,7 @@ def _check_asked(shown: str, keys: tuple[str, ...], value: Any) -> None:
         # Older files name classes that later went into those without "Fast".
         known = in_transformers(value) or in_transformers(str(value).removesuffix("Fast"))
     elif last == "_class_name":
-        known = in_diffusers(value)
+        known = value == of_part.__name__ or in_diffusers(value)
     elif last.endswith("attn_implementation") or last.endswith("experts_implementation"):
         # With a slash it is a kernel to be fetched from the hub and run.
         known = value is None or (isinstance(value, str) and value.isidentifier())
