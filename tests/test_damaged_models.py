@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -149,6 +150,64 @@ def test_what_is_damaged_is_named(
     one_sentence(raised.value)
 
 
+def as_years_ago(folder: Path) -> None:
+    """As Stable Diffusion 1 was saved: older names, a safety checker, pickles beside."""
+    projected = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+
+    def older(tensors: dict[str, Any], of: dict[str, str]) -> None:
+        for name in list(tensors):
+            new = name
+            for now, then in of.items():
+                new = new.replace(now, then) if "mid_block.attentions" in name else new
+            tensors[new] = tensors.pop(name)
+
+    change_tensors(folder, "vae/" + Path(UNET).name, lambda t: older(t, projected))
+
+    def prefixed(tensors: dict[str, Any]) -> None:
+        for name in list(tensors):
+            tensors[f"text_model.{name.removeprefix('text_model.')}"] = tensors.pop(name)
+        tensors["text_model.embeddings.position_ids"] = torch.arange(77)[None]
+
+    change_tensors(folder, TEXT, prefixed)
+    tokenizer = transformers.CLIPTokenizer.from_pretrained(folder / "tokenizer")
+    shutil.rmtree(folder / "tokenizer")
+    tokenizer.save_pretrained(folder / "tokenizer")
+    change(
+        folder,
+        "tokenizer/tokenizer_config.json",
+        tokenizer_class="CLIPTokenizer",
+        special_tokens_map_file="./special_tokens_map.json",
+        name_or_path="/home/someone/clip-vit-large-patch14",
+    )
+    small: dict[str, Any] = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    small |= {"intermediate_size": 8, "projection_dim": 8}
+    StableDiffusionSafetyChecker(
+        transformers.CLIPConfig(
+            vision_config=small | {"image_size": 224, "patch_size": 32},
+            text_config=small,
+            projection_dim=8,
+        )
+    ).save_pretrained(folder / "safety_checker")
+    transformers.CLIPImageProcessor().save_pretrained(folder / "feature_extractor")
+    change(
+        folder,
+        "feature_extractor/preprocessor_config.json",
+        feature_extractor_type="CLIPFeatureExtractor",
+        image_processor_type=None,
+    )
+    change(
+        folder,
+        INDEX,
+        _diffusers_version="0.6.0",
+        safety_checker=["stable_diffusion", "StableDiffusionSafetyChecker"],
+        feature_extractor=["transformers", "CLIPFeatureExtractor"],
+        requires_safety_checker=True,
+    )
+    for file in (UNET, TEXT):
+        (folder / file).with_suffix(".bin").write_bytes(b"a pickle")
+    (folder / "v1-5-pruned.ckpt").write_bytes(b"a pickle")
+
+
 SOUND: dict[str, Damage] = {
     "as it was saved": lambda folder: None,
     "a tensor more": tensors(UNET, lambda t: t.update(extra=torch.zeros(3))),
@@ -158,6 +217,7 @@ SOUND: dict[str, Damage] = {
     "a limit that is none": lambda folder: change(
         folder, "scheduler/scheduler_config.json", lambda_min_clipped=-float("inf")
     ),
+    "as it was saved years ago": as_years_ago,
     "files of other things": lambda folder: (folder / "unet" / "LICENSE").write_text("free"),
 }
 
@@ -169,6 +229,8 @@ def test_what_is_sound_is_loaded_as_diffusers_loads_it(
     folder = tiny_model(tmp_path)
     stock = diffusers.DiffusionPipeline.from_pretrained(folder)
     SOUND[name](folder)
+    if name == "as it was saved years ago":
+        stock = diffusers.DiffusionPipeline.from_pretrained(folder, use_safetensors=True)
     before = diffusers.logging.get_verbosity(), transformers.logging.get_verbosity()
     bars = transformers.logging.is_progress_bar_enabled()
     pipe = load_pipeline(folder)
@@ -295,7 +357,9 @@ def test_the_box_in_capitals_is_not_asked_of_the_hub(
     assert asked == []
 
 
-@pytest.mark.parametrize("name", ["no such model", "a/b/c", "", "-x", "a//b", "name?", "a\\b"])
+@pytest.mark.parametrize(
+    "name", ["no such model", "a/b/c", "", "-x", "a//b", "name?", "a\\b", "a" * 5000]
+)
 def test_what_is_no_name_is_not_asked_of_the_hub(name: str, asked: list[Any]) -> None:
     with pytest.raises(UserError) as raised:
         load_pipeline(name)

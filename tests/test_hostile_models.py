@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from model_folders import TEXT, UNET, change, one_sentence, tiny_model
 from t2i_xattn.errors import UserError
@@ -214,7 +215,8 @@ FOLDERS: dict[str, tuple[Spoil, str]] = {
     ),
     # Configs that lie.
     "wide": (entries(TEXT_CONFIG, hidden_size=10**9), "'hidden_size' is 1000000000"),
-    "rather wide": (entries(UNET_CONFIG, cross_attention_dim=10**6), r"to be \(\d+, 1000000\)"),
+    "rather wide": (entries(UNET_CONFIG, cross_attention_dim=10**5), r"to be \(\d+, 100000\)"),
+    "too wide": (entries(UNET_CONFIG, cross_attention_dim=10**6), "but it asks for far more"),
     "wide by far": (entries(UNET_CONFIG, block_out_channels=[2**62] * 3), "'block_out_channels'"),
     "layers": (entries(TEXT_CONFIG, num_hidden_layers=10**6), "asks for far more"),
     "blocks": (entries(UNET_CONFIG, layers_per_block=10**6), "asks for far more"),
@@ -224,6 +226,16 @@ FOLDERS: dict[str, tuple[Spoil, str]] = {
     "words for numbers": (entries(TEXT_CONFIG, num_hidden_layers="2"), "damaged .*expected int"),
     "heads of none": (entries(TEXT_CONFIG, num_attention_heads=0), "damaged"),
     "not a number": (entries(UNET_CONFIG, norm_eps=math.nan), "it holds NaN"),
+    "endless text": (
+        entries(TOKENIZER, model_max_length=10**9),
+        "model_max_length of at most 77 in tokenizer/",
+    ),
+    "tensors of nothing": (
+        lambda folder: save_file(
+            {str(number): torch.zeros(0) for number in range(100_001)}, folder / UNET
+        ),
+        "at most 100,000 tensors in unet",
+    ),
     "timesteps": (entries(SCHEDULER, num_train_timesteps=10**9), "'num_train_timesteps'"),
     # JSON that is none, or too much.
     "deep": (text(UNET_CONFIG, DEEP), "nested more than 32 deep"),

@@ -19,7 +19,7 @@ from t2i_xattn.models.library_classes import Kind, class_of_part, class_of_pipel
 from t2i_xattn.models.part_configs import check_configs
 from t2i_xattn.models.quiet import quiet
 from t2i_xattn.models.telling import clipped, reason
-from t2i_xattn.models.weight_files import count_tensors, variants
+from t2i_xattn.models.weight_files import read_headers, variants
 
 INDEX = "model_index.json"
 
@@ -57,12 +57,14 @@ def check_folder(
             )
         check_configs(folder, part, kind)
     models = {part: kind for part, kind in parts.items() if kind_of(kind) is Kind.MODEL}
-    tensors = {part: count_tensors(folder, part) for part in models}
+    held = {part: read_headers(folder, part) for part in models}
     chosen = variant or _only_variant(folder, models)
     for part, kind in models.items():
         _need(folder, part, "config.json")
         there = variants(folder / part, _stem(kind))
-        check_fit(kind, folder, part, tensors[part], chosen if chosen in there else None)
+        check_fit(kind, folder, part, held[part], chosen if chosen in there else None)
+    for part in parts:
+        _check_length(folder, part, models)
     ready = {part: _load(folder, part, kind) for part, kind in parts.items() if part not in models}
     return CheckedFolder(ready, chosen)
 
@@ -123,6 +125,24 @@ def _only_variant(folder: Path, models: dict[str, Any]) -> str | None:
                 "variant= if they are a variant"
             )
     return shared[0] if needed and shared else None
+
+
+def _check_length(folder: Path, part: str, models: dict[str, Any]) -> None:
+    """That a tokenizer of CLIP's ends where its encoder does: pipelines fill texts up to it."""
+    encoder = part.replace("tokenizer", "text_encoder")
+    path = folder / part / "tokenizer_config.json"
+    if encoder == part or encoder not in models or not path.is_file():
+        return
+    told = read_json(folder / encoder / "config.json", f"{encoder}/config.json")
+    length = read_json(path, f"{part}/{path.name}").get("model_max_length", 0)
+    places = told.get("max_position_embeddings")
+    if told.get("model_type") != "clip_text_model" or not isinstance(places, int):
+        return
+    if not isinstance(length, int) or length > places:
+        raise UserError(
+            f"expected a model_max_length of at most {places} in {part}/{path.name}, as {encoder} "
+            f"has so many positions, but came {clipped(length)}; write {places}"
+        )
 
 
 def _load(folder: Path, part: str, kind: Any) -> Any:

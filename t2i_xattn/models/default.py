@@ -60,9 +60,10 @@ def load_pipeline(model: str | Path | None = None, **kwargs: Any) -> DiffusionPi
     if model is None:
         return load_default(**kwargs)
     folder = Path(model)
-    if str(model) == WORLD.name and not folder.exists():
+    there = _is_there(folder)
+    if str(model) == WORLD.name and not there:
         return load_default(**kwargs)
-    _check_name(str(model), folder)
+    _check_name(str(model), folder, there)
     for unsafe in ("custom_pipeline", "trust_remote_code", "use_safetensors", "use_onnx"):
         if unsafe in kwargs:
             raise UserError(
@@ -71,8 +72,7 @@ def load_pipeline(model: str | Path | None = None, **kwargs: Any) -> DiffusionPi
             )
     variant = kwargs.pop("variant", None)
     fetched = {key: kwargs.pop(key) for key in _OF_THE_HUB if key in kwargs}
-    from_hub = not folder.exists()
-    if from_hub:
+    if not there:
         folder = snapshot(str(model), variant, **fetched)
     checked = check_folder(folder, kwargs.keys(), variant)
 
@@ -94,15 +94,23 @@ def load_pipeline(model: str | Path | None = None, **kwargs: Any) -> DiffusionPi
             "came from"
         ) from error
     check_finite(pipe)
-    if from_hub:
+    if not there:
         # The name that traces tell, and not a place in the cache.
         pipe.register_to_config(_name_or_path=str(model))
     return pipe
 
 
-def _check_name(model: str, folder: Path) -> None:
+def _is_there(folder: Path) -> bool:
+    try:
+        return folder.exists()
+    # A name longer than names can be.
+    except OSError:
+        return False
+
+
+def _check_name(model: str, folder: Path, there: bool) -> None:
     """Raises `UserError` for what can be neither a model's folder nor a name of the hub's."""
-    if folder.exists():
+    if there:
         if not (folder / INDEX).is_file():
             raise UserError(
                 f"expected a diffusers model at {folder}, but it holds no {INDEX}; "

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
 from t2i_xattn.errors import UserError
 from t2i_xattn.models.quiet import quiet
 from t2i_xattn.models.telling import clipped, reason
-
-_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)
-"""`owner/name`, or the single name of an old model."""
 
 
 def snapshot(name: str, variant: str | None, **options: Any) -> Path:
@@ -25,13 +21,17 @@ def snapshot(name: str, variant: str | None, **options: Any) -> Path:
     Raises:
         UserError: it is no name of the hub's, or the hub does not give it.
     """
-    if not _NAME.fullmatch(name):
+    from diffusers import DiffusionPipeline
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils._validators import validate_repo_id
+
+    try:
+        validate_repo_id(name)
+    except HFValidationError as error:
         raise UserError(
             f"expected world, a model's folder, or a name of the hub such as owner/name, but came "
             f"{clipped(name)}, which is no folder here; check how it is spelt"
-        )
-    from diffusers import DiffusionPipeline
-
+        ) from error
     try:
         with quiet():
             return Path(

@@ -105,13 +105,6 @@ def kind_of(found: object) -> Kind | None:
     return next((kind for kind, of_kind in bases.items() if issubclass(found, of_kind)), None)
 
 
-def in_transformers(name: object) -> bool:
-    """Whether it is a name of transformers' own."""
-    import transformers
-
-    return _within(_named(transformers, name), "transformers")
-
-
 def in_diffusers(name: object) -> bool:
     """Whether it is a name of diffusers' own."""
     import diffusers

@@ -10,7 +10,7 @@ from typing import Any
 from t2i_xattn.errors import UserError
 from t2i_xattn.models.folder_files import plain_name
 from t2i_xattn.models.json_file import leaves, read_json
-from t2i_xattn.models.library_classes import Kind, in_diffusers, in_transformers, kind_of
+from t2i_xattn.models.library_classes import Kind, in_diffusers, kind_of
 from t2i_xattn.models.telling import clipped
 
 VOCABULARIES = {"tokenizer.json", "vocab.json"}
@@ -68,8 +68,8 @@ def _check_asked(shown: str, keys: tuple[str, ...], value: Any, of_part: Any) ->
     last = next((key for key in reversed(keys) if not key.isdigit()), "")
     known = True
     if last in _CLASS and value is not None:
-        # Older files name classes that later went into those without "Fast".
-        known = in_transformers(value) or in_transformers(str(value).removesuffix("Fast"))
+        # Older files name classes that are gone. A plain name is looked up in transformers alone.
+        known = isinstance(value, str) and value.isidentifier()
     elif last == "_class_name":
         known = value == of_part.__name__ or in_diffusers(value)
     elif last.endswith("attn_implementation") or last.endswith("experts_implementation"):

@@ -5,7 +5,9 @@ Nothing but headers is read here.
 
 from __future__ import annotations
 
+import math
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -14,6 +16,19 @@ from t2i_xattn.errors import UserError
 from t2i_xattn.models.telling import clipped, reason
 
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".msgpack", ".h5", ".onnx", ".pb", ".dduf")
+_MOST = 100_000
+"""Tensors; models have a few thousand."""
+
+
+@dataclass(frozen=True)
+class Held:
+    """What the headers of a part's files say, all files together."""
+
+    tensors: int
+    largest: int
+    """Numbers in the largest tensor."""
+    numbers: int
+    """In all tensors."""
 
 
 def variants(folder: Path, stem: str) -> set[str | None]:
@@ -31,8 +46,8 @@ def variants(folder: Path, stem: str) -> set[str | None]:
     return {each["name"] for each in found if each}
 
 
-def count_tensors(folder: Path, part: str) -> int:
-    """How many tensors the headers of a part's safetensors files name, all files together.
+def read_headers(folder: Path, part: str) -> Held:
+    """What a part's safetensors files hold, by their headers.
 
     Raises:
         UserError: it has no such file, or one is damaged.
@@ -45,14 +60,22 @@ def count_tensors(folder: Path, part: str) -> int:
             f"expected the weights of {part} as safetensors, but {came}; save the model with "
             "save_pretrained where you trust it, or copy its safetensors files"
         )
-    return sum(_tensors(file, f"{part}/{file.name}") for file in files)
+    sizes = [size for file in files for size in _sizes(file, f"{part}/{file.name}")]
+    count = len(sizes)
+    if count > _MOST:
+        raise UserError(
+            f"expected at most {_MOST:,} tensors in {part}, but its files have {count:,}; copy the "
+            "part anew from where the model came from"
+        )
+    return Held(count, max(sizes, default=0), sum(sizes))
 
 
-def _tensors(file: Path, shown: str) -> int:
+def _sizes(file: Path, shown: str) -> list[int]:
     try:
         # Lengths, offsets, overlaps and shapes are held against each other as it opens.
         with safe_open(file, framework="pt") as opened:
-            return len(opened.keys())
+            names = opened.keys()
+            return [math.prod(opened.get_slice(name).get_shape()) for name in names]
     except (SafetensorError, OSError) as error:
         raise UserError(
             f"expected a whole safetensors file at {shown}, but it is damaged or cut short "
