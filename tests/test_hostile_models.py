@@ -23,6 +23,7 @@ from safetensors.torch import save_file
 from model_folders import TEXT, UNET, change, one_sentence, tiny_model
 from t2i_xattn.errors import UserError
 from t2i_xattn.models.default import load_pipeline
+from tiny.all_cases import CASES
 
 CODE = "from pathlib import Path\nPath({marker!r}).write_text('run')\nclass Evil: pass\n"
 EVIL = ["evil_module", "Evil"]
@@ -310,6 +311,21 @@ def test_a_hostile_folder_is_refused_in_one_sentence(name: str, watched: Path) -
     with pytest.raises(UserError, match=sentence) as raised:
         load_pipeline(watched)
     assert "allocate" not in one_sentence(raised.value)
+
+
+@pytest.mark.parametrize("size", [20_000, 2_000_000])
+def test_a_table_that_no_file_holds_is_refused_before_it_is_made(
+    size: int, watched: Path, tmp_path: Path
+) -> None:
+    """CogView3's positions are made anew, and lie in no file that they could be held against."""
+    (case,) = (case for case in CASES if case.name == "CogView3PlusPipeline")
+    pipe = case.make()
+    pipe.save_pretrained(tmp_path / "table")
+    load_pipeline(tmp_path / "table")
+    change(tmp_path / "table", "transformer/config.json", pos_embed_max_size=size)
+    with pytest.raises(UserError, match=r"transformer.* but it asks for far more") as raised:
+        load_pipeline(tmp_path / "table")
+    one_sentence(raised.value)
 
 
 def test_pickles_and_code_elsewhere_in_a_sound_folder_are_left_alone(watched: Path) -> None:
