@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
-import socket
 from collections.abc import Callable
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import diffusers
-import huggingface_hub
 import numpy as np
 import pytest
 import torch
 import transformers
 from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from model_folders import TEXT, UNET, change, change_tensors, one_sentence, tiny_model
 from t2i_xattn.errors import UserError
 from t2i_xattn.models.checked_folder import check_folder
 from t2i_xattn.models.default import WORLD, load_pipeline
-from t2i_xattn.models.json_file import leaves, read_json
+from tiny_pipelines import controlnet_pipeline
 
 Damage = Callable[[Path], Any]
 FIRST = "conv_in.weight"
@@ -261,156 +254,18 @@ def test_a_part_of_one_s_own_is_not_read_from_the_folder(tmp_path: Path) -> None
     assert load_pipeline(folder, unet=unet).unet is unet
 
 
+def test_several_models_in_one_are_handed_over(tmp_path: Path) -> None:
+    pipe = controlnet_pipeline()
+    nets = diffusers.MultiControlNetModel([pipe.controlnet])
+    pipe.save_pretrained(tmp_path)
+    change(tmp_path, INDEX, controlnet=["diffusers", "MultiControlNetModel"])
+    with pytest.raises(
+        UserError, match=r"pass on controlnet=MultiControlNetModel\(\[…\]\)"
+    ) as told:
+        load_pipeline(tmp_path)
+    one_sentence(told.value)
+    assert load_pipeline(tmp_path, controlnet=nets).controlnet is nets
+
+
 def test_the_models_of_the_package_are_sound() -> None:
     assert check_folder(WORLD).variant is None
-
-
-JUNK = st.one_of(
-    st.none(),
-    st.booleans(),
-    st.integers(-(2**70), 2**70),
-    st.floats(allow_nan=True),
-    st.text(max_size=5),
-    st.just([]),
-    st.just({"a": [1]}),
-)
-
-
-@pytest.mark.slow
-@settings(
-    max_examples=30,
-    derandomize=True,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
-@given(data=st.data(), junk=JUNK)
-def test_whatever_a_config_says_it_is_loaded_or_refused_in_one_sentence(
-    data: st.DataObject, junk: object, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    folder = tiny_model(tmp_path_factory.mktemp("model"))
-    files = sorted(path for path in folder.rglob("*.json") if "vocab" not in path.name)
-    path = data.draw(st.sampled_from(files), label="file")
-    config = json.loads(path.read_text("utf-8"))
-    key = data.draw(st.sampled_from(sorted(config)), label="key")
-    path.write_text(json.dumps(config | {key: junk}), "utf-8")
-    try:
-        load_pipeline(folder)
-    except UserError as error:
-        one_sentence(error)
-
-
-@pytest.mark.slow
-@settings(max_examples=30, derandomize=True, deadline=None)
-@given(place=st.floats(0, 1, exclude_max=True), byte=st.integers(1, 255))
-def test_a_flipped_byte_of_a_header_is_told_or_changes_no_shape(place: float, byte: int) -> None:
-    """Over all of the header, and some of the numbers behind it."""
-    with TemporaryDirectory() as name:
-        folder = tiny_model(Path(name))
-        data = bytearray((folder / TEXT).read_bytes())
-        data[int(place * min(len(data), 6000))] ^= byte
-        (folder / TEXT).write_bytes(data)
-        try:
-            pipe = load_pipeline(folder)
-        except UserError as error:
-            one_sentence(error)
-        else:
-            assert all(each.isfinite().all() for each in pipe.text_encoder.parameters())
-
-
-@settings(max_examples=200, derandomize=True, deadline=None)
-@given(data=st.one_of(st.binary(max_size=40), st.text('{}[]",:1aé\\ \n', max_size=40)))
-def test_any_bytes_are_one_object_or_one_sentence(
-    data: bytes | str, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    path = tmp_path_factory.getbasetemp() / "any.json"
-    path.write_bytes(data if isinstance(data, bytes) else data.encode())
-    try:
-        found = read_json(path, "any.json")
-    except UserError as error:
-        one_sentence(error)
-    else:
-        assert found == json.loads(path.read_bytes())
-        assert all(isinstance(keys, tuple) for keys, _ in leaves(found))
-
-
-@pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Whom the network was asked for; it answers nobody."""
-    names: list[Any] = []
-
-    def refuse(host: Any, *_: Any, **__: Any) -> None:
-        names.append(host)
-        raise socket.gaierror("no network in this test")
-
-    monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    return names
-
-
-@pytest.mark.parametrize("name", ["World", "WORLD"])
-def test_the_box_in_capitals_is_not_asked_of_the_hub(
-    name: str, asked: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match=f"but came '{name}', .*; write world$") as raised:
-        load_pipeline(name)
-    one_sentence(raised.value)
-    assert asked == []
-
-
-@pytest.mark.parametrize(
-    "name", ["no such model", "a/b/c", "", "-x", "a//b", "name?", "a\\b", "a" * 5000]
-)
-def test_what_is_no_name_is_not_asked_of_the_hub(name: str, asked: list[Any]) -> None:
-    with pytest.raises(UserError) as raised:
-        load_pipeline(name)
-    one_sentence(raised.value)
-    assert asked == []
-
-
-@pytest.mark.parametrize("name", ["someone/some-model", "somemodel"])
-@pytest.mark.parametrize("offline", [False, True])
-def test_without_a_network_a_name_is_one_sentence(
-    name: str, offline: bool, asked: list[Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", offline)
-    with pytest.raises(UserError, match=f"'{name}'.* no such folder and the hub gave") as raised:
-        load_pipeline(name)
-    one_sentence(raised.value)
-    assert not (offline and asked)
-    assert len(asked) <= 3  # no long row of tries
-
-
-def in_the_cache(folder: Path, into: Path) -> Path:
-    """The folder as the hub's cache keeps one: links to blobs beside it."""
-    snapshot, blobs = into / "models--a--b" / "snapshots" / "1234", into / "models--a--b" / "blobs"
-    blobs.mkdir(parents=True)
-    for number, path in enumerate(sorted(each for each in folder.rglob("*") if each.is_file())):
-        shutil.copy(path, blobs / str(number))
-        linked = snapshot / path.relative_to(folder)
-        linked.parent.mkdir(parents=True, exist_ok=True)
-        linked.symlink_to(os.path.relpath(blobs / str(number), linked.parent))
-    return snapshot
-
-
-def test_a_model_of_the_hub_is_checked_where_it_was_fetched_to(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    snapshot = in_the_cache(tiny_model(tmp_path), tmp_path)
-    told: dict[str, Any] = {}
-
-    def download(name: str, **options: Any) -> str:
-        told.update(options, name=name)
-        return str(snapshot)
-
-    monkeypatch.setattr(diffusers.DiffusionPipeline, "download", download)
-    pipe = load_pipeline("a/b", revision="main", dtype=torch.float16)
-    assert pipe.config._name_or_path == "a/b"
-    assert pipe.unet.dtype is torch.float16
-    assert (told["name"], told["revision"]) == ("a/b", "main")
-    assert told["use_safetensors"] is True
-    assert told["trust_remote_code"] is False
-    (snapshot / INDEX).unlink()
-    shutil.copy(WORLD / INDEX, snapshot)
-    change(snapshot, INDEX, unet=["evil_module", "Evil"])
-    with pytest.raises(UserError, match="no other code is run"):
-        load_pipeline("a/b")

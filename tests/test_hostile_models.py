@@ -3,132 +3,51 @@ refused in one sentence."""
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import pickle
-import shutil
 import signal
-import struct
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
 
 from model_folders import TEXT, UNET, change, one_sentence, tiny_model
+from spoiling import (
+    CODE,
+    EVIL,
+    INDEX,
+    SCHEDULER,
+    TEXT_CONFIG,
+    TOKENIZER,
+    UNET_CONFIG,
+    Payload,
+    Spoil,
+    code,
+    entries,
+    fifo,
+    first_of,
+    header,
+    length,
+    link,
+    marker_of,
+    overlap,
+    pickled,
+    shards,
+    tensors_of_nothing,
+    text,
+)
 from t2i_xattn.errors import UserError
 from t2i_xattn.models.default import load_pipeline
 from tiny.all_cases import CASES
 
-CODE = "from pathlib import Path\nPath({marker!r}).write_text('run')\nclass Evil: pass\n"
-EVIL = ["evil_module", "Evil"]
-UNET_CONFIG, TEXT_CONFIG = "unet/config.json", "text_encoder/config.json"
-INDEX, SCHEDULER = "model_index.json", "scheduler/scheduler_config.json"
-TOKENIZER = "tokenizer/tokenizer_config.json"
-
-Spoil = Callable[[Path], Any]
-
 
 class Hanging(BaseException):
     """Not to be taken for a mistake of the model's."""
-
-
-class Payload:
-    """Unpickled, it writes the marker."""
-
-    def __init__(self, marker: Path) -> None:
-        self.marker = marker
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (Path.write_text, (self.marker, "run"))
-
-
-def entries(file: str, **changes: Any) -> Spoil:
-    return lambda folder: change(folder, file, **changes)
-
-
-def text(file: str, content: str | bytes) -> Spoil:
-    data = content if isinstance(content, bytes) else content.encode()
-    return lambda folder: (folder / file).write_bytes(data)
-
-
-def code(file: str, more: Spoil = lambda folder: None) -> Spoil:
-    def spoil(folder: Path) -> None:
-        (folder / file).write_text(CODE.format(marker=str(marker_of(folder))), "utf-8")
-        more(folder)
-
-    return spoil
-
-
-def pickled(file: str, instead_of: str) -> Spoil:
-    def spoil(folder: Path) -> None:
-        (folder / instead_of).unlink()
-        (folder / file).write_bytes(pickle.dumps(Payload(marker_of(folder))))
-
-    return spoil
-
-
-def header(file: str, change: Callable[[dict[str, Any]], object]) -> Spoil:
-    """Changes what the header of a safetensors file says, and leaves its tensors."""
-
-    def spoil(folder: Path) -> None:
-        data = (folder / file).read_bytes()
-        (length,) = struct.unpack("<Q", data[:8])
-        told = json.loads(data[8 : 8 + length])
-        change(told)
-        new = json.dumps(told).encode()
-        (folder / file).write_bytes(struct.pack("<Q", len(new)) + new + data[8 + length :])
-
-    return spoil
-
-
-def length(told: int) -> Spoil:
-    return lambda folder: (folder / UNET).write_bytes(
-        struct.pack("<Q", told) + (folder / UNET).read_bytes()[8:]
-    )
-
-
-def first_of(told: dict[str, Any]) -> dict[str, Any]:
-    return next(each for name, each in told.items() if name != "__metadata__")
-
-
-def overlap(told: dict[str, Any]) -> None:
-    tensors = [each for name, each in told.items() if name != "__metadata__"]
-    same = [each for each in tensors if each["shape"] == tensors[0]["shape"]]
-    same[1]["data_offsets"] = same[0]["data_offsets"]
-
-
-def shards(*names: str) -> Spoil:
-    index = {"metadata": {}, "weight_map": {f"tensor.{n}": name for n, name in enumerate(names)}}
-    return text("unet/diffusion_pytorch_model.safetensors.index.json", json.dumps(index))
-
-
-def link(file: str, target: str) -> Spoil:
-    def spoil(folder: Path) -> None:
-        path = folder / file
-        if path.is_dir():
-            shutil.rmtree(path)
-        path.unlink(missing_ok=True)
-        path.symlink_to(target)
-
-    return spoil
-
-
-def fifo(file: str) -> Spoil:
-    def spoil(folder: Path) -> None:
-        (folder / file).unlink(missing_ok=True)
-        os.mkfifo(folder / file)
-
-    return spoil
-
-
-def marker_of(folder: Path) -> Path:
-    return folder.parent / "marker"
 
 
 DEEP = '{"a":' * 100_000 + "1" + "}" * 100_000
@@ -147,6 +66,10 @@ FOLDERS: dict[str, tuple[Spoil, str]] = {
     "ONNX": (entries(INDEX, unet=["diffusers", "OnnxRuntimeModel"]), "'OnnxRuntimeModel'"),
     "flax": (entries(INDEX, unet=["diffusers", "FlaxUNet2DConditionModel"]), "'FlaxUNet"),
     "scheduler as unet": (entries(INDEX, unet=["diffusers", "DDIMScheduler"]), "is a scheduler"),
+    "several models in one": (
+        entries(INDEX, unet=["diffusers", "MultiControlNetModel"]),
+        "MultiControlNetModel is several",
+    ),
     "part that climbs": (
         lambda folder: change(folder, INDEX, **{"../up": ["diffusers", "UNet2DModel"]}),
         "'../up'",
@@ -231,12 +154,7 @@ FOLDERS: dict[str, tuple[Spoil, str]] = {
         entries(TOKENIZER, model_max_length=10**9),
         "model_max_length of at most 77 in tokenizer/",
     ),
-    "tensors of nothing": (
-        lambda folder: save_file(
-            {str(number): torch.zeros(0) for number in range(100_001)}, folder / UNET
-        ),
-        "at most 100,000 tensors in unet",
-    ),
+    "tensors of nothing": (tensors_of_nothing, "at most 100,000 tensors in unet"),
     "timesteps": (entries(SCHEDULER, num_train_timesteps=10**9), "'num_train_timesteps'"),
     # JSON that is none, or too much.
     "deep": (text(UNET_CONFIG, DEEP), "nested more than 32 deep"),

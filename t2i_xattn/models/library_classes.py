@@ -73,6 +73,12 @@ def class_of_part(part: str, library: object, name: object, kinds: set[Kind]) ->
             f"came {clipped(name)} of {clipped(library)}, and no other code is run; load the model "
             "with diffusers yourself if you trust it"
         )
+    # Several ControlNets in one: it looks into folders that model_index.json does not name.
+    if kind is Kind.MODEL and found.__name__.startswith("Multi"):
+        raise UserError(
+            f"expected one model as {part} in model_index.json, but {found.__name__} is several; "
+            f"load each by itself, and pass on {part}={found.__name__}([…])"
+        )
     if kind not in kinds:
         expected = " or ".join(each.value for each in Kind if each in kinds)
         raise UserError(
