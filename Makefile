@@ -7,7 +7,7 @@ READY = $(VENV)/.ready
 # Each worker computes with one thread: together they fill the cores, and sums have one order.
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
-.PHONY: demo test check lint types slow lowest format clean
+.PHONY: demo test check lint types slow audit lowest format clean
 
 # One environment for everything, with the versions of constraints.txt.
 $(READY): pyproject.toml constraints.txt
@@ -25,8 +25,8 @@ demo: $(READY)
 test: $(READY)
 	$(PYTEST) -m "not slow"
 
-# The one gate: what pre-commit looks at, types, and every test.
-check: lint types test slow
+# The one gate: what pre-commit looks at, types, every test, and the versions of constraints.txt.
+check: lint types test slow audit
 
 lint: $(READY)
 	$(BIN)/pre-commit run --all-files
@@ -37,6 +37,10 @@ types: $(READY)
 # What trains, or measures how good a model is.
 slow: $(READY)
 	$(PYTEST) -m slow
+
+# The versions of constraints.txt against the known vulnerabilities; without a network it says so.
+audit: $(READY)
+	$(BIN)/python scripts/audit.py
 
 # The tests of all but the lab with the lowest versions that pyproject.toml allows. On Linux this
 # torch comes with CUDA: three gigabytes to fetch, six to keep.
