@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from t2i_xattn.errors import UserError, nearest
+from t2i_xattn.errors import UserError, nearest, shown
 
 if TYPE_CHECKING:
     from torch import nn
@@ -62,7 +62,7 @@ def choose_sites(sites: Sequence[AttentionSite], choice: Sites | None) -> list[A
     if callable(choice):
         chosen = [site for site in sites if choice(site)]
     else:
-        names = [choice] if isinstance(choice, str) else list(choice)
+        names = [choice] if isinstance(choice, str) else _names(choice)
         known = [site.name for site in sites]
         for name in names:
             if name not in known:
@@ -77,6 +77,22 @@ def choose_sites(sites: Sequence[AttentionSite], choice: Sites | None) -> list[A
             "find_sites(denoiser) and trace.sites list their places and levels"
         )
     return chosen
+
+
+def _names(choice: Iterable[str]) -> list[str]:
+    try:
+        given = iter(choice)
+    except TypeError:
+        given = iter([choice])  # type: ignore[list-item]
+    names = []
+    for name in given:
+        if not isinstance(name, str):
+            raise UserError(
+                "expected sites as their names, or as a function of a site that says yes or no, "
+                f"but came {shown(name)}; find_sites(denoiser) and trace.sites list the names"
+            )
+        names.append(name)
+    return names
 
 
 def find_sites(denoiser: nn.Module, kind: Kind | Literal["text"] = "text") -> list[AttentionSite]:
