@@ -157,7 +157,7 @@ def use(trace: Trace, folder: Path) -> None:
     for image in range(run.images):
         asked.append(lambda image=image: trace.shares(image=image))  # type: ignore[misc]
         for word in run.words[run.branches[0]][image]:
-            asked.append(lambda word=word, image=image: _looked_at(trace, word.text, image))  # type: ignore[misc]
+            asked.append(lambda word=word, image=image: look_at(trace, word.text, image))  # type: ignore[misc]
     for each in asked:
         try:
             each()
@@ -165,7 +165,8 @@ def use(trace: Trace, folder: Path) -> None:
             _check_sentence(error)
 
 
-def _looked_at(trace: Trace, word: str, image: int) -> None:
+def look_at(trace: Trace, word: str, image: int = 0) -> None:
+    """A word's map, and all that is read off it."""
     heat = trace.heatmap(word, image=image)
     assert np.isfinite(heat.array).all()
     _ = heat.share, heat.peakedness, heat.peak(), heat.mask(), heat.mask("otsu"), heat.box()
@@ -253,17 +254,17 @@ def _tried(folder: Path, original: RecordedRun | None) -> str:
     return "harmless"
 
 
-def _limit() -> None:
-    """This process may take a gigabyte more than it has; what hangs ends it."""
+def limit() -> None:
+    """From now on this process may take a gigabyte more than it has."""
     pages = int(Path("/proc/self/statm").read_text().split()[0])
-    limit = pages * resource.getpagesize() + MOST_MEMORY
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    most = pages * resource.getpagesize() + MOST_MEMORY
+    resource.setrlimit(resource.RLIMIT_AS, (most, most))
 
 
 def main() -> int:
     """The exit code is 1 if anything came of a corrupted file but `UserError`, or nobody noticed
     that it was changed."""
-    came = run(int(sys.argv[1]), [Path(each) for each in sys.argv[2:]], _limit)
+    came = run(int(sys.argv[1]), [Path(each) for each in sys.argv[2:]], limit)
     for told, times in came.items():
         print(times, told)
     return int(not came.keys() <= SOUND)

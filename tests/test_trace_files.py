@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +72,31 @@ def test_a_thousand_corrupted_files(recorded: list[Path]) -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert sum(int(line.split()[0]) for line in done.stdout.splitlines()) == 1000
+
+
+@pytest.mark.slow
+def test_the_largest_picture_that_a_file_may_tell_of(trace: Trace, path: Path) -> None:
+    """Its maps, masks and overlays take less than a gigabyte, however many sites there are."""
+    code = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "import corrupting\n"
+        "from t2i_xattn import Trace\n"
+        "small, large = map(Trace.load, sys.argv[1:])\n"
+        "corrupting.look_at(small, 'cat')\n"
+        "corrupting.limit()\n"
+        "corrupting.look_at(large, 'cat')\n"
+    )
+    largest, run = path.parent / "largest.safetensors", trace.run
+    sites = tuple(replace(site, level=None) for site in run.sites)
+    Trace(replace(run, sites=sites, latent_size=(96, 128), picture_size=(4096, 8192))).save(largest)
+    subprocess.run(
+        [sys.executable, "-c", code, str(path), str(largest)],
+        check=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    with pytest.raises(UserError, match="picture is 4097 × 8192, more than 33,554,432 in all"):
+        Trace(replace(run, latent_size=(96, 160), picture_size=(4097, 8192))).save(largest)
 
 
 class TestChecksum:
@@ -146,6 +173,10 @@ HOSTILE: dict[str, tuple[Callable[[Header], None], str]] = {
     "a negative column": (_word(columns=[-1]), "columns of a word is -1"),
     "a column of true": (_word(columns=[True]), "columns of a word is True"),
     "a start of NaN": (_word(start=math.nan), "start of a word is nan"),
+    "words without end": (
+        lambda h: h["words"]["conditional"].__setitem__(0, h["words"]["conditional"][0] * 5000),
+        "has 15000 words, more than 10000",
+    ),
     "a word of numbers": (_word(text=5), "text of a word is 5"),
     "groups beyond": (_put(groups={"conditional": [[[1]] * 7] * 2}), "do not fit its 6 maps"),
     "empty groups": (_put(groups={"conditional": [[[]]] * 2}), "do not fit its 6 maps"),

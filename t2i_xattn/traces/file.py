@@ -31,8 +31,8 @@ from t2i_xattn.traces.recorded_run import RecordedRun
 
 _KEY = "t2i_xattn"
 
-MOST_OF_A_HEADER = 2**24
-"""Bytes of all that is not a tensor. What JSON gives takes some twenty times as much memory."""
+MOST_OF_A_HEADER = 2**23
+"""Bytes of all that is not a tensor. What JSON gives takes up to thirty times as much memory."""
 
 
 def write_trace(run: RecordedRun, path: str | PathLike[str]) -> None:

@@ -8,6 +8,7 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
+from t2i_xattn.denoisers.sites import AttentionSite
 from t2i_xattn.denoisers.streams import BETWEEN, CONCEPTS, OF_TEXT, TEXT, WALKED
 from t2i_xattn.traces.fields import Damaged
 from t2i_xattn.traces.recorded_run import RecordedRun
@@ -32,11 +33,12 @@ def check(run: RecordedRun) -> None:
     """
     _check_told(run)
     _check_sizes(run)
+    sites = {site.name: site for site in run.sites}
     for stream, of_sites in run.maps.items():
         if not of_sites:
             raise Damaged(f"{stream} has no maps")
         for name, array in of_sites.items():
-            _check_map(run, stream, name, array)
+            _check_map(run, stream, sites[name], array)
     _check_columns(run)
     for name, array in (run.site_weights or {}).items():
         known = (run.images, len(run.branches), len(run.steps))
@@ -71,9 +73,11 @@ def _check_sizes(run: RecordedRun) -> None:
             raise Damaged(f"its picture of {run.picture_size} has a latent of {run.latent_size}")
 
 
-def _check_map(run: RecordedRun, stream: str, name: str, array: NDArray[np.float32]) -> None:
+def _check_map(
+    run: RecordedRun, stream: str, site: AttentionSite, array: NDArray[np.float32]
+) -> None:
     """One map against the axes, the counts, its site and the latent."""
-    site = next(each for each in run.sites if each.name == name)
+    name = site.name
     known = (run.images, len(run.branches), len(run.steps))
     axes = dict(zip(run.axes, array.shape, strict=False))
     counts = run.counts[stream][name]

@@ -35,6 +35,9 @@ _MANY = 1_000_000
 _LONG = 1_000_000
 """Characters of a prompt, a word or a name."""
 
+_MOST_WORDS = 10_000
+"""Of one text, since each is searched for among all."""
+
 _WIDE = 2**15
 """Pixels or places on a side."""
 
@@ -195,6 +198,8 @@ def _kinds(given: Any, name: str) -> tuple[tuple[str, ...], ...]:
 
 
 def _words(given: Any, name: str) -> tuple[Word, ...]:
+    if isinstance(given, list) and len(given) > _MOST_WORDS:
+        raise Damaged(f"{name} has {len(given)} words, more than {_MOST_WORDS}")
     return several(given, name, _word)
 
 
