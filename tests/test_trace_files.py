@@ -22,6 +22,7 @@ from t2i_xattn.recording.record import record
 from t2i_xattn.traces import file
 from t2i_xattn.traces.trace import Trace
 from test_trace import make_run
+from tiny.text_first import CASES
 
 MID = "text/mid.attn2"
 Header = dict[str, Any]
@@ -40,7 +41,8 @@ def path(trace: Trace, tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Of a tiny pipeline: with all columns, steps, heads and branches; and with chosen words."""
+    """Of a UNet with all columns, steps, heads and branches, and with chosen words; of FLUX with
+    all that joint attention has."""
     folder, pipe = tmp_path_factory.mktemp("recorded"), make_pipeline()
     branches = ("conditional", "unconditional")
     everything = {"walk": 1, "steps": "each", "heads": "each", "branches": branches}
@@ -50,6 +52,11 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
         with record(pipe, **keep) as trace:
             pipe(prompts, num_inference_steps=2, height=64, width=64, output_type="latent")
         trace.save(folder / f"{number}.safetensors")
+    flux = next(case for case in CASES if case.name == "FluxPipeline")
+    pipe = flux.make()
+    with record(pipe, text_looks=True, concepts=["sky", "grass"]) as trace:
+        flux.run(pipe)
+    trace.save(folder / "joint.safetensors")
     return sorted(folder.iterdir())
 
 

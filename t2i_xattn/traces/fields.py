@@ -39,7 +39,7 @@ def text(given: Any, name: str, longest: int) -> str:
 
 
 def one_of(given: Any, name: str, known: Collection[T]) -> T:
-    """One of some names, or None where that is among them."""
+    """One of some names, and None where that is among them."""
     for each in known:
         if type(given) is type(each) and given == each:
             return each
@@ -50,7 +50,7 @@ def several(
     given: Any, name: str, each: Callable[[Any, str], T], count: int | None = None
 ) -> tuple[T, ...]:
     """A list, of so many entries where that is said."""
-    if not isinstance(given, list) or len(given) != (len(given) if count is None else count):
+    if not isinstance(given, list) or count not in (None, len(given)):
         told = "list" if count is None else f"list of {count}"
         raise Damaged(f"{name} is {shown(given)}, no {told}")
     return tuple(each(one, name) for one in given)
