@@ -68,6 +68,18 @@ def test_paths_that_cannot_be(trace: Trace, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.fixture
+def device(tmp_path: Path) -> Path:
+    """One like /dev/full; where root runs the tests it is a copy, since root could replace it."""
+    if os.geteuid():
+        return Path("/dev/full")
+    try:
+        os.mknod(tmp_path / "full", stat.S_IFCHR | 0o666, os.makedev(1, 7))
+    except PermissionError:
+        pytest.skip("this container makes no devices")
+    return tmp_path / "full"
+
+
 class TestSaving:
     """What a save leaves, whatever comes in between."""
 
@@ -75,22 +87,24 @@ class TestSaving:
         pipe, loop = tmp_path / "pipe", tmp_path / "loop"
         os.mkfifo(pipe)
         loop.symlink_to(loop)
-        link = tmp_path / "device"
-        link.symlink_to("/dev/null")
-        for place, kind in ((pipe, "pipe"), (loop, "link that leads back"), (link, "device")):
+        for place, kind in ((pipe, "pipe"), (loop, "link that leads back")):
             with pytest.raises(UserError, match=f"is a {kind}.*; choose another name"):
                 trace.save(place)
             with pytest.raises(TraceFileError, match=f"is a {kind}"):
                 Trace.load(place)
         assert stat.S_ISFIFO(pipe.lstat().st_mode)
         assert loop.is_symlink()
-        assert link.is_symlink()
-        assert stat.S_ISCHR(Path("/dev/null").stat().st_mode)
 
-    def test_a_device_stays_one(self, trace: Trace) -> None:
-        with pytest.raises(UserError, match="'/dev/full' is a device"):
-            trace.save("/dev/full")
-        assert stat.S_ISCHR(Path("/dev/full").stat().st_mode)
+    def test_a_device_stays_one(self, trace: Trace, device: Path, tmp_path: Path) -> None:
+        link = tmp_path / "link"
+        link.symlink_to(device)
+        for place in (device, link):
+            with pytest.raises(UserError, match="is a device; choose another name"):
+                trace.save(place)
+            with pytest.raises(TraceFileError, match="is a device"):
+                Trace.load(place)
+        assert stat.S_ISCHR(device.lstat().st_mode)
+        assert link.is_symlink()
 
     def test_a_link_is_written_through(self, trace: Trace, tmp_path: Path) -> None:
         (tmp_path / "folder").mkdir()
