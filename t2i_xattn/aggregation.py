@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -52,11 +52,12 @@ def mean_over_sites(given: SiteMaps) -> FloatMap:
     return mean_of(_enlarged(given))
 
 
-def _enlarged(given: SiteMaps) -> list[FloatMap]:
+def _enlarged(given: SiteMaps) -> Iterator[FloatMap]:
     """Of each site the head mean of the wanted columns, added up, at picture size."""
-    # Adding up first is the same and cheaper, since enlarging is linear.
-    added = [array.mean(axis=0).sum(axis=-1, keepdims=True) for array in given.wanted]
-    return [resized(array, given.picture_size, "bilinear")[..., 0] for array in added]
+    for array in given.wanted:
+        # Adding up first is the same and cheaper, since enlarging is linear.
+        added = array.mean(axis=0).sum(axis=-1, keepdims=True)
+        yield resized(added, given.picture_size, "bilinear")[..., 0]
 
 
 def daam(given: SiteMaps) -> FloatMap:
@@ -72,10 +73,12 @@ def daam(given: SiteMaps) -> FloatMap:
     The enlargement to the picture is bicubic and clamped too. Bicubic weights may be negative, so
     the unit holds only roughly.
     """
-    heads = []
-    for array in given.wanted:
-        heads += [resized(head, given.latent_size, "bicubic").clip(min=0) for head in array]
-    latent = mean_of([head.mean(axis=-1, keepdims=True) for head in heads])
+    heads = (
+        resized(head, given.latent_size, "bicubic").clip(min=0)
+        for array in given.wanted
+        for head in array
+    )
+    latent = mean_of(head.mean(axis=-1, keepdims=True) for head in heads)
     return resized(latent, given.picture_size, "bicubic")[..., 0].clip(min=0)
 
 
@@ -121,7 +124,8 @@ def auto(given: SiteMaps) -> FloatMap:
         )
     weights = np.asarray(given.weights, dtype=np.float64)
     weights = weights / weights.sum() if weights.sum() > 0 else np.full_like(weights, 1)
-    return np.asarray(np.average(_enlarged(given), axis=0, weights=weights), dtype=np.float32)
+    weighted = (weight * each for weight, each in zip(weights, _enlarged(given), strict=True))
+    return np.asarray(sum(weighted) / weights.sum(), dtype=np.float32)
 
 
 def rescaled(given: SiteMaps, pool: Aggregate = mean_over_sites) -> FloatMap:
@@ -160,9 +164,15 @@ def goca(given: SiteMaps) -> FloatMap:
     return rescaled(given, auto)
 
 
-def mean_of(arrays: Sequence[FloatMap]) -> FloatMap:
-    """The plain mean of arrays of one shape, summed in fp64."""
-    return np.asarray(np.mean(arrays, axis=0, dtype=np.float64), dtype=np.float32)
+def mean_of(arrays: Iterable[FloatMap]) -> FloatMap:
+    """The plain mean of arrays of one shape, summed in fp64 one after the other: of a large picture
+    there may be too many to hold at once."""
+    total, count = np.zeros((), dtype=np.float64), 0
+    for array in arrays:
+        total = total + array if count == 0 else np.add(total, array, out=total)
+        count += 1
+    assert count, "a mean of nothing"
+    return np.asarray(np.divide(total, count, out=total), dtype=np.float32)
 
 
 def resized(

@@ -18,6 +18,7 @@ from captured import size_of
 from t2i_xattn.denoisers.sites import AttentionSite
 from t2i_xattn.errors import TraceFileError, UserError, WordNotFoundError
 from t2i_xattn.prompts.words import Word
+from t2i_xattn.traces.file import checksum
 from t2i_xattn.traces.heat_map import HeatMap
 from t2i_xattn.traces.recorded_run import RecordedRun
 from t2i_xattn.traces.trace import Trace
@@ -448,7 +449,8 @@ class TestFile:
             header = json.loads(file.metadata()["t2i_xattn"])
         tensors = load_file(path)
         change(header, tensors)
-        save_file(tensors, path, metadata={"t2i_xattn": json.dumps(header)})
+        text = json.dumps(header)
+        save_file(tensors, path, metadata={"t2i_xattn": text, "sha256": checksum(text, tensors)})
 
     @pytest.mark.parametrize(
         ("change", "message"),
@@ -476,11 +478,11 @@ class TestFile:
             (lambda h, t: t.__delitem__(MID), f"'{MID}' is in one of the two only"),
             (
                 lambda h, t: t.update({MID: t[MID][..., :-1].copy()}),
-                r"float32 \[2, 1, 1, 1, 2, 3, 6\] .* but came float32 \[2, 1, 1, 1, 2, 3, 5\]",
+                r"F32 \[2, 1, 1, 1, 2, 3, 6\] .* but came F32 \[2, 1, 1, 1, 2, 3, 5\]",
             ),
             (
                 lambda h, t: t.update({MID: t[MID].astype(np.float64)}),
-                "but came float64",
+                "but came F64",
             ),
         ],
     )

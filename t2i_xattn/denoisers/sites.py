@@ -63,13 +63,12 @@ def choose_sites(sites: Sequence[AttentionSite], choice: Sites | None) -> list[A
     if callable(choice):
         chosen = [site for site in sites if choice(site)]
     else:
-        names = [choice] if isinstance(choice, str) else list(choice)
+        names = [choice] if isinstance(choice, str) else _names(choice)
         known = [site.name for site in sites]
         for name in names:
             if name not in known:
-                near = nearest(name, known) if isinstance(name, str) else ""
                 raise UserError(
-                    f"expected the name of a site, but came {shown(name)}{near}; "
+                    f"expected the name of a site, but came {shown(name)}{nearest(name, known)}; "
                     "find_sites(denoiser) and trace.sites list them"
                 )
         chosen = [site for site in sites if site.name in names]
@@ -79,6 +78,22 @@ def choose_sites(sites: Sequence[AttentionSite], choice: Sites | None) -> list[A
             "find_sites(denoiser) and trace.sites list their places and levels"
         )
     return chosen
+
+
+def _names(choice: Iterable[str]) -> list[str]:
+    try:
+        given = iter(choice)
+    except TypeError:
+        given = iter([choice])  # type: ignore[list-item]
+    names = []
+    for name in given:
+        if not isinstance(name, str):
+            raise UserError(
+                "expected sites as their names, or as a function of a site that says yes or no, "
+                f"but came {shown(name)}; find_sites(denoiser) and trace.sites list the names"
+            )
+        names.append(name)
+    return names
 
 
 @checked

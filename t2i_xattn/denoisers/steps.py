@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from t2i_xattn.errors import UserError
+from t2i_xattn.errors import UserError, shown
 
 Window = tuple[float, float]
 """Steps from the first up to but without the end: an `int` is a number of steps, a `float` a
@@ -17,7 +17,7 @@ def checked_window(window: Any, name: str) -> None:
     """Raises `UserError` unless it is a window of steps."""
     sound = isinstance(window, Sequence) and len(window) == 2
     if sound:
-        numbers = [each for each in window if isinstance(each, int | float)]
+        numbers = [e for e in window if isinstance(e, int | float) and not isinstance(e, bool)]
         sound = len(numbers) == 2 and min(numbers) >= 0 and max(numbers) > 0
         sound = sound and all(each <= 1 for each in numbers if isinstance(each, float))
         alike = sound and isinstance(numbers[0], float) == isinstance(numbers[1], float)
@@ -25,7 +25,7 @@ def checked_window(window: Any, name: str) -> None:
     if not sound:
         raise UserError(
             f"expected steps=(first, end) for {name}, such as (0, 0.4), with first before end, as "
-            f"whole steps or as fractions from 0.0 to 1.0, but came {window!r}"
+            f"whole steps or as fractions from 0.0 to 1.0, but came {shown(window)}"
         )
 
 

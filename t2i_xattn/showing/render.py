@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from t2i_xattn.errors import UserError
+from t2i_xattn.errors import UserError, shown
+from t2i_xattn.traces.regions import is_number
 
 if TYPE_CHECKING:
     from t2i_xattn.traces.heat_map import HeatMap
@@ -44,13 +45,14 @@ def overlay(
         UserError: if `image` is not a PIL picture or has another shape than the map, if there is no
             such colour map, or if `alpha` is out of range.
     """
-    if not isinstance(image, Image.Image):
+    if not isinstance(image, Image.Image) or not min(image.size):
+        came = shown(image.size) if isinstance(image, Image.Image) else type(image).__name__
         raise UserError(
-            f"expected a PIL picture, but came {type(image).__name__}; run the pipeline with "
+            f"expected a PIL picture, but came {came}; run the pipeline with "
             "output_type='pil' or use PIL.Image.fromarray"
         )
-    if not 0 <= alpha <= 1:
-        raise UserError(f"expected alpha from 0 to 1, but came {alpha}")
+    if not is_number(alpha) or not 0 <= alpha <= 1:
+        raise UserError(f"expected alpha from 0 to 1, but came {shown(alpha)}; 0.6 suits most maps")
     height, width = heat.array.shape
     # Half a pixel of rounding is fine, a map of another run is not.
     if abs(image.height * width - image.width * height) > max(image.size):
@@ -58,8 +60,8 @@ def overlay(
             f"expected a picture of {width} × {height} pixels or in that proportion, but came "
             f"{image.width} × {image.height}; lay the map over the picture of its own run"
         )
-    shown = Image.fromarray(stretched(heat.array)).resize(image.size, Image.Resampling.BILINEAR)
-    colours = _coloured(np.asarray(shown), colormap)
+    laid = Image.fromarray(stretched(heat.array)).resize(image.size, Image.Resampling.BILINEAR)
+    colours = _coloured(np.asarray(laid), colormap)
     return Image.blend(image.convert("RGB"), Image.fromarray(colours), alpha)
 
 
@@ -215,13 +217,18 @@ def _coloured(values: NDArray[np.float32], colormap: str) -> NDArray[np.uint8]:
     import cmap
 
     try:
-        colours = cmap.Colormap(colormap)(np.clip(values, 0, 1))
+        if not isinstance(colormap, str):
+            raise TypeError(f"no name: {type(colormap).__name__}")
+        colours = np.asarray(cmap.Colormap(colormap).lut())[:, :3]
     except (TypeError, ValueError) as error:
         raise UserError(
-            f"expected the name of a colour map of the package cmap, but came {colormap!r}; "
+            f"expected the name of a colour map of the package cmap, but came {shown(colormap)}; "
             "try 'inferno' or 'viridis'"
         ) from error
-    return np.asarray(np.round(np.asarray(colours)[..., :3] * 255), dtype=np.uint8)
+    # Looked up in bytes: as fractions, the colours of a large picture would fill the memory.
+    places = (values * np.float32(len(colours))).clip(0, len(colours) - 1).astype(np.uint16)
+    table: NDArray[np.uint8] = np.round(colours * 255).astype(np.uint8)
+    return table[places]
 
 
 def _fitted(picture: Image.Image) -> Image.Image:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from t2i_xattn.aggregation import SiteMaps
 from t2i_xattn.denoisers.sites import Sites, choose_sites
 from t2i_xattn.denoisers.streams import OF_TEXT, SELF, WALKED, Groups
-from t2i_xattn.errors import UserError, nearest
+from t2i_xattn.errors import UserError, nearest, shown
 from t2i_xattn.prompts.words import find_phrase
+from t2i_xattn.traces.asked import check_which, checked_phrase
 from t2i_xattn.traces.recorded_run import RecordedRun, of_steps, weight_of_steps
 
 
@@ -18,6 +19,8 @@ def columns_of(
     Raises:
         UserError: if it is not there.
     """
+    phrase = checked_phrase(phrase)
+    check_which(occurrence, encoder)
     branch = run.branches[0]
     if run.prompts[branch][image] is None and not run.words[branch][image]:
         raise UserError(
@@ -33,6 +36,7 @@ def concept_column(run: RecordedRun, phrase: str) -> tuple[int, ...]:
     Raises:
         UserError: if it was not recorded.
     """
+    phrase = checked_phrase(phrase)
     names = [concept.casefold() for concept in run.concepts]
     if phrase.casefold() not in names:
         raise UserError(
@@ -67,7 +71,7 @@ def maps_of(
         groups = run.groups[run.branches[0]][image]
     elif stream == WALKED and run.walked_columns is not None:
         groups = tuple((column,) for column in run.walked_columns)
-    places = _places(columns, groups, of_stream[names[0]].shape[-1])
+    places = _places(columns, groups, min(of_stream[name].shape[-1] for name in names))
     maps = [of_steps(run, stream, name)[image] for name in names]
     if run.frames > 1:
         maps = [each.mean(axis=1) if frame is None else each[:, frame] for each in maps]
@@ -82,35 +86,24 @@ def maps_of(
     return SiteMaps(maps, places, run.latent_size, run.picture_size, weights)
 
 
-def checked_image(run: RecordedRun, image: int) -> int:
-    """Raises `UserError` unless the run made such an image."""
-    count = run.images
-    if not isinstance(image, int) or not 0 <= image < count:
-        raise UserError(
-            f"expected an image from 0 to {count - 1}, but came {image}; this run made {count}"
-        )
-    return image
+def columns_within(columns: tuple[int, ...], tokens: int) -> list[int]:
+    """Columns of a token axis.
 
-
-def checked_frame(run: RecordedRun, frame: int | None) -> int | None:
-    """Raises `UserError` unless the run made such a frame."""
-    if frame is not None and not (isinstance(frame, int) and 0 <= frame < run.frames):
+    Raises:
+        UserError: if there are none, or the axis is shorter.
+    """
+    if not columns or not all(0 <= column < tokens for column in columns):
         raise UserError(
-            f"expected a frame from 0 to {run.frames - 1}, but came {frame}; this run made "
-            f"{run.frames} of each picture"
+            f"expected columns from 0 to {tokens - 1}, but came {shown(list(columns))}; the text "
+            f"sequence of this run has {tokens} columns"
         )
-    return frame
+    return list(columns)
 
 
 def _places(columns: tuple[int, ...], groups: Groups | None, tokens: int) -> list[int]:
     """Where columns of the text sequence stand on the token axis."""
     if groups is None:
-        if not columns or not all(0 <= column < tokens for column in columns):
-            raise UserError(
-                f"expected columns from 0 to {tokens - 1}, but came {list(columns)}; the text "
-                f"sequence of this run has {tokens} columns"
-            )
-        return list(columns)
+        return columns_within(columns, tokens)
     for place, group in enumerate(groups):
         if set(group) == set(columns):
             return [place]
@@ -118,7 +111,7 @@ def _places(columns: tuple[int, ...], groups: Groups | None, tokens: int) -> lis
     found = [column for place in places for column in groups[place]]
     if sorted(found) != sorted(columns) or not columns:
         raise UserError(
-            f"expected columns that were kept, {[list(group) for group in groups]}, but came "
-            f"{list(columns)}; record with these words=… or columns=…, or with neither"
+            f"expected columns that were kept, {shown([list(group) for group in groups])}, but "
+            f"came {shown(list(columns))}; record with these words=… or columns=…, or with neither"
         )
     return places

@@ -1,18 +1,18 @@
-"""A trace on disk: one safetensors file, with a JSON header in its metadata.
+"""A trace on disk: one safetensors file, with a JSON header and a checksum in its metadata.
 
-The metadata has one key, `t2i_xattn`, with `format_version`, `axes`, `streams`, `shape` (of each
-tensor), `counts`, `sites`, `groups`, `walked_columns`, `branches`, `steps`, `prompts`, `words`,
-`tokens`, `frames`, `latent_size`, `picture_size`, `crop` and `settings`; see `RecordedRun`.
-`kinds` and `concepts`, which came later, may be missing. The tensors are fp32 and named
-`STREAM/SITE`, the weights of sites `site weight/SITE`.
+The metadata has two keys: `t2i_xattn`, the header (`traces.header`), and `sha256`, the checksum
+over it and all tensors. The tensors are fp32 and named `STREAM/SITE`, the weights of sites
+`site weight/SITE`.
+
+A file is taken for hostile: nothing that it says is used before it is held against the rest of it.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-import os
-import tempfile
-from dataclasses import asdict
+import math
+from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -22,241 +22,188 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from t2i_xattn.denoisers.sites import AttentionSite
-from t2i_xattn.denoisers.streams import BETWEEN, CONCEPTS
-from t2i_xattn.errors import TraceFileError, UserError
-from t2i_xattn.prompts.words import Word
+from t2i_xattn.errors import TraceFileError, UserError, shown
+from t2i_xattn.traces.disk import kind_of, path_of, write_whole
+from t2i_xattn.traces.fields import Damaged, field
+from t2i_xattn.traces.fitting import check
+from t2i_xattn.traces.header import CHECKSUM, FORMAT_VERSION, WEIGHT, header_of, run_of
 from t2i_xattn.traces.recorded_run import RecordedRun
 
-FORMAT_VERSION = 4
 _KEY = "t2i_xattn"
-_WEIGHT = "site weight"
+
+MOST_OF_A_HEADER = 2**23
+"""Bytes of all that is not a tensor. What JSON gives takes up to thirty times as much memory."""
 
 
 def write_trace(run: RecordedRun, path: str | PathLike[str]) -> None:
     """Writes a run to `path`; the file appears whole or not at all.
 
     Raises:
-        UserError: if the folder does not exist or cannot be written to.
+        UserError: if the path cannot be written to, or the run would not be read again.
     """
-    path = Path(path)
+    path = path_of(path)
     tensors = {
         f"{stream}/{name}": np.ascontiguousarray(array)
         for stream, of_sites in run.maps.items()
         for name, array in of_sites.items()
     }
     for name, array in (run.site_weights or {}).items():
-        tensors[f"{_WEIGHT}/{name}"] = np.ascontiguousarray(array)
-    header = {
-        "format_version": FORMAT_VERSION,
-        "axes": run.axes,
-        "streams": list(run.maps),
-        "shape": {name: list(array.shape) for name, array in tensors.items()},
-        "counts": {
-            f"{stream}/{name}": array.tolist()
-            for stream, of_sites in run.counts.items()
-            for name, array in of_sites.items()
-        },
-        "sites": [asdict(site) for site in run.sites],
-        "groups": run.groups,
-        "walked_columns": run.walked_columns,
-        "branches": run.branches,
-        "steps": run.steps,
-        "prompts": run.prompts,
-        "words": {
-            branch: [[asdict(word) for word in words] for words in of_branch]
-            for branch, of_branch in run.words.items()
-        },
-        "tokens": run.tokens,
-        "kinds": run.kinds,
-        "frames": run.frames,
-        "latent_size": run.latent_size,
-        "picture_size": run.picture_size,
-        "crop": run.crop,
-        "settings": run.settings,
-        "concepts": run.concepts,
-    }
-    data = save(tensors, metadata={_KEY: json.dumps(header)})
+        tensors[f"{WEIGHT}/{name}"] = np.ascontiguousarray(array)
     try:
-        # In the same folder, so that the last step is a rename within one file system.
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        temporary = Path(name)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-            # mkstemp makes a private file; give it the permissions of any other new one.
-            umask = os.umask(0)
-            os.umask(umask)
-            temporary.chmod(0o666 & ~umask)
-            temporary.replace(path)
-        except BaseException:
-            temporary.unlink()
-            raise
-    except OSError as error:
+        header = header_of(run, tensors)
+        # As it will be read, so that no file is left that is refused then.
+        check(run_of(json.loads(header), tensors))
+    except (TypeError, ValueError, RecursionError) as error:
         raise UserError(
-            f"expected a file that can be written, but {path} gave {error.strerror}; "
-            "choose an existing folder that you may write to"
+            f"expected a run that can be written, but {_told(error)}; record it again, with "
+            "settings that JSON has"
         ) from error
+    data = save(tensors, metadata={_KEY: header, CHECKSUM: checksum(header, tensors)})
+    if int.from_bytes(data[:8], "little") > MOST_OF_A_HEADER:
+        raise UserError(
+            f"expected a run whose words, steps and settings take {MOST_OF_A_HEADER:,} bytes at "
+            "most, but it takes more; save a part of it, trace.select(…)"
+        )
+    write_whole(path, data)
 
 
 def read_trace(path: str | PathLike[str]) -> RecordedRun:
     """Reads a run that `write_trace` wrote.
 
     Raises:
+        UserError: if `path` is no path.
         TraceFileError: if the file is missing, not a safetensors file or cut short, not a trace, of
-            another version, or has tensors that do not match its header.
+            another version, changed since it was written, or has tensors that do not match its
+            header.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise TraceFileError(
-            f"expected a trace file, but there is no file {path}; save one with trace.save(path)"
-        )
+    path = path_of(path)
+    _check_place(path)
     try:
         with safe_open(path, framework="np") as file:
-            header = _header(path, file.metadata() or {})
+            metadata = file.metadata() or {}
+            header = _header(path, metadata)
             names = list(file.keys())
             _check_names(path, names, header)
-            maps = {name: _checked(path, name, file.get_tensor(name), header) for name in names}
-        return _run(maps, header)
+            for name in names:
+                _check_slice(path, name, file.get_slice(name), header)
+            tensors = {name: file.get_tensor(name) for name in names}
+        _check_sum(path, header, metadata, tensors)
+        run = run_of(header, tensors)
+        check(run)
+        return run
     except TraceFileError:
         raise
     except (SafetensorError, OSError) as error:
         raise TraceFileError(
-            f"expected a whole safetensors file, but {path} is of another kind or cut short "
-            f"({error}); record and save it again"
+            f"expected a whole safetensors file, but {_quoted(path)} is of another kind or cut "
+            f"short ({_told(error)}); record and save it again"
         ) from error
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+    except (ValueError, RecursionError) as error:
         raise TraceFileError(
-            f"expected a trace's header in {path}, but it is damaged ({error!r}); "
+            f"expected a trace's header in {_quoted(path)}, but it is damaged ({_told(error)}); "
             "record and save it again"
         ) from error
+
+
+def checksum(header: str, tensors: Mapping[str, NDArray[Any]]) -> str:
+    """The SHA-256 of a header and of the bytes of all tensors, in the order of their names."""
+    sha = hashlib.sha256(header.encode("utf-8", "surrogatepass"))
+    for _, array in sorted(tensors.items()):
+        sha.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+    return sha.hexdigest()
+
+
+def _check_place(path: Path) -> None:
+    """What can be told before the file is looked into."""
+    try:
+        kind = kind_of(path)
+        size, first = 0, b""
+        if kind is None:
+            with path.open("rb") as file:
+                first, size = file.read(8), path.stat().st_size
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise TraceFileError(
+            f"expected a trace file, but there is no file {_quoted(path)}; save one with "
+            "trace.save(path)"
+        ) from error
+    except OSError as error:
+        raise TraceFileError(
+            f"expected a trace file, but {_quoted(path)} gave {error.strerror}; give a file that "
+            "trace.save wrote and that you may read"
+        ) from error
+    if kind is not None:
+        raise TraceFileError(
+            f"expected a trace file, but {_quoted(path)} is {kind}; give a file that trace.save "
+            "wrote"
+        )
+    # Beyond the end of the file, it is of another kind or cut short.
+    if MOST_OF_A_HEADER < int.from_bytes(first, "little") <= size:
+        raise TraceFileError(
+            f"expected a header of at most {MOST_OF_A_HEADER:,} bytes, but that of "
+            f"{_quoted(path)} is larger; give a file that trace.save wrote"
+        )
 
 
 def _header(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
     if _KEY not in metadata:
         raise TraceFileError(
-            f"expected a trace, but {path} is a safetensors file without a trace's header; "
-            "give a file that trace.save wrote"
+            f"expected a trace, but {_quoted(path)} is a safetensors file without a trace's "
+            "header; give a file that trace.save wrote"
         )
     header: dict[str, Any] = json.loads(metadata[_KEY])
-    version = header["format_version"]
-    if version != FORMAT_VERSION:
+    version = field(header, "format_version")
+    if type(version) is not int or version != FORMAT_VERSION:
         raise TraceFileError(
-            f"expected a trace of format version {FORMAT_VERSION}, but {path} has {version!r}; "
-            "read it with the release of t2i-xattn that wrote it, or record it again"
+            f"expected a trace of format version {FORMAT_VERSION}, but {_quoted(path)} has "
+            f"{shown(version)}; read it with the release of t2i-xattn that wrote it, or record it "
+            "again"
         )
     return header
 
 
 def _check_names(path: Path, names: list[str], header: dict[str, Any]) -> None:
-    expected = set(header["shape"])
-    if expected != set(names):
-        differing = sorted(expected ^ set(names))[0]
+    shapes = field(header, "shape")
+    if not isinstance(shapes, dict):
+        raise Damaged("shape is no object")
+    if differing := sorted(shapes.keys() ^ set(names)):
         raise TraceFileError(
-            f"expected the {len(expected)} tensors that the header of {path} names, but "
-            f"{differing!r} is in one of the two only; record and save it again"
+            f"expected the {len(shapes)} tensors that the header of {_quoted(path)} names, but "
+            f"{shown(differing[0])} is in one of the two only; record and save it again"
         )
 
 
-def _checked(
-    path: Path, name: str, array: NDArray[Any], header: dict[str, Any]
-) -> NDArray[np.float32]:
-    expected = header["shape"][name]
-    if list(array.shape) != expected or array.dtype != np.float32:
+def _check_slice(path: Path, name: str, tensor: Any, header: dict[str, Any]) -> None:
+    """A tensor against the header, before it is read."""
+    expected, dtype, shape = header["shape"][name], tensor.get_dtype(), tensor.get_shape()
+    if shape != expected or dtype != "F32" or 4 * math.prod(shape) > path.stat().st_size:
         raise TraceFileError(
-            f"expected {name} of {path} to be float32 {expected} as its header says, but came "
-            f"{array.dtype} {list(array.shape)}; record and save it again"
+            f"expected {shown(name)} of {_quoted(path)} to be F32 {shown(expected)} as its header "
+            f"says, but came {dtype} {shown(shape)}; record and save it again"
         )
-    return array
 
 
-def _run(tensors: dict[str, NDArray[np.float32]], header: dict[str, Any]) -> RecordedRun:
-    sites = tuple(AttentionSite(**site) for site in header["sites"])
-    branches = tuple(header["branches"])
-    steps = tuple((int(first), int(end)) for first, end in header["steps"])
-    words = {
-        branch: tuple(tuple(_word(word) for word in of_image) for of_image in of_branch)
-        for branch, of_branch in header["words"].items()
-    }
-    groups, walked = header["groups"], header["walked_columns"]
-    if groups is not None:
-        groups = {branch: _tuples(of_branch) for branch, of_branch in groups.items()}
-    maps: dict[str, dict[str, NDArray[np.float32]]] = {each: {} for each in header["streams"]}
-    counts: dict[str, dict[str, NDArray[np.int64]]] = {each: {} for each in header["streams"]}
-    weights: dict[str, NDArray[np.float32]] = {}
-    for name, array in tensors.items():
-        stream, _, site = name.partition("/")
-        if stream == _WEIGHT:
-            weights[site] = array
-        else:
-            maps[stream][site] = array
-            counts[stream][site] = np.array(header["counts"][name], dtype=np.int64)
-    order = {site.name: place for place, site in enumerate(sites)}
-    run = RecordedRun(
-        maps={s: dict(sorted(m.items(), key=lambda each: order[each[0]])) for s, m in maps.items()},
-        counts=counts,
-        sites=sites,
-        groups=groups,
-        walked_columns=None if walked is None else tuple(walked),
-        branches=branches,
-        steps=steps,
-        prompts=_of_branches(header["prompts"]),
-        words=words,
-        tokens=_of_branches(header["tokens"]),
-        frames=int(header["frames"]),
-        latent_size=_size(header["latent_size"]),
-        picture_size=_size(header["picture_size"]),
-        crop=None if header["crop"] is None else tuple(header["crop"]),
-        settings=header["settings"],
-        site_weights=weights or None,
-        kinds=_of_branches(header.get("kinds", {})),
-        concepts=tuple(header.get("concepts", ())),
-    )
-    _check(run)
-    return run
+def _check_sum(
+    path: Path,
+    header: dict[str, Any],
+    metadata: dict[str, str],
+    tensors: Mapping[str, NDArray[Any]],
+) -> None:
+    """Files that were written before there was one have no checksum."""
+    if "checksum" not in header and CHECKSUM not in metadata:
+        return
+    if metadata.get(CHECKSUM) != checksum(metadata[_KEY], tensors):
+        raise TraceFileError(
+            f"expected {_quoted(path)} as it was saved, but its checksum says that it is damaged; "
+            "copy it again from where it was whole, or record and save it again"
+        )
 
 
-def _check(run: RecordedRun) -> None:
-    """Raises `ValueError` if the parts of a run do not fit each other."""
-    if tuple(run.words) != run.branches or set(run.maps["text"]) != {s.name for s in run.sites}:
-        raise ValueError("its branches or sites differ from place to place")
-    for told in (run.words, run.prompts, run.tokens, run.groups):
-        if told is not None and {b: len(each) for b, each in told.items()} != dict.fromkeys(
-            run.branches, run.images
-        ):
-            raise ValueError("its branches or images differ from place to place")
-    known = (run.images, len(run.branches), len(run.steps))
-    frames = () if run.frames == 1 else (run.frames,)
-    for stream, of_sites in run.maps.items():
-        if not of_sites:
-            raise ValueError(f"{stream} has no maps")
-        for name, array in of_sites.items():
-            fits = array.ndim == len(run.axes) and array.shape[:3] == known
-            of_frames = tuple(1 for _ in frames) if stream == BETWEEN else frames
-            fits = fits and array.shape[4 : 4 + len(frames)] == of_frames
-            if not fits or run.counts[stream][name].shape != known[1:]:
-                raise ValueError(f"{stream}/{name} is {array.shape}")
-            if stream == CONCEPTS and array.shape[-1] != len(run.concepts):
-                raise ValueError(f"{stream}/{name} is {array.shape}")
-    for name, array in (run.site_weights or {}).items():
-        if array.shape != known:
-            raise ValueError(f"{_WEIGHT}/{name} is {array.shape}")
+def _quoted(path: Path) -> str:
+    return shown(str(path))
 
 
-def _size(size: list[int]) -> tuple[int, int]:
-    height, width = size
-    return int(height), int(width)
-
-
-def _of_branches(told: dict[str, list[Any]]) -> dict[str, tuple[Any, ...]]:
-    return {branch: _tuples(of_branch) for branch, of_branch in told.items()}
-
-
-def _tuples(given: Any) -> Any:
-    """Lists as tuples, however deep."""
-    return tuple(map(_tuples, given)) if isinstance(given, list) else given
-
-
-def _word(fields: dict[str, Any]) -> Word:
-    listed = {"columns", "encoders", "cut"} & fields.keys()
-    return Word(**{**fields, **{name: tuple(fields[name]) for name in listed}})
+def _told(error: BaseException) -> str:
+    """What an exception says, in part of a sentence."""
+    if isinstance(error, RecursionError):
+        return "it is nested too deep"
+    return " ".join(str(error).split()) if isinstance(error, Damaged) else shown(error)

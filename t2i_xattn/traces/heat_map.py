@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from t2i_xattn.errors import UserError
+from t2i_xattn.errors import UserError, shown
 from t2i_xattn.traces import regions
+from t2i_xattn.traces.asked import whole_numbers
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -32,8 +33,22 @@ class HeatMap:
     crop: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
-        array = np.array(self.array, dtype=np.float32)
-        assert array.ndim == 2, array.shape
+        """
+        Raises:
+            UserError: if `word` is no text, `array` no map of finite numbers, or `crop` no box in
+                pixels.
+        """
+        if not isinstance(self.word, str):
+            raise UserError(
+                f"expected a word or phrase as text, but came {shown(self.word)}; give the map a "
+                "name such as 'red circle'"
+            )
+        if self.crop is not None and len(whole_numbers(self.crop) or ()) != 4:
+            raise UserError(
+                f"expected crop=(left, top, right, bottom) in whole pixels, but came "
+                f"{shown(self.crop)}; leave it out for a map of the whole picture"
+            )
+        array = np.array(regions.checked_map(self.array), dtype=np.float32)
         array.flags.writeable = False
         object.__setattr__(self, "array", array)
 

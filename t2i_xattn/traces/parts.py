@@ -6,13 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from t2i_xattn.aggregation import mean_of
 from t2i_xattn.denoisers.sites import Sites, choose_sites
-from t2i_xattn.denoisers.steps import Window
+from t2i_xattn.denoisers.steps import Window, checked_window
 from t2i_xattn.denoisers.streams import TEXT
-from t2i_xattn.errors import UserError
+from t2i_xattn.errors import UserError, shown
+from t2i_xattn.traces.asked import is_whole, whole_numbers
 from t2i_xattn.traces.recorded_run import AXES, RecordedRun
 
 
@@ -29,10 +31,10 @@ def selected(
     branches, windows = run.branches, run.steps
     takes: dict[int, list[int]] = {}
     if branch is not None:
-        if branch not in branches:
+        if not isinstance(branch, str) or branch not in branches:
             raise UserError(
-                f"expected a branch of {', '.join(branches)}, but came {branch!r}; record with "
-                f"branches=[{branch!r}] to keep it"
+                f"expected a branch of {', '.join(branches)}, but came {shown(branch)}; record "
+                "with branches=[…] to keep others"
             )
         takes[AXES.index("branch")] = [branches.index(branch)]
         branches = (branch,)
@@ -111,8 +113,9 @@ def difference(first: RecordedRun, second: RecordedRun) -> RecordedRun:
         for stream, of_sites in first.maps.items()
     }
     settings = first.settings | {"minus": second.settings}
+    counts = _common_counts([first, second])
     # Weights of one run do not hold for what differs between two.
-    return replace(first, maps=maps, settings=settings, site_weights=None)
+    return replace(first, maps=maps, counts=counts, settings=settings, site_weights=None)
 
 
 def mean(runs: Sequence[RecordedRun]) -> RecordedRun:
@@ -133,14 +136,33 @@ def mean(runs: Sequence[RecordedRun]) -> RecordedRun:
             for site in runs[0].sites
         }
     settings = runs[0].settings | {"mean_of": len(runs)}
-    return replace(runs[0], maps=maps, settings=settings, site_weights=weights)
+    counts = _common_counts(runs)
+    return replace(runs[0], maps=maps, counts=counts, settings=settings, site_weights=weights)
+
+
+def _common_counts(runs: Sequence[RecordedRun]) -> dict[str, dict[str, NDArray[Any]]]:
+    """The calls of the first run, none where one of the runs had none: there is NaN."""
+    return {
+        stream: {
+            name: counts * np.all([run.counts[stream][name] > 0 for run in runs], axis=0)
+            for name, counts in of_sites.items()
+        }
+        for stream, of_sites in runs[0].counts.items()
+    }
 
 
 def _windows_inside(chosen: int | Window | range, windows: Sequence[tuple[int, int]]) -> list[int]:
     """The places of the recorded windows that lie in a window of steps."""
-    if isinstance(chosen, int):
-        chosen = (chosen, chosen + 1)
-    first, end = (chosen.start, chosen.stop) if isinstance(chosen, range) else chosen
+    if is_whole(chosen):
+        chosen = (int(chosen), int(chosen) + 1)  # type: ignore[arg-type]
+    if isinstance(chosen, range):
+        if chosen.step == 1:
+            chosen = (chosen.start, chosen.stop)
+    elif (numbers := whole_numbers(chosen)) is not None:
+        chosen = tuple(numbers)  # type: ignore[assignment]
+    checked_window(chosen, "select")
+    assert isinstance(chosen, Sequence)
+    first, end = chosen
     if any(isinstance(each, float) for each in (first, end)):
         last = windows[-1][1]
         first, end = (int(e * last + 1e-6) if isinstance(e, float) else e for e in (first, end))
@@ -148,17 +170,20 @@ def _windows_inside(chosen: int | Window | range, windows: Sequence[tuple[int, i
     cut = [w for w in windows if w[0] < end and first < w[1] and not first <= w[0] < w[1] <= end]
     if not places or cut:
         raise UserError(
-            f"expected steps that hold whole windows of those recorded, {list(windows)}, but came "
-            f'{chosen!r}; record with steps="each" or other windows'
+            f"expected steps that hold whole windows of those recorded, {shown(list(windows))}, "
+            f'but came {shown(chosen)}; record with steps="each" or other windows'
         )
     return places
 
 
 def _numbers(chosen: int | Sequence[int], count: int, axis: str, how: str | None) -> list[int]:
-    numbers = [chosen] if isinstance(chosen, int) else list(chosen)
+    numbers = whole_numbers([chosen] if is_whole(chosen) else chosen)
+    came = shown(chosen if numbers is None else numbers)
     if not numbers or not all(0 <= number < count for number in numbers):
         hint = f"; record with {how} to keep more" if how else ""
-        raise UserError(f"expected {axis}s from 0 to {count - 1}, but came {numbers}{hint}")
+        raise UserError(f"expected {axis}s from 0 to {count - 1}, but came {came}{hint}")
+    if len(set(numbers)) < len(numbers):
+        raise UserError(f"expected each of the {axis}s once, but came {came}; leave out the others")
     return numbers
 
 

@@ -61,7 +61,7 @@ def shares_of(run: RecordedRun, image: int, sites: Sites | None) -> Shares:
         means.append(maps.reshape(-1, maps.shape[-1]).mean(axis=0, dtype=np.float64))
     mean = np.mean(means, axis=0)
     own = np.array(kinds[image][: len(mean)])
-    parts = {kind: float(mean[: len(own)][own == kind].sum()) for kind in _KINDS}
+    parts = {kind: float(mean[: len(own)][own == kind].sum()) for kind in KINDS}
     return Shares(
         words=parts["word"],
         other=parts["other"],
@@ -71,4 +71,5 @@ def shares_of(run: RecordedRun, image: int, sites: Sites | None) -> Shares:
     )
 
 
-_KINDS = ("word", "other", "special", "padding")
+KINDS = ("word", "other", "special", "padding")
+"""What stands in a column of a text; `prompts.encoded` says what each is."""

@@ -10,20 +10,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from t2i_xattn.aggregation import Aggregate, FloatMap, mean_over_sites
-from t2i_xattn.denoisers.branches import CONDITIONAL
-from t2i_xattn.denoisers.sites import AttentionSite, Sites, choose_sites
+from t2i_xattn.denoisers.sites import AttentionSite, Sites
 from t2i_xattn.denoisers.steps import Window
-from t2i_xattn.denoisers.streams import BETWEEN, CONCEPTS, LOOKS, OF_TEXT, TEXT, WALKED
-from t2i_xattn.errors import UserError
+from t2i_xattn.denoisers.streams import CONCEPTS, LOOKS, OF_TEXT, TEXT, WALKED
+from t2i_xattn.errors import UserError, shown
 from t2i_xattn.prompts.words import Word
 from t2i_xattn.traces.agreement import agreed
-from t2i_xattn.traces.chosen import (
+from t2i_xattn.traces.asked import (
+    checked_columns,
     checked_frame,
     checked_image,
-    columns_of,
-    concept_column,
-    maps_of,
+    checked_phrase,
+    checked_stream,
+    checked_stream_of_places,
 )
+from t2i_xattn.traces.between import between
+from t2i_xattn.traces.chosen import columns_of, concept_column, maps_of
 from t2i_xattn.traces.heat_map import HeatMap
 from t2i_xattn.traces.parts import difference, mean, selected
 from t2i_xattn.traces.recorded_run import RecordedRun, of_steps
@@ -168,22 +170,14 @@ class Trace:
         image, frame = checked_image(run, image), checked_frame(run, frame)
         if (phrase is None) == (columns is None):
             raise UserError("expected either a word or phrase, or columns=…; give just one of them")
-        if stream is not None and stream not in run.maps:
+        stream = checked_stream_of_places(run, stream)
+        if aggregate is not None and not callable(aggregate):
             raise UserError(
-                f"expected a stream of {', '.join(run.maps)}, but came {stream!r}; record with "
-                "walk=1 for walked, with edits for edited, self_attention=… for self, concepts=… "
-                "for concepts, and an IP-Adapter for pictures"
+                f"expected aggregate= as a function of SiteMaps, but came {shown(aggregate)}; give "
+                "one such as t2i_xattn.aggregation.daam"
             )
-        if stream == BETWEEN:
-            raise UserError(
-                "expected a stream of the picture's places, but came 'between', which is of words "
-                "alone; ask trace.between(word, other)"
-            )
-        if stream == CONCEPTS and run.branches[0] != CONDITIONAL:
-            raise UserError(
-                f"expected the branch {CONDITIONAL!r} for concepts, which are read in it alone, "
-                f"but came {run.branches[0]!r}; take trace.select(branch={CONDITIONAL!r})"
-            )
+        if phrase is not None:
+            phrase = checked_phrase(phrase)
         if phrase is not None and stream == CONCEPTS:
             chosen, label = concept_column(run, phrase), phrase
         elif phrase is not None:
@@ -191,8 +185,7 @@ class Trace:
                 raise UserError(f"expected columns=… for the tokens of {stream}, but came a word")
             chosen, label = columns_of(run, phrase, image, occurrence, encoder), phrase
         else:
-            assert columns is not None
-            chosen = tuple(dict.fromkeys(columns))
+            chosen = checked_columns(columns)
             label = f"column{'s' * (len(chosen) > 1)} {', '.join(map(str, chosen))}"
 
         def pooled(stream: str, aggregate: Aggregate) -> FloatMap:
@@ -219,21 +212,7 @@ class Trace:
         Raises:
             UserError: if it was not, or a word is not there.
         """
-        run = self.run
-        image = checked_image(run, image)
-        if BETWEEN not in run.maps:
-            raise UserError(
-                "expected a trace of what the text's tokens give to each other, but this one has "
-                "none; record joint attention with text_looks=True"
-            )
-        looking, looked_at = (columns_of(run, each, image, None) for each in (phrase, other))
-        names = [site.name for site in choose_sites(run.sites, sites)]
-        found = [of_steps(run, BETWEEN, name)[image] for name in names if name in run.maps[BETWEEN]]
-        given = [
-            each.reshape(len(each), -1, each.shape[-1])[:, list(looking)][..., list(looked_at)]
-            for each in found
-        ]
-        return float(np.mean([each.sum(axis=-1).mean() for each in given]))
+        return between(self.run, phrase, other, checked_image(self.run, image), sites)
 
     def shares(self, *, image: int = 0, sites: Sites | None = None) -> Shares:
         """Where the attention of an average place goes: to words, to other tokens, to special ones,
@@ -298,6 +277,10 @@ class Trace:
         Its maps lie between -1 and 1. Words, prompts and settings are those of the first; the
         second's settings stand under `minus`.
         """
+        if not isinstance(other, Trace):
+            raise UserError(
+                f"expected a trace to take away, but came {shown(other)}; record or load one"
+            )
         return Trace(difference(self.run, other.run))
 
     @staticmethod
@@ -306,17 +289,34 @@ class Trace:
 
         Words, prompts and settings are those of the first; `mean_of` counts the traces.
         """
-        return Trace(mean([trace.run for trace in traces]))
+        try:
+            every = iter(traces)
+        except TypeError:
+            every = iter([traces])  # type: ignore[list-item]
+        runs = []
+        for trace in every:
+            if not isinstance(trace, Trace):
+                raise UserError(
+                    f"expected a list of traces to take the mean of, but came {shown(trace)}; give "
+                    "Trace.mean([one, other])"
+                )
+            runs.append(trace.run)
+        return Trace(mean(runs))
 
     def to_numpy(self, stream: str = TEXT) -> dict[str, NDArray[np.float32]]:
-        """By site name, the arrays with all the axes `AXES`."""
-        return dict(self.run.maps[stream])
+        """By site name, the arrays with all the axes `AXES`.
+
+        Raises:
+            UserError: if the run has no such stream.
+        """
+        run = self.run
+        return dict(run.maps[checked_stream(run, stream)])
 
     def to_xarray(self, stream: str = TEXT) -> dict[str, Any]:
         """By site name, an `xarray.DataArray` with named axes, branches and steps as coordinates.
 
         Raises:
-            UserError: if xarray is not installed.
+            UserError: if xarray is not installed, or the run has no such stream.
         """
         try:
             import xarray
@@ -328,11 +328,15 @@ class Trace:
         coords = {"branch": list(run.branches), "step": [first for first, _ in run.steps]}
         return {
             name: xarray.DataArray(array, dims=run.axes, coords=coords, name=name)
-            for name, array in run.maps[stream].items()
+            for name, array in self.to_numpy(stream).items()
         }
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Writes the trace as one safetensors file, whole or not at all; see `trace_file`."""
+        """Writes the trace as one safetensors file, whole or not at all; see `traces.file`.
+
+        Raises:
+            UserError: if the path cannot be written to, or is something else than a file.
+        """
         from t2i_xattn.traces.file import write_trace
 
         write_trace(self.run, path)
