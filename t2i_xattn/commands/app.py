@@ -1,9 +1,10 @@
-"""The command line: ``t2i-xattn generate``, ``inspect`` and ``edit``."""
+"""The command line: ``t2i-xattn generate``, ``inspect``, ``edit`` and ``batch``."""
 
 from __future__ import annotations
 
 import typer
 
+from t2i_xattn.commands.batch import batch_command
 from t2i_xattn.commands.edit import edit_command
 from t2i_xattn.commands.generate import generate_command
 from t2i_xattn.commands.inspect import inspect_command
@@ -18,6 +19,7 @@ app = typer.Typer(
 app.command("generate")(generate_command)
 app.command("inspect")(inspect_command)
 app.command("edit")(edit_command)
+app.command("batch")(batch_command)
 
 
 def main() -> None:
