@@ -194,7 +194,11 @@ def test_which_traces_are_kept(pipe: Any, tmp_path: Path) -> None:
 
 
 def test_a_batch_is_the_same_whatever_its_processes(pipe: Any, tmp_path: Path) -> None:
-    shapes = [{"steps": 1}, {"steps": 2}, {"negative": "blue", "guidance": 3.0}]
+    shapes: list[dict[str, Any]] = [
+        {"steps": 1},
+        {"steps": 2},
+        {"negative": "blue", "guidance": 3.0},
+    ]
     lines = [{"prompt": f"red {n}", **shapes[n % 3]} for n in range(10)]
     prompts = write_lines(tmp_path / "p.jsonl", [*lines, {"prompt": "x", "words": "red"}])
     run_here(prompts, tmp_path / "one", pipe, batch_size=3)

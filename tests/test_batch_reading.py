@@ -13,7 +13,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from t2i_xattn.batch import reading
 from t2i_xattn.batch.line import Defaults, Line
 from t2i_xattn.batch.plan import AHEAD, batches, shape_of
 from t2i_xattn.batch.reading import read_lines, survey
@@ -233,14 +232,13 @@ def test_the_hash_is_of_every_byte(tmp_path: Path) -> None:
     assert len(hashes) == 4
 
 
-def test_a_file_is_not_read_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_is_not_read_ahead(tmp_path: Path) -> None:
     path = tmp_path / "p.jsonl"
-    path.write_text('{"prompt": "red"}\n' * 3, "utf-8")
-    read_so_far = []
-    line_of = reading.line_of
-    monkeypatch.setattr(reading, "line_of", lambda n, *a: read_so_far.append(n) or line_of(n, *a))
-    next(read_lines(path, Defaults()))
-    assert read_so_far == [1]
+    path.write_text('{"prompt": "red"}\n{"prompt": 3}\n', "utf-8")
+    lines = read_lines(path, Defaults())
+    assert next(lines).request.prompt == "red"
+    with pytest.raises(UserError, match="in line 2"):
+        next(lines)
 
 
 @FAST

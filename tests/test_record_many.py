@@ -26,7 +26,7 @@ def alone(pipe: Any, prompt: str, seed: int, **more: Any) -> tuple[Any, tx.Trace
 @pytest.mark.parametrize("guidance_scale", [1.0, 5.0])
 def test_one_by_one_it_is_what_record_gives(guidance_scale: float) -> None:
     pipe = make_pipeline()
-    more = {"guidance_scale": guidance_scale}
+    more: dict[str, Any] = {"guidance_scale": guidance_scale}
     found = list(tx.record_many(pipe, PROMPTS, seeds=3, walk=1, **OPTIONS, **more))
     assert len(found) == len(PROMPTS)
     for number, (picture, trace) in enumerate(found):
