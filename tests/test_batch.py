@@ -134,29 +134,36 @@ def test_pictures_are_those_of_generate(
         assert picture.read_bytes() == batch.read_bytes()
 
 
-def test_pictures_and_words_are_those_of_inspect_and_edit(
+def test_words_are_those_of_inspect(
     done: tuple[Path, str], options: list[Any], tmp_path: Path
 ) -> None:
-    rows = parquet.read_table(done[0] / "index.parquet").to_pylist()
+    row, *_ = parquet.read_table(done[0] / "index.parquet").to_pylist()
     run("inspect", LINES[0]["prompt"], *options, "--seed", 1, "--out", tmp_path)
     table = json.loads((tmp_path / "words.json").read_text("utf-8"))["words"]
     assert [word["word"] for word in table] == ["a", "red", "circle"]
-    for expected, word in zip(table, rows[0]["words"], strict=True):
+    for expected, word in zip(table, row["words"], strict=True):
         assert (word["word"], word["share"]) == (expected["word"], expected["share"])
         assert list(word["box"].values()) == expected["box"]
         assert word["peakedness"] == expected["peakedness"]
-    for line, edit in (
+
+
+@pytest.mark.parametrize(
+    ("line", "edit"),
+    [
         (5, ["--weight", "red=3"]),
         (6, ["--replace", "red=blue", "--steps", 3]),
         (7, ["--region", "0,0,1,0.5=blue", "--guidance", 1]),
-    ):
-        prompt = LINES[line - 1]["prompt"]
-        run("edit", prompt, *options, *edit, "--seed", line, "--out", tmp_path)
-        paths = [done[0] / f"pictures/0000/{line:06d}.png"]
-        paths += [tmp_path / f"{name}.png" for name in ("after", "before")]
-        arrays = [_pixels(path) for path in paths]
-        assert np.abs(arrays[0] - arrays[1]).max() <= 1  # beside another picture in `edit`
-        assert np.abs(arrays[0] - arrays[2]).max() > 1
+    ],
+)
+def test_edited_pictures_are_those_of_edit(
+    done: tuple[Path, str], options: list[Any], tmp_path: Path, line: int, edit: list[Any]
+) -> None:
+    prompt = LINES[line - 1]["prompt"]
+    run("edit", prompt, *options, *edit, "--seed", line, "--out", tmp_path)
+    after, before = (_pixels(tmp_path / f"{name}.png") for name in ("after", "before"))
+    found = _pixels(done[0] / f"pictures/0000/{line:06d}.png")
+    assert np.abs(found - after).max() <= 1  # beside another picture in `edit`
+    assert np.abs(found - before).max() > 1
 
 
 def test_traces_of_words_have_the_maps_of_the_index(done: tuple[Path, str]) -> None:
@@ -251,6 +258,33 @@ def test_a_line_that_fails_leaves_the_others_be(pipe: Any, tmp_path: Path, size:
     assert pictures == {n for n in plain if n.endswith(".png")} - {"pictures/0000/000003.png"}
     if size == 1:
         assert all(found[name] == plain[name] for name in pictures)
+
+
+def test_a_batch_without_memory_is_halved(pipe: Any, tmp_path: Path) -> None:
+    prompts, rows = prompts_of(tmp_path, 7), []
+
+    def room_for_two(module: Any, inputs: tuple[Any, ...]) -> None:
+        rows.append(len(inputs[0]))
+        if rows[-1] > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    hook = pipe.unet.register_forward_pre_hook(room_for_two)
+    assert run_here(prompts, tmp_path / "out", pipe, batch_size=6).failed == 0
+    assert rows == [6, 3, 1, 1, 1, 1, 1, 1, 1]
+    # No room for one is the line's own failure.
+    hook.remove()
+    pipe.unet.register_forward_pre_hook(lambda *_: room_for_two(None, (range(3),)))
+    assert run_here(prompts, tmp_path / "none", pipe).failed == 7
+    rows_of = parquet.read_table(tmp_path / "none" / "index.parquet").to_pylist()
+    assert {row["error"] for row in rows_of} == {"OutOfMemoryError: CUDA out of memory"}
+
+
+def test_an_error_of_any_text_is_told_in_the_index(pipe: Any, tmp_path: Path) -> None:
+    Failing(pipe, 1, ValueError("no \ud800\n" + "character " * 100))
+    run_here(prompts_of(tmp_path, 1), tmp_path / "out", pipe)
+    (row,) = parquet.read_table(tmp_path / "out" / "index.parquet").to_pylist()
+    assert row["error"].startswith("ValueError: no ? character character")
+    assert len(row["error"]) < 600
 
 
 @pytest.mark.parametrize("size", [1, 4])

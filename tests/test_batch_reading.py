@@ -13,9 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from t2i_xattn.batch.line import Defaults, Line
+from t2i_xattn.batch.line import KEYS, Defaults, Line
 from t2i_xattn.batch.plan import AHEAD, batches, shape_of
 from t2i_xattn.batch.reading import read_lines, survey
+from t2i_xattn.batch.writing import record_of
 from t2i_xattn.errors import UserError
 from t2i_xattn.traces.regions import Box
 
@@ -188,6 +189,45 @@ def test_mistakes_by_the_number_of_the_line(line: str, sentence: str) -> None:
         read('{"prompt": "red", "id": "one"}\r\n\r\n' + line + "\n")
     assert "\n" not in str(told.value)
     assert len(str(told.value)) < 400
+
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | TEXTS,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXTS, inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@settings(FAST, max_examples=200)
+@given(st.dictionaries(st.sampled_from(KEYS), ANYTHING, max_size=3), st.sampled_from([True, False]))
+def test_any_value_is_read_or_told_in_one_sentence(fields: dict[str, Any], as_csv: bool) -> None:
+    fields = {"prompt": "red"} | fields
+    table = io.StringIO()
+    csv.writer(table).writerows([fields, [json.dumps(each) for each in fields.values()]])
+    data = table.getvalue() if as_csv else json.dumps(fields)
+    _read_or_told(data.encode(), "p.csv" if as_csv else "p.jsonl")
+
+
+@settings(FAST, max_examples=200)
+@given(
+    st.binary(max_size=80) | st.text(st.sampled_from('{}[]",:\n\r prompt\\u1d\0'), max_size=40),
+    st.sampled_from(["p.jsonl", "p.csv", "p.txt"]),
+)
+def test_any_bytes_are_read_or_told_in_one_sentence(data: bytes | str, name: str) -> None:
+    _read_or_told(data.encode() if isinstance(data, str) else data, name)
+
+
+def _read_or_told(data: bytes, name: str) -> None:
+    told, lines = "", []
+    try:
+        lines = read(data, name)
+    except UserError as error:
+        told = str(error)
+    assert bool(told) != bool(lines)
+    assert "\n" not in told
+    assert len(told) < 600
+    # What was read can be written into the index.
+    json.dumps([record_of(line, "world") for line in lines], ensure_ascii=False).encode()
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,7 @@ class Painter:
                 self._check(line)
                 fit.append(line)
             except UserError as error:
-                yield Painted(line, error=_told(error))
+                yield Painted(line, error=told_in_a_line(error))
         if not fit:
             return
         try:
@@ -61,7 +61,7 @@ class Painter:
             if _befalls_all(error):
                 raise
             if len(fit) == 1:
-                yield Painted(fit[0], error=_told(error))
+                yield Painted(fit[0], error=told_in_a_line(error))
                 return
         else:
             for line, (picture, trace) in zip(fit, found, strict=True):
@@ -127,9 +127,10 @@ class Painter:
         return found[-1:]
 
 
-def _told(error: Exception) -> str:
+def told_in_a_line(error: Exception) -> str:
     """An error as one line."""
-    told = " ".join(str(error).split())[:500]
+    # What is no character could not be written into the index.
+    told = " ".join(str(error).split())[:500].encode(errors="replace").decode()
     return told if isinstance(error, UserError) else f"{type(error).__name__}: {told}"
 
 

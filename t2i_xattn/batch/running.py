@@ -10,7 +10,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from t2i_xattn.batch.folder import BatchFolder, open_folder
+from t2i_xattn.batch.folder import open_folder
 from t2i_xattn.batch.index import check_pyarrow, write_index
 from t2i_xattn.batch.line import Defaults, Line
 from t2i_xattn.batch.many import check_batch_size
@@ -107,7 +107,19 @@ def run_batch(run: BatchRun, process: Process, load: Callable[[], Any]) -> Outco
             pipe = load()
             pipe.set_progress_bar_config(disable=True)
             folder.keep_plan(plan)
-            failed = _paint(run, process, folder, Painter(pipe, run.batch_size, run.walk), finished)
+            painter = Painter(pipe, run.batch_size, run.walk)
+            # Without a terminal there is none, and of several processes the first has it.
+            off = None if process.rank == 0 else True
+            with (
+                tqdm(total=todo + before, initial=before, unit="line", disable=off) as bar,
+                Writer(folder, run.model, run.traces, run.strict) as writer,
+            ):
+                for batch in _own(run, process):
+                    left = {line.number for line in _left(batch, finished)}
+                    if left:
+                        _paint(batch, left, painter, writer)
+                        bar.update(len(left))
+            failed = writer.failed
         return Outcome(todo, before, failed, write_index(folder, found.lines))
 
 
@@ -132,24 +144,9 @@ def _count(run: BatchRun, process: Process, finished: bytearray) -> tuple[int, i
     return todo, total - todo
 
 
-def _paint(
-    run: BatchRun, process: Process, folder: BatchFolder, painter: Painter, finished: bytearray
-) -> int:
-    """Paints what is left, and gives how many lines failed."""
-    todo, before = _count(run, process, finished)
-    shown = None if process.rank == 0 else True  # where there is a terminal
-    with (
-        tqdm(total=todo + before, initial=before, unit="line", disable=shown) as bar,
-        Writer(folder, run.model, run.traces, run.strict) as writer,
-    ):
-        for batch in _own(run, process):
-            left = {each.number for each in _left(batch, finished)}
-            if not left:
-                continue
-            # The whole batch, also where half of it is done: its pictures depend on it.
-            start = time.perf_counter()
-            painted = list(painter.paint(batch))
-            seconds = (time.perf_counter() - start) / len(batch)
-            writer.put((each for each in painted if each.line.number in left), seconds)
-            bar.update(len(left))
-    return writer.failed
+def _paint(batch: tuple[Line, ...], left: set[int], painter: Painter, writer: Writer) -> None:
+    """Paints a whole batch, also where half of it is done, since its pictures may depend on it."""
+    start = time.perf_counter()
+    painted = list(painter.paint(batch))
+    seconds = (time.perf_counter() - start) / len(batch)
+    writer.put((each for each in painted if each.line.number in left), seconds)

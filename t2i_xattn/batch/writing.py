@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from t2i_xattn.batch.folder import BatchFolder
 from t2i_xattn.batch.line import Line
-from t2i_xattn.batch.painting import Painted
+from t2i_xattn.batch.painting import Painted, told_in_a_line
 from t2i_xattn.batch.word_maps import of_words
 from t2i_xattn.commands.inspect import heatmaps, word_reports
 from t2i_xattn.errors import UserError
@@ -100,7 +100,7 @@ class Writer:
                 if self.traces == "words":
                     trace = of_words(trace, [heat.word for heat in maps])
             except UserError as error:
-                record["error"] = str(error)
+                record["error"] = told_in_a_line(error)
             else:
                 number = found.line.number
                 record["picture"] = self._moved("pictures", number, "png", picture)
