@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import os
 import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from conftest import make_pipeline
 from t2i_xattn.batch.line import Defaults
 from t2i_xattn.batch.processes import Process
 from t2i_xattn.batch.running import BatchRun, run_batch
+from t2i_xattn.batch.writing import Writer
 
 SHAPES: list[dict[str, Any]] = [{}, {"steps": 2}, {"negative": "blue", "guidance": 3.0}]
 OPTIONS = ["--steps", "1", "--size", "64", "--guidance", "1", "--device", "cpu"]
@@ -32,16 +35,32 @@ def write_prompts(folder: Path, count: int) -> Path:
     return write_lines(folder / "p.jsonl", lines)
 
 
-def in_a_group(run: BatchRun, rank: int, world: int, pipe: Any) -> None:
-    """One process of a batch, in a group of its own, with the pipeline that it was forked with."""
+def in_a_group(run: BatchRun, rank: int, world: int, pipe: Any, records: int | None) -> None:
+    """One process of a batch, in a group of its own, with the pipeline that it was forked with.
+
+    Args:
+        run, rank, world, pipe: of the batch.
+        records: after so many times of writing some, all of the group is killed: soon, and whatever
+            it does by then.
+    """
     os.setpgrp()
     torch.set_num_threads(1)  # those of the parent are not there
+    writer: Any = Writer
+    write, times = writer._record, itertools.count(1)
+
+    def then_killed(self: Any, found: Any) -> None:
+        write(self, found)
+        if next(times) == records:
+            soon = random.Random(records + rank).uniform(0, 0.01)
+            threading.Timer(soon, os.killpg, (0, signal.SIGKILL)).start()
+
+    writer._record = then_killed
     run_batch(run, Process(rank, world, "cpu"), lambda: pipe)
 
 
-def begin(run: BatchRun, rank: int, world: int, pipe: Any) -> Any:
+def begin(run: BatchRun, rank: int, world: int, pipe: Any, records: int | None = None) -> Any:
     made = multiprocessing.get_context("fork").Process(
-        target=in_a_group, args=(run, rank, world, pipe)
+        target=in_a_group, args=(run, rank, world, pipe, records)
     )
     made.start()
     return made
@@ -52,26 +71,20 @@ def asked(folder: Path, out: str, **more: Any) -> BatchRun:
     return BatchRun(folder / "p.jsonl", folder / out, "tiny", defaults, **more)
 
 
-@pytest.mark.parametrize("batch_size", [1, 3])
-def test_killed_and_gone_on(tmp_path: Path, batch_size: int) -> None:
-    count, pipe = 8, make_pipeline()
+@pytest.mark.parametrize(("batch_size", "count"), [(1, 7), (3, 12)])
+def test_killed_and_gone_on(tmp_path: Path, batch_size: int, count: int) -> None:
+    pipe = make_pipeline()
     write_prompts(tmp_path, count)
     run_batch(asked(tmp_path, "plain", batch_size=batch_size), Process(0, 1, "cpu"), lambda: pipe)
     run = asked(tmp_path, "out", batch_size=batch_size)
-    moments = random.Random(batch_size)
-    shard = tmp_path / "out" / "records" / "process-00000.jsonl"
-    for reached in (1, 4):
-        process = begin(run, 0, 1, pipe)
-        while process.is_alive() and not (shard.exists() and done_in(shard) >= reached):
-            time.sleep(0.001)
-        time.sleep(moments.uniform(0, 0.02))
-        os.killpg(process.pid, signal.SIGKILL)
+    for records in (1, 2):
+        process = begin(run, 0, 1, pipe, records)
         process.join()
         assert process.exitcode == -signal.SIGKILL
         assert not (tmp_path / "out" / "index.parquet").exists()
-    before = done_in(shard)
+    before = done_in(tmp_path / "out" / "records" / "process-00000.jsonl")
     outcome = run_batch(run, Process(0, 1, "cpu"), lambda: pipe)
-    assert 4 <= before == outcome.before < count
+    assert 3 <= before == outcome.before < count
     assert outcome.done == count - before
     assert files_of(tmp_path / "out") == files_of(tmp_path / "plain")
     assert [each["line"] for each in records_of(tmp_path / "out")] == list(range(1, count + 1))
@@ -86,20 +99,12 @@ def test_two_processes_at_once_and_then_three(tmp_path: Path) -> None:
     write_prompts(tmp_path, count)
     run_batch(asked(tmp_path, "plain"), Process(0, 1, "cpu"), lambda: pipe)
     run = asked(tmp_path, "out")
-    both = [begin(run, rank, 2, pipe) for rank in range(2)]
-    shards = [tmp_path / "out" / "records" / f"process-0000{rank}.jsonl" for rank in range(2)]
-    while any(each.is_alive() for each in both) and not all(
-        shard.exists() and done_in(shard) >= 2 for shard in shards
-    ):
-        time.sleep(0.001)
-    for each in both:
-        each.kill()  # unless it is at its end
+    for each in [begin(run, rank, 2, pipe, 2) for rank in range(2)]:
         each.join()
-    before = sum(map(done_in, shards))
+        assert each.exitcode == -signal.SIGKILL
     for each in [begin(run, rank, 3, pipe) for rank in range(3)]:
         each.join()
         assert each.exitcode == 0
-    assert 4 <= before <= count
     assert files_of(tmp_path / "out") == files_of(tmp_path / "plain")
     assert [each["line"] for each in records_of(tmp_path / "out")] == list(range(1, count + 1))
 
@@ -149,7 +154,7 @@ def test_accelerate_launches_two_processes(model: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [1, 2])
 def test_twenty_kills_at_any_moment(model: Path, tmp_path: Path, processes: int) -> None:
-    count, kills = 120, 20
+    count, kills = 90, 20
     write_prompts(tmp_path, count)
     to_its_end(launched(tmp_path, "plain", model, 1, "--batch-size", "2"))
     command = launched(tmp_path, "out", model, processes, "--batch-size", "2")

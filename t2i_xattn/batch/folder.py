@@ -105,9 +105,11 @@ class BatchFolder:
         self.move(made, place)
 
     def mend(self) -> None:
-        """Takes off what a process that was stopped left of a record or a file."""
-        shutil.rmtree(self.work, ignore_errors=True)
-        self.work.mkdir(parents=True)
+        """Takes off half a record that a process left which was stopped.
+
+        Half a file is written over, or goes with `work` at the end.
+        """
+        self.work.mkdir(parents=True, exist_ok=True)
         self.records.parent.mkdir(exist_ok=True)
         with self.records.open("ab+") as file:
             end = file.seek(0, os.SEEK_END)
