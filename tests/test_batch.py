@@ -474,7 +474,7 @@ def test_mistakes_leave_nothing(options: list[Any], tmp_path: Path) -> None:
 def test_a_failed_device_stops_the_run(pipe: Any, tmp_path: Path) -> None:
     Failing(pipe, 2, torch.AcceleratorError("CUDA error: device-side assert triggered"))
     prompts = prompts_of(tmp_path, 4)
-    with pytest.raises(torch.AcceleratorError):
+    with pytest.raises(UserError, match="a device that computes, but: AcceleratorError"):
         run_here(prompts, tmp_path / "out", pipe)
     assert [record["line"] for record in records_of(tmp_path / "out")] == [1]
 

@@ -44,7 +44,7 @@ class Painter:
         """What came of each line of one shape, in no order.
 
         Raises:
-            OSError, torch.AcceleratorError: what is no line's fault and would befall the next too.
+            OSError, UserError: what is no line's fault and would befall the next too.
         """
         fit = []
         for line in lines:
@@ -58,8 +58,7 @@ class Painter:
         try:
             found = self._edited(fit[0]) if fit[0].edited else self._plain(fit)
         except Exception as error:
-            if _befalls_all(error):
-                raise
+            _raise_what_befalls_all(error)
             if len(fit) == 1:
                 yield Painted(fit[0], error=told_in_a_line(error))
                 return
@@ -134,9 +133,15 @@ def told_in_a_line(error: Exception) -> str:
     return told if isinstance(error, UserError) else f"{type(error).__name__}: {told}"
 
 
-def _befalls_all(error: Exception) -> bool:
+def _raise_what_befalls_all(error: Exception) -> None:
+    """Raises what is no line's fault."""
     import torch
 
+    if isinstance(error, OSError):
+        raise error
     # A device that failed computes nothing more in this process; memory may do for the next line.
-    failed = isinstance(error, torch.AcceleratorError) and not is_out_of_memory(error)
-    return failed or isinstance(error, OSError)
+    if isinstance(error, torch.AcceleratorError) and not is_out_of_memory(error):
+        raise UserError(
+            f"expected a device that computes, but: {told_in_a_line(error)}; what is done stays, "
+            "give the same command to go on"
+        ) from error
