@@ -287,6 +287,22 @@ def test_an_error_of_any_text_is_told_in_the_index(pipe: Any, tmp_path: Path) ->
     assert len(row["error"]) < 600
 
 
+def test_what_cannot_be_measured_is_told_in_the_index(
+    pipe: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(trace: Trace, *_: Any) -> Any:
+        if trace.prompts == ("red 1",):
+            raise ZeroDivisionError("a map of nothing")
+        return []
+
+    monkeypatch.setattr(writing, "heatmaps", broken)
+    outcome = run_here(prompts_of(tmp_path, 3), tmp_path / "out", pipe, traces="none")
+    assert (outcome.failed, outcome.index) == (1, True)
+    rows = parquet.read_table(tmp_path / "out" / "index.parquet").to_pylist()
+    assert [row["error"] for row in rows] == [None, "ZeroDivisionError: a map of nothing", None]
+    assert [row["picture"] is None for row in rows] == [False, True, False]
+
+
 @pytest.mark.parametrize("size", [1, 4])
 def test_strict_stops_at_a_line_that_fails_and_goes_on_later(
     options: list[Any], tmp_path: Path, size: int

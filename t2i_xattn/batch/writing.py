@@ -29,6 +29,9 @@ class Writer:
     """Writes in threads of its own. A failure stands in the way of everything after it.
 
     As a context it ends when all is written.
+
+    Attributes:
+        failed: lines whose record has an error.
     """
 
     def __init__(self, folder: BatchFolder, model: str, traces: Traces, strict: bool) -> None:
@@ -91,26 +94,23 @@ class Writer:
         """The record of a line, whose files are there."""
         record = record_of(found.line, self.model)
         if found.picture is not None and found.trace is not None:
-            picture = found.picture
-            record["width"], record["height"] = picture.size
             try:
+                record["width"], record["height"] = found.picture.size
                 maps = heatmaps(found.trace, 0, found.line.words)
                 record["words"] = [_word(asdict(report)) for report in word_reports(maps)]
                 trace = found.trace
                 if self.traces == "words":
                     trace = of_words(trace, [heat.word for heat in maps])
-            except UserError as error:
+            except Exception as error:
                 record["error"] = told_in_a_line(error)
             else:
                 number = found.line.number
-                record["picture"] = self._moved("pictures", number, "png", picture)
+                record["picture"] = self._moved("pictures", number, "png", found.picture)
                 if self.traces != "none":
                     record["trace"] = self._moved("traces", number, "safetensors", trace)
         record["error"] = found.error or record["error"]
-        if record["error"] is not None:
-            self.failed += 1
-            if self.strict:
-                raise UserError(f"line {found.line.number} of the prompts: {record['error']}")
+        if record["error"] is not None and self.strict:
+            raise UserError(f"line {found.line.number} of the prompts: {record['error']}")
         return record | {"seconds": round(seconds, 4)}
 
     def _moved(self, kind: str, number: int, ending: str, what: Any) -> str:
@@ -131,6 +131,7 @@ class Writer:
             self._file.write(data)
             self._file.flush()
             os.fsync(self._file.fileno())
+            self.failed += sum(each["error"] is not None for each in records)
 
 
 def record_of(line: Line, model: str) -> dict[str, Any]:
