@@ -24,6 +24,7 @@ from t2i_xattn.batch.folder import read_records
 from t2i_xattn.batch.index import ROWS, schema
 from t2i_xattn.batch.line import Defaults
 from t2i_xattn.batch.many import record_many
+from t2i_xattn.batch.memory import give_back
 from t2i_xattn.batch.processes import Process
 from t2i_xattn.batch.running import BatchRun, Outcome, run_batch
 from t2i_xattn.errors import UserError
@@ -531,3 +532,18 @@ def test_the_bar_is_of_the_first_process_alone(
     for rank in (0, 1):
         run_here(prompts, tmp_path / "out", pipe, process=Process(rank, 2, "cpu"))
     assert shown == [(None, 2, 0), (True, 1, 0)]
+
+
+def test_freed_memory_is_given_back_on_the_way(
+    pipe: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    times = []
+
+    def given_back() -> None:
+        times.append(1)
+        give_back()
+
+    monkeypatch.setattr("t2i_xattn.batch.running.EVERY", 2)
+    monkeypatch.setattr("t2i_xattn.batch.running.give_back", given_back)
+    assert run_here(prompts_of(tmp_path, 5), tmp_path / "out", pipe).done == 5
+    assert len(times) == 2

@@ -14,6 +14,7 @@ from t2i_xattn.batch.folder import open_folder
 from t2i_xattn.batch.index import check_pyarrow, write_index
 from t2i_xattn.batch.line import Defaults, Line
 from t2i_xattn.batch.many import check_batch_size
+from t2i_xattn.batch.memory import EVERY, give_back
 from t2i_xattn.batch.painting import Painter
 from t2i_xattn.batch.plan import batches
 from t2i_xattn.batch.processes import Process
@@ -114,11 +115,13 @@ def run_batch(run: BatchRun, process: Process, load: Callable[[], Any]) -> Outco
                 tqdm(total=todo + before, initial=before, unit="line", disable=off) as bar,
                 Writer(folder, run.model, run.traces, run.strict) as writer,
             ):
-                for batch in _own(run, process):
+                for number, batch in enumerate(_own(run, process)):
                     left = {line.number for line in _left(batch, finished)}
                     if left:
                         _paint(batch, left, painter, writer)
                         bar.update(len(left))
+                    if number % EVERY == EVERY - 1:
+                        give_back()
             failed = writer.failed
         return Outcome(todo, before, failed, write_index(folder, found.lines))
 
