@@ -22,7 +22,9 @@ from lab.benchmark import (
     mode,
     peak_memory,
 )
+from lab.benchmark.batch_command import batch_command
 from lab.benchmark.kept import held_bytes
+from lab.benchmark.numbers import numbers
 from lab.benchmark.timing import Ratio, ratio, time_in_turn
 from lab.benchmark.transformers import TransformerLoop
 from lab.evaluation.report import check_writable, circumstances, write_json
@@ -33,17 +35,6 @@ from t2i_xattn.errors import UserError
 app = typer.Typer(
     help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
 )
-
-
-def _numbers(given: str) -> list[int]:
-    """`"4,20"` as numbers; none of an empty string."""
-    try:
-        numbers = [int(each) for each in given.split(",") if each.strip()]
-    except ValueError:
-        numbers = [0]
-    if any(number < 1 for number in numbers):
-        raise UserError(f"expected numbers from 1 with commas between, but came {given!r}")
-    return numbers
 
 
 def _known(denoiser: str) -> str:
@@ -223,7 +214,7 @@ def kept_command(
     """Bytes that each way to record holds at the end of runs of so many steps."""
     usual = ["record", *(each for each in PEER_MODES if each in all_modes())]
     modes = usual if ways is None else [w for w in _chosen(ways, all_modes()) if w != "plain"]
-    counts = _numbers(steps)
+    counts = numbers(steps)
     if json is not None:
         check_writable(json)
     loop = make_loop(denoiser, pixels=pixels, dtype=getattr(torch, dtype), device=device)
@@ -256,9 +247,9 @@ def cost_command(
     json: Json = None,
 ) -> None:
     """The cost of recording against the number of steps, of tokens, and the picture's size."""
-    cases = [(each, 77, pixels) for each in _numbers(steps)]
-    cases += [(2, each, pixels) for each in _numbers(tokens)]
-    cases += [(2, 77, each) for each in _numbers(sizes)]
+    cases = [(each, 77, pixels) for each in numbers(steps)]
+    cases += [(2, each, pixels) for each in numbers(tokens)]
+    cases += [(2, 77, each) for each in numbers(sizes)]
     if json is not None:
         check_writable(json)
     made = make_loop(denoiser, dtype=getattr(torch, dtype), device=device)
@@ -280,6 +271,9 @@ def cost_command(
             table.add_row(str(case[0]), str(case[1]), f"{case[2]}²", str(found), f"{kept:,}")
     finally:
         Console().print(table)
+
+
+app.command("batch")(batch_command)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from t2i_xattn import aggregation, edits, losses, processors
-    from t2i_xattn.denoisers.sites import AttentionSite, find_sites
+    from t2i_xattn.batch.many import record_many
+    from t2i_xattn.denoisers.sites import AttentionSite as AttentionSite
+    from t2i_xattn.denoisers.sites import find_sites
     from t2i_xattn.editing.edit import edit
     from t2i_xattn.errors import UserError
     from t2i_xattn.guidance.guide import guide
@@ -28,7 +30,6 @@ if TYPE_CHECKING:
 __version__ = "0.4.0"
 
 __all__ = [
-    "AttentionSite",
     "HeatMap",
     "Trace",
     "UserError",
@@ -42,11 +43,12 @@ __all__ = [
     "losses",
     "processors",
     "record",
+    "record_many",
     "swap",
 ]
 
-# Where each public name lives; modules are themselves. They are imported when they are first asked
-# for (PEP 562), since torch and diffusers take seconds.
+# Where each public name lives, and `AttentionSite`, which annotations name; modules are themselves.
+# They are imported when they are first asked for (PEP 562), since torch and diffusers take seconds.
 _HOMES = {
     "AttentionSite": "denoisers.sites",
     "HeatMap": "traces.heat_map",
@@ -58,12 +60,13 @@ _HOMES = {
     "invert": "inversion.methods",
     "load_default": "models.default",
     "record": "recording.record",
+    "record_many": "batch.many",
     "swap": "processors.swap",
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name not in __all__:
+    if name not in {*__all__, *_HOMES}:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     if name not in _HOMES:
         return importlib.import_module(f"{__name__}.{name}")
@@ -73,4 +76,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, *_HOMES})

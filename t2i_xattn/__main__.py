@@ -1,4 +1,6 @@
-"""``python -m t2i_xattn``: the command line."""
+"""`python -m t2i_xattn`, and `accelerate launch -m t2i_xattn`: the command line."""
+
+from __future__ import annotations
 
 from t2i_xattn.commands.app import main
 

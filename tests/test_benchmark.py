@@ -193,6 +193,20 @@ def test_cost(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_batches(tmp_path: Path) -> None:
+    path = tmp_path / "figures.json"
+    options = ["--lines", "4", "--steps", "1", "--limit", "1", "--processes", "1,2"]
+    result = CliRunner().invoke(app, ["batch", *options, "--counts", "3", "--json", str(path)])
+    assert result.exit_code == 0, result.output
+    figures = json.loads(path.read_text("utf-8"))
+    assert figures["plain"]["median"] == 1
+    for name in ("recorded", "batch", "batch against recorded"):
+        assert figures[name]["median"] > 0.5
+    assert all(figures[f"lines a second, {count}"] > 0 for count in (1, 2))
+    assert figures["peak, 3 lines"] > 100e6
+
+
+@pytest.mark.slow
 def test_memory_is_told_for_few_steps_and_for_many() -> None:
     result = CliRunner().invoke(app, ["memory", "--denoiser", "tiny", "--pixels", "64"])
     assert result.exit_code == 0, result.output

@@ -25,10 +25,11 @@ GROUP: Any = typer.main.get_command(app)
 OPTIONS = sorted(
     (name, max(each.opts, key=len))
     for name, command in GROUP.commands.items()
+    if name in ("generate", "inspect", "edit")  # `batch` and `again` take files, and have their own
     for each in command.params
     if each.opts[0].startswith("--") and each.name != "help"
 )
-"""All commands' options, those too that are still to come."""
+"""All options of the commands that take a prompt, those too that are still to come."""
 
 HUGE, LONG = "9" * 5000, "9" * 4000
 NO_NUMBERS = ["", " ", "x", "nan", "1e999", "-1e999", "0x10", "1,5", "None", HUGE + "x"]

@@ -183,7 +183,7 @@ def paint_edited(pipe: Any, asked: EditRequest) -> Edited:
 
     edits = []
     if asked.replace:
-        early, earlier = (_first(share, asked.request.steps) for share in (0.8, 0.4))
+        early, earlier = (first_steps(share, asked.request.steps) for share in (0.8, 0.4))
         edits += [Replace(dict(asked.replace), steps=early), SelfReplace(steps=earlier)]
     edits += [Reweight(word, weight, images=[1]) for word, weight in asked.weights.items()]
     if asked.regions:
@@ -227,7 +227,7 @@ def _two_rows(pipe: Any, asked: EditRequest) -> dict[str, Any]:
     }
 
 
-def _first(share: float, steps: int) -> tuple[float, float]:
+def first_steps(share: float, steps: int) -> tuple[float, float]:
     """The window of the first steps of a run, a share of them but one at least."""
     return (0, share) if int(share * steps + 1e-6) else (0, 1)
 

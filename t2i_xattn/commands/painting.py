@@ -14,12 +14,21 @@ def painted(pipe: Any, **arguments: Any) -> list[Image.Image]:
     """The pictures of a run.
 
     Raises:
-        UserError: the model gave numbers that are none, which Pillow would make black.
+        UserError: see `pictures_of`.
+    """
+    return pictures_of(pipe(**arguments, output_type="np").images)
+
+
+def pictures_of(given: Any) -> list[Image.Image]:
+    """Pictures from a pipeline's numbers `(pictures, height, width, 3)`, 0 to 1.
+
+    Raises:
+        UserError: some are no numbers, which Pillow would make black.
     """
     import numpy as np
     from diffusers.image_processor import VaeImageProcessor
 
-    arrays = np.asarray(pipe(**arguments, output_type="np").images)
+    arrays = np.asarray(given)
     if not np.isfinite(arrays).all():
         raise UserError(
             "expected a picture, but the model's numbers are not finite (NaN), which would be "

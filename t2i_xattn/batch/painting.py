@@ -1,0 +1,183 @@
+"""Lines become pictures and traces; one that cannot be painted is told and leaves the rest be."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from t2i_xattn.batch.line import Line
+from t2i_xattn.batch.many import Batch, is_out_of_memory, recorded_call
+from t2i_xattn.commands.edit import first_steps
+from t2i_xattn.commands.limits import check_edit_limits, check_phrases
+from t2i_xattn.commands.painting import pictures_of
+from t2i_xattn.errors import UserError
+from t2i_xattn.inversion.flow import guidance_of
+from t2i_xattn.provenance.made import Made
+from t2i_xattn.traces.trace import Trace
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+
+@dataclass(frozen=True)
+class Painted:
+    """A line and what came of it: a picture, its trace and how they were made, or an error."""
+
+    line: Line
+    picture: Image.Image | None = None
+    trace: Trace | None = None
+    made: Made | None = None
+    error: str | None = None
+
+
+class Painter:
+    """Paints and records lines with one pipeline.
+
+    Attributes:
+        pipe: the pipeline.
+        options: of `record`.
+    """
+
+    def __init__(
+        self, pipe: Any, model: str, batch_size: int, walk: int, no_limits: bool = False
+    ) -> None:
+        self.pipe, self.model, self.no_limits = pipe, model, no_limits
+        self._made = Made.by(pipe, "generate", {}, (0, 0))
+        self.options = {"walk": walk}
+        self._batch = Batch(batch_size)
+        self._known = set(inspect.signature(pipe.__call__).parameters)
+
+    def paint(self, lines: Sequence[Line]) -> Iterator[Painted]:
+        """What came of each line of one shape, in no order.
+
+        Raises:
+            OSError, UserError: what is no line's fault and would befall the next too.
+        """
+        fit = []
+        for line in lines:
+            try:
+                self._check(line)
+                fit.append(line)
+            except UserError as error:
+                yield Painted(line, error=told_in_a_line(error))
+        if not fit:
+            return
+        try:
+            found = self._edited(fit[0]) if fit[0].edited else self._plain(fit)
+        except Exception as error:
+            _raise_what_befalls_all(error)
+            if len(fit) == 1:
+                yield Painted(fit[0], error=told_in_a_line(error))
+                return
+        else:
+            for line, (picture, trace) in zip(fit, found, strict=True):
+                try:
+                    (painted,) = pictures_of([picture])
+                except UserError as error:
+                    yield Painted(line, error=told_in_a_line(error))
+                else:
+                    yield Painted(line, painted, trace, self._made_of(line, painted.size))
+            return
+        # Which of them it was is found by each alone.
+        for line in fit:
+            yield from self.paint([line])
+
+    def _made_of(self, line: Line, size: tuple[int, int]) -> Made:
+        """How a picture was made: as `generate` makes it, if the line has no edits."""
+        request = line.request
+        options: dict[str, Any] = {"prompt": request.prompt}
+        if self.model != "world":
+            options["model"] = self.model
+        options |= {"seed": request.seed, "steps": request.steps, "guidance": request.guidance}
+        if request.size is not None:
+            options["size"] = "x".join(map(str, request.size))
+        options["count"] = 1
+        if request.negative is not None:
+            options["negative"] = request.negative
+        if line.edits is not None:
+            options["edits"] = line.edits
+        command = "batch" if line.edited else "generate"
+        return replace(self._made, command=command, options=options, size=size)
+
+    def _check(self, line: Line) -> None:
+        if not self.no_limits:
+            check_edit_limits(line.asked)
+            check_phrases("words", line.words)
+        line.check(self.pipe)
+        if line.request.negative is not None and "negative_prompt" not in self._known:
+            raise UserError(
+                "expected a pipeline that takes a negative prompt, but "
+                f"{type(self.pipe).__name__} takes none; leave 'negative' out"
+            )
+
+    def _arguments(self, line: Line) -> dict[str, Any]:
+        """What the lines of one shape have in common, as arguments of the pipeline."""
+        request = line.request
+        width, height = request.size or (None, None)
+        given = {
+            "width": width,
+            "height": height,
+            "num_inference_steps": request.steps,
+            guidance_of(self.pipe).argument: request.guidance,
+            "output_type": "np",
+        }
+        return {name: value for name, value in given.items() if name in self._known}
+
+    def _plain(self, lines: Sequence[Line]) -> list[tuple[Any, Trace]]:
+        requests = [line.request for line in lines]
+        return self._batch.recorded(
+            self.pipe,
+            [each.prompt for each in requests],
+            [each.seed for each in requests],
+            [each.negative for each in requests],
+            options=self.options,
+            arguments=self._arguments(lines[0]),
+        )
+
+    def _edited(self, line: Line) -> list[tuple[Any, Trace]]:
+        """The picture after the edits; with other words, beside the one that it is made from."""
+        from t2i_xattn.editing.edit import edit
+        from t2i_xattn.edits.prompt_to_prompt import Replace, SelfReplace
+        from t2i_xattn.edits.regional import RegionalPrompts
+        from t2i_xattn.edits.weights import Reweight
+
+        asked, request = line.asked, line.request
+        edits: list[Any] = []
+        prompts, images = [request.prompt], [0]
+        if asked.replace:
+            prompts, images = [request.prompt, asked.target], [1]
+            early, earlier = (first_steps(share, request.steps) for share in (0.8, 0.4))
+            edits += [Replace(dict(asked.replace), steps=early), SelfReplace(steps=earlier)]
+        edits += [Reweight(word, weight, images=images) for word, weight in asked.weights.items()]
+        if asked.regions:
+            edits.append(RegionalPrompts(asked.regions, images=images))
+        beside = [request.seed] * len(prompts), [request.negative] * len(prompts)
+        arguments = self._arguments(line)
+        with edit(self.pipe, *edits):
+            found = recorded_call(
+                self.pipe, prompts, *beside, options=self.options, arguments=arguments
+            )
+        return found[-1:]
+
+
+def told_in_a_line(error: Exception) -> str:
+    """An error as one line."""
+    # What is no character could not be written into the index.
+    told = " ".join(str(error).split())[:500].encode(errors="replace").decode()
+    return told if isinstance(error, UserError) else f"{type(error).__name__}: {told}"
+
+
+def _raise_what_befalls_all(error: Exception) -> None:
+    """Raises what is no line's fault."""
+    import torch
+
+    if isinstance(error, OSError):
+        raise error
+    # A device that failed computes nothing more in this process; memory may do for the next line.
+    if isinstance(error, torch.AcceleratorError) and not is_out_of_memory(error):
+        raise UserError(
+            f"expected a device that computes, but: {told_in_a_line(error)}; what is done stays, "
+            "give the same command to go on"
+        ) from error

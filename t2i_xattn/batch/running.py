@@ -1,0 +1,157 @@
+"""A batch from its file to its index, by one process of those that share it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from t2i_xattn.batch.folder import open_folder
+from t2i_xattn.batch.index import check_pyarrow, write_index
+from t2i_xattn.batch.line import Defaults, Line
+from t2i_xattn.batch.many import check_batch_size
+from t2i_xattn.batch.memory import EVERY, give_back
+from t2i_xattn.batch.painting import Painter
+from t2i_xattn.batch.plan import batches
+from t2i_xattn.batch.processes import Process
+from t2i_xattn.batch.reading import read_lines, survey
+from t2i_xattn.batch.writing import Traces, Writer
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class BatchRun:
+    """What is asked of a batch.
+
+    Attributes:
+        prompts: the file of prompts.
+        out: the folder to write into.
+        model: by name, as in the index.
+        defaults: what holds for a line that does not say it.
+        walk: see `record`.
+        traces: which are kept.
+        batch_size: lines of one shape in one call of the pipeline, at most.
+        strict: whether a line that fails stops the run.
+        no_limits: see `commands.limits`.
+    """
+
+    prompts: Path
+    out: Path
+    model: str
+    defaults: Defaults
+    walk: int = 1
+    traces: Traces = "words"
+    batch_size: int = 1
+    strict: bool = False
+    no_limits: bool = False
+
+    def plan(self, sha256: str, lines: int) -> dict[str, Any]:
+        """What must be the same where a run goes on, as JSON has it."""
+        defaults = asdict(self.defaults)
+        if self.defaults.size is not None:
+            defaults["size"] = list(self.defaults.size)
+        return {
+            "format": FORMAT,
+            "prompts (SHA-256)": sha256,
+            "lines": lines,
+            "model": self.model,
+            **defaults,
+            "walk": self.walk,
+            "traces": self.traces,
+            "batch size": self.batch_size,
+        }
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a process did.
+
+    Attributes:
+        done: lines, in this run.
+        before: lines of its part that were done before.
+        failed: of those done, the ones that could not be painted.
+        index: whether all lines of all processes are done, and the index is there.
+    """
+
+    done: int
+    before: int
+    failed: int
+    index: bool
+
+
+def run_batch(run: BatchRun, process: Process, load: Callable[[], Any]) -> Outcome:
+    """Paints and records what is not done yet of the part of one process, and writes the index when
+    nothing is left of any.
+
+    Args:
+        run: what is asked.
+        process: which of those that share the batch.
+        load: gives the pipeline; called if there is something to do.
+
+    Raises:
+        UserError: before anything is computed, for what cannot be; on the way, when nothing more
+            can be written, or a line fails and the run is strict. What is done stays done.
+    """
+    check_batch_size(run.batch_size)
+    check_pyarrow()
+    found = survey(run.prompts, run.defaults)
+    plan = run.plan(found.sha256, found.lines)
+    with open_folder(run.out, process.rank) as folder:
+        folder.check_plan(plan)
+        finished = folder.done()
+        todo, before = _count(run, process, finished)
+        failed = 0
+        if todo:
+            pipe = load()
+            pipe.set_progress_bar_config(disable=True)
+            folder.keep_plan(plan)
+            painter = Painter(pipe, run.model, run.batch_size, run.walk, run.no_limits)
+            # Without a terminal there is none, and of several processes the first has it.
+            off = None if process.rank == 0 else True
+            with (
+                tqdm(total=todo + before, initial=before, unit="line", disable=off) as bar,
+                Writer(folder, run.model, run.traces, run.strict) as writer,
+            ):
+                for number, batch in enumerate(_own(run, process)):
+                    left = {line.number for line in _left(batch, finished)}
+                    if left:
+                        _paint(batch, left, painter, writer)
+                        bar.update(len(left))
+                    if number % EVERY == EVERY - 1:
+                        give_back()
+            failed = writer.failed
+        return Outcome(todo, before, failed, write_index(folder, found.lines))
+
+
+def _own(run: BatchRun, process: Process) -> Iterator[tuple[Line, ...]]:
+    """The batches of one process: every so-manieth, so that all have work to the end."""
+    lines = read_lines(run.prompts, run.defaults)
+    for number, batch in enumerate(batches(lines, run.batch_size)):
+        if number % process.world == process.rank:
+            yield batch
+
+
+def _left(batch: tuple[Line, ...], finished: bytearray) -> list[Line]:
+    return [each for each in batch if not (each.number < len(finished) and finished[each.number])]
+
+
+def _count(run: BatchRun, process: Process, finished: bytearray) -> tuple[int, int]:
+    """How many lines of its part are left, and how many are done."""
+    todo = total = 0
+    for batch in _own(run, process):
+        total += len(batch)
+        todo += len(_left(batch, finished))
+    return todo, total - todo
+
+
+def _paint(batch: tuple[Line, ...], left: set[int], painter: Painter, writer: Writer) -> None:
+    """Paints a whole batch, also where half of it is done, since its pictures may depend on it."""
+    start = time.perf_counter()
+    painted = list(painter.paint(batch))
+    seconds = (time.perf_counter() - start) / len(batch)
+    writer.put((each for each in painted if each.line.number in left), seconds)

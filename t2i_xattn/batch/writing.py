@@ -1,0 +1,165 @@
+"""What came of lines goes to the disk beside the computing: pictures, traces, then the record."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from t2i_xattn.batch.folder import BatchFolder
+from t2i_xattn.batch.line import Line
+from t2i_xattn.batch.painting import Painted, told_in_a_line
+from t2i_xattn.batch.word_maps import of_words
+from t2i_xattn.commands.inspection import heatmaps, word_reports
+from t2i_xattn.errors import UserError
+from t2i_xattn.provenance.png import save_png
+
+THREADS = 2
+WAITING = 4
+"""Batches that are written or wait for it; computing waits for them then, so that memory stays."""
+
+Traces = Literal["none", "words", "all"]
+"""Which traces are kept: none, those of the words looked into, or those of every column."""
+
+
+class Writer:
+    """Writes in threads of its own. A failure stands in the way of everything after it.
+
+    As a context it ends when all is written.
+
+    Attributes:
+        failed: lines whose record has an error.
+    """
+
+    def __init__(self, folder: BatchFolder, model: str, traces: Traces, strict: bool) -> None:
+        """
+        Args:
+            folder: where to.
+            model: what the index calls the model.
+            traces: which to keep.
+            strict: whether a line that failed is a failure of the run.
+        """
+        self.folder, self.model, self.traces, self.strict = folder, model, traces, strict
+        self.failed = 0
+        self._failure: BaseException | None = None
+        self._room = threading.BoundedSemaphore(WAITING)
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> Writer:
+        self._file = self.folder.records.open("ab")
+        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="t2i-xattn-writing")
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        self._pool.shutdown()
+        self._file.close()
+        if error is None:
+            self._raise_failure()
+
+    def put(self, found: Iterable[Painted], seconds: float) -> None:
+        """Has the lines of one batch written.
+
+        Args:
+            found: what came of the lines.
+            seconds: that each took.
+
+        Raises:
+            OSError, UserError: what went wrong with those before.
+        """
+        self._room.acquire()
+        try:
+            self._raise_failure()
+            self._pool.submit(self._write, list(found), seconds)
+        except BaseException:
+            self._room.release()
+            raise
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+
+    def _write(self, found: Sequence[Painted], seconds: float) -> None:
+        try:
+            if self._failure is None:
+                self._record([self._written(each, seconds) for each in found])
+        except BaseException as error:
+            self._failure = self._failure or error
+        finally:
+            self._room.release()
+
+    def _written(self, found: Painted, seconds: float) -> dict[str, Any]:
+        """The record of a line, whose files are there."""
+        record = record_of(found.line, self.model)
+        if found.picture is not None and found.trace is not None:
+            try:
+                record["width"], record["height"] = found.picture.size
+                maps = heatmaps(found.trace, 0, found.line.words)
+                record["words"] = [_word(asdict(report)) for report in word_reports(maps)]
+                trace = found.trace
+                if self.traces == "words":
+                    trace = of_words(trace, [heat.word for heat in maps])
+            except Exception as error:
+                record["error"] = told_in_a_line(error)
+            else:
+                number = found.line.number
+                keep = partial(save_png, found.picture, made=found.made)
+                record["picture"] = self._moved("pictures", number, "png", keep)
+                if self.traces != "none":
+                    record["trace"] = self._moved("traces", number, "safetensors", trace.save)
+        record["error"] = found.error or record["error"]
+        if record["error"] is not None and self.strict:
+            raise UserError(f"line {found.line.number} of the prompts: {record['error']}")
+        return record | {"seconds": round(seconds, 4)}
+
+    def _moved(self, kind: str, number: int, ending: str, save: Callable[[Path], None]) -> str:
+        made = self.folder.work / f"{number}.{ending}"
+        try:
+            save(made)
+        except UserError as error:
+            # A disk that is full is told for the folder, not for a file of `work`.
+            raise (error.__cause__ or error) from None
+        place = self.folder.place(kind, number, ending)
+        self.folder.move(made, place)
+        return place
+
+    def _record(self, records: Sequence[dict[str, Any]]) -> None:
+        """From here on the lines are done."""
+        data = "".join(json.dumps(each, ensure_ascii=False) + "\n" for each in records).encode()
+        with self._lock:
+            self._file.write(data)
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self.failed += sum(each["error"] is not None for each in records)
+
+
+def record_of(line: Line, model: str) -> dict[str, Any]:
+    """A line's record before anything came of it, with the keys of the index in their order."""
+    request = line.request
+    width, height = request.size or (None, None)
+    return {
+        "line": line.number,
+        "id": line.id,
+        "prompt": request.prompt,
+        "negative": request.negative,
+        "seed": request.seed,
+        "steps": request.steps,
+        "guidance": request.guidance,
+        "width": width,
+        "height": height,
+        "model": model,
+        "edits": line.edits,
+        "words": [],
+        "picture": None,
+        "trace": None,
+        "error": None,
+    }
+
+
+def _word(report: dict[str, Any]) -> dict[str, Any]:
+    return {key: report[key] for key in ("word", "share", "box", "peakedness")}

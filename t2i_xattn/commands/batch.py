@@ -1,0 +1,71 @@
+"""`t2i-xattn batch`: a file of prompts, painted and recorded, over processes and machines."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from t2i_xattn.commands import options
+from t2i_xattn.commands.config import Config
+from t2i_xattn.commands.parsing import parse_size
+from t2i_xattn.commands.request import Request
+
+
+@options.one_sentence
+def batch_command(
+    prompts: Annotated[
+        Path, typer.Argument(help="Prompts: .jsonl, .csv with a header, or .txt, one a line.")
+    ],
+    model: options.Model = None,
+    seed: Annotated[int, typer.Option(help="To which each line's number is added.")] = 0,
+    steps: options.Steps = 25,
+    guidance: options.Guidance = 5.0,
+    size: options.Size = None,
+    negative: options.Negative = None,
+    walk: options.Walk = 1,
+    traces: Annotated[
+        Literal["none", "words", "all"],
+        typer.Option(help="Traces to keep: of the words looked into, or of every column."),
+    ] = "words",
+    batch_size: Annotated[
+        int, typer.Option(help="Lines of one size, steps and guidance in one call, at most.")
+    ] = 1,
+    strict: Annotated[bool, typer.Option(help="Stop at a line that fails.")] = False,
+    out: options.Out = Path("out"),
+    device: options.Device = None,
+    config: Config = None,
+    no_limits: options.NoLimits = False,
+) -> None:
+    """Paint and record a file of prompts; what was stopped goes on.
+
+    A line may say prompt, negative, seed, steps, guidance, size, words, id, replace, weight and
+    region; for what it does not say, the options hold. Over processes:
+    accelerate launch --multi_gpu --num_processes 2 -m t2i_xattn batch prompts.jsonl
+    """
+    from t2i_xattn.batch.line import Defaults
+    from t2i_xattn.batch.processes import this_process
+    from t2i_xattn.batch.running import BatchRun, run_batch
+
+    defaults = Defaults(seed, steps, guidance, parse_size(size), negative)
+    Request("a prompt", seed, steps, guidance).check()
+    run = BatchRun(
+        prompts,
+        out,
+        model or "world",
+        defaults,
+        walk,
+        traces,
+        batch_size=batch_size,
+        strict=strict,
+        no_limits=no_limits,
+    )
+    with this_process(device) as process:
+        outcome = run_batch(run, process, lambda: options.load(model, process.device))
+    of = "" if process.world == 1 else f"process {process.rank} of {process.world}: "
+    before = f", {outcome.before} before" if outcome.before else ""
+    failed = f", {outcome.failed} of them failed, see error in the index" if outcome.failed else ""
+    typer.echo(f"{of}{outcome.done} lines done{before}{failed}")
+    if outcome.index:
+        typer.echo(out / "index.parquet")
