@@ -271,3 +271,11 @@ def test_tensors_as_the_file_says(path: Path) -> None:
     with pytest.raises(TraceFileError, match=r"F32 \[2, 1, 1, 1, 1000000000, 3, 6\]"):
         Trace.load(path)
     assert load_file(path)[MID].shape == (2, 1, 1, 1, 2, 3, 6)
+
+
+def test_the_same_run_has_the_same_bytes(trace: Trace, tmp_path: Path) -> None:
+    written = set()
+    for number in range(8):
+        trace.save(tmp_path / f"{number}.safetensors")
+        written.add((tmp_path / f"{number}.safetensors").read_bytes())
+    assert len(written) == 1

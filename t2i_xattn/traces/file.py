@@ -58,13 +58,24 @@ def write_trace(run: RecordedRun, path: str | PathLike[str]) -> None:
             f"expected a run that can be written, but {_told(error)}; record it again, with "
             "settings that JSON has"
         ) from error
-    data = save(tensors, metadata={_KEY: header, CHECKSUM: checksum(header, tensors)})
+    data = _in_order(save(tensors, {_KEY: header, CHECKSUM: checksum(header, tensors)}))
     if int.from_bytes(data[:8], "little") > MOST_OF_A_HEADER:
         raise UserError(
             f"expected a run whose words, steps and settings take {MOST_OF_A_HEADER:,} bytes at "
             "most, but it takes more; save a part of it, trace.select(…)"
         )
     write_whole(path, data)
+
+
+def _in_order(data: bytes) -> bytes:
+    """A safetensors file whose metadata stand in the order of their names, so that the same run has
+    the same bytes; as the library writes them, they stand in any."""
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:end])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # tensors begin at a multiple of 8
+    return b"".join((len(text).to_bytes(8, "little"), text, memoryview(data)[end:]))
 
 
 def read_trace(path: str | PathLike[str]) -> RecordedRun:
