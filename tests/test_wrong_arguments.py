@@ -126,19 +126,37 @@ def test_record(one: Any, name: str, junk: str) -> None:
 
 
 @pytest.mark.parametrize("junk", EACH)
-@pytest.mark.parametrize("verb", [tx.record, tx.edit, tx.guide, tx.swap, tx.invert, tx.find_sites])
+@pytest.mark.parametrize("name", [n for n in parameters(tx.record_many) if n != "pipe"])
+def test_record_many(one: Any, name: str, junk: str) -> None:
+    usual: dict[str, Any] = {"prompts": ["a red circle"], "num_inference_steps": 1}
+    before = state_of(one)
+    try:
+        for _ in tx.record_many(one, **(usual | {name: JUNK[junk]()})):
+            break
+    except UserError as error:
+        short(error)
+    assert state_of(one) == before
+
+
+@pytest.mark.parametrize("junk", EACH)
+@pytest.mark.parametrize(
+    "verb", [tx.record, tx.record_many, tx.edit, tx.guide, tx.swap, tx.invert, tx.find_sites]
+)
 def test_no_pipeline(verb: Any, junk: str) -> None:
     more: tuple[Any, ...] = {
         tx.edit: (edits.Drop("red"),),
         tx.guide: (losses.Layout({"red": BOX}),),
         tx.invert: (np.zeros((64, 64, 3), np.uint8), "red"),
         tx.swap: (Odd,),
+        tx.record_many: (["red"],),
     }.get(verb, ())
     try:
         found = verb(JUNK[junk](), *more)
         if hasattr(found, "__enter__"):
             with found:
                 pass
+        elif verb is tx.record_many:
+            next(found)
     except UserError as error:
         short(error)
 

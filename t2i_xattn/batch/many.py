@@ -5,9 +5,11 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import count, islice, repeat
+from numbers import Integral
 from typing import Any
 
-from t2i_xattn.errors import UserError
+from t2i_xattn.arguments import checked
+from t2i_xattn.errors import UserError, shown
 from t2i_xattn.traces.trace import Trace
 
 _OWN = {
@@ -18,6 +20,7 @@ _OWN = {
 """Arguments of a pipeline that are given another way, and how."""
 
 
+@checked
 def record_many(
     pipe: Any,
     prompts: Iterable[str],
@@ -92,6 +95,7 @@ def _each(
                     f"{texts[len(given)]!r}; give one for each prompt"
                 )
         _check_texts(texts, beside["negative_prompt"])
+        _check_seeds(beside["seeds"])
         yield from batch.recorded(pipe, texts, **beside, options=options, arguments=arguments)
 
 
@@ -104,6 +108,12 @@ def _check_texts(prompts: Sequence[Any], negatives: Sequence[Any]) -> None:
             "expected a negative_prompt for every prompt or for none, but some are None; give '' "
             "for them"
         )
+
+
+def _check_seeds(seeds: Sequence[Any]) -> None:
+    for seed in seeds:
+        if not isinstance(seed, Integral) or isinstance(seed, bool) or abs(seed) >= 2**63:
+            raise UserError(f"expected whole numbers as seeds, but came {shown(seed)}; give such")
 
 
 class Batch:
@@ -166,7 +176,7 @@ def recorded_call(
 
     given: dict[str, Any] = {
         "prompt": list(prompts),
-        "generator": [torch.Generator().manual_seed(seed) for seed in seeds],
+        "generator": [torch.Generator().manual_seed(int(seed)) for seed in seeds],
     }
     if negative_prompt[0] is not None:
         given["negative_prompt"] = list(negative_prompt)
