@@ -112,7 +112,7 @@ def _check_texts(prompts: Sequence[Any], negatives: Sequence[Any]) -> None:
 
 def _check_seeds(seeds: Sequence[Any]) -> None:
     for seed in seeds:
-        if not isinstance(seed, Integral) or isinstance(seed, bool) or abs(seed) >= 2**63:
+        if not isinstance(seed, Integral) or isinstance(seed, bool) or abs(int(seed)) >= 2**63:
             raise UserError(f"expected whole numbers as seeds, but came {shown(seed)}; give such")
 
 
