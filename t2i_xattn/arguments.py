@@ -25,6 +25,8 @@ _SHOWN: dict[Any, str] = {
     Any: "anything",
 }
 
+_SEVERAL = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+
 _LARGEST = 1_000_000
 """Entries of an array that are looked at as a list."""
 
@@ -44,12 +46,9 @@ def checked(function: Callable[_Given, _Made]) -> Callable[_Given, _Made]:
         bound = signature.bind(*args, **kwargs)
         hints = _hints(function)
         for name, value in bound.arguments.items():
-            kind = signature.parameters[name].kind
-            values = [value]
-            if kind is inspect.Parameter.VAR_POSITIONAL:
-                values = list(value)
-            for each in values if name in hints else ():
-                _check(name, function.__name__, each, hints[name])
+            # Of several they say themselves what is wrong with one.
+            if name in hints and signature.parameters[name].kind not in _SEVERAL:
+                _check(name, function.__name__, value, hints[name])
         return function(*args, **kwargs)
 
     return wrapper

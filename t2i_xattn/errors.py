@@ -40,7 +40,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
     if len(name) > 100:  # whose comparison would take minutes
         return ""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f" (did you mean {shown(close[0])}?)" if close else ""
+    return f" (did you mean {shown(close[0], 120)}?)" if close else ""
 
 
 def shown(value: Any, most: int = 40) -> str:

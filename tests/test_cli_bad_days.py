@@ -71,8 +71,8 @@ def test_a_disk_that_is_full_while_pictures_are_written(
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     save = Image.Image.save
 
-    def full(picture: Image.Image, path: Path, *rest: Any) -> None:
-        save(picture, path, *rest)
+    def full(picture: Image.Image, path: Path, *rest: Any, **more: Any) -> None:
+        save(picture, path, *rest, **more)
         if "word-02" in path.name:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 

@@ -316,5 +316,5 @@ def test_a_sink_of_attention_in_half_precision() -> None:
 
 def test_no_such_rest() -> None:
     wrong: Any = "none"
-    with pytest.raises(UserError, match='rest="shared" or "kept", but came \'none\''):
+    with pytest.raises(UserError, match="'shared' or 'kept' or None as rest of Drop"):
         Drop("red", rest=wrong)

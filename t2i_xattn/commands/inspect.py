@@ -19,6 +19,7 @@ from t2i_xattn.commands.request import Request, check_text, paint
 from t2i_xattn.errors import UserError, shown
 from t2i_xattn.files import is_file
 from t2i_xattn.provenance.made import Made
+from t2i_xattn.provenance.reading import made_of
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -157,8 +158,18 @@ def inspect_trace(
             place = Path(f"image-{number}") if images > 1 else Path()
             picture = read[number] if read else None
             text = trace.prompts[number] or ""
-            found.add(write_inspection(folder, out, place, picture, maps, text))
+            made = _made_with(trace, pictures[number] if pictures else None)
+            found.add(write_inspection(folder, out, place, picture, maps, text, made, number))
     return found
+
+
+def _made_with(trace: Trace, picture: Path | None) -> Made | None:
+    """How a saved trace was made, unless a picture that is laid under it is of something else."""
+    try:
+        made = Made.read(trace.settings["made"], "the trace")
+        return made if picture is None or made_of(picture) == made else None
+    except (KeyError, UserError):
+        return None
 
 
 def _maps(trace: Trace, phrases: tuple[str, ...]) -> list[list[HeatMap]]:

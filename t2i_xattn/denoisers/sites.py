@@ -67,8 +67,9 @@ def choose_sites(sites: Sequence[AttentionSite], choice: Sites | None) -> list[A
         known = [site.name for site in sites]
         for name in names:
             if name not in known:
+                near = nearest(name, known)
                 raise UserError(
-                    f"expected the name of a site, but came {shown(name)}{nearest(name, known)}; "
+                    f"expected the name of a site, but came {shown(name, 120)}{near}; "
                     "find_sites(denoiser) and trace.sites list them"
                 )
         chosen = [site for site in sites if site.name in names]

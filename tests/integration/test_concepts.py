@@ -577,7 +577,7 @@ def flux() -> Any:
         ("sky", "a list of at least one"),
         (["sky", "?!"], "concepts of letters or digits"),
         (["sky", ""], "concepts of letters or digits"),
-        (["sky", 3], "concepts of letters or digits"),
+        (["sky", 3], "a list of .a text. or None as concepts of record"),
         (["sky", "Sky"], "each concept once"),
         (["sky"], "at least two concepts in joint attention"),
     ],

@@ -220,6 +220,6 @@ class TestLocalBlend:
             pipe(prompts, callback_on_step_end=LocalBlend(trace, "red", "blue", source=4), **run)
 
     def test_a_threshold_out_of_range(self) -> None:
-        nothing: Any = None
+        nothing = tx.Trace(lambda: None)  # type: ignore[arg-type,return-value]
         with pytest.raises(tx.UserError, match="a threshold between 0 and 1"):
             LocalBlend(nothing, "red", "blue", threshold=2)
