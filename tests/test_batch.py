@@ -139,6 +139,7 @@ def test_pictures_are_those_of_generate(
         assert (again / picture.name).read_bytes() == batch.read_bytes()
 
 
+@pytest.mark.slow
 def test_words_are_those_of_inspect(
     done: tuple[Path, str], options: list[Any], tmp_path: Path
 ) -> None:
@@ -152,6 +153,7 @@ def test_words_are_those_of_inspect(
         assert word["peakedness"] == expected["peakedness"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("line", "edit"),
     [
@@ -181,6 +183,7 @@ def test_traces_of_words_have_the_maps_of_the_index(done: tuple[Path, str]) -> N
             assert trace.heatmap(word["word"]).share == pytest.approx(word["share"], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_which_traces_are_kept(pipe: Any, tmp_path: Path) -> None:
     prompts = write_lines(tmp_path / "p.jsonl", [{"prompt": "a red circle"}])
     for kind in ("none", "words", "all"):
@@ -265,6 +268,7 @@ def test_a_line_that_fails_leaves_the_others_be(pipe: Any, tmp_path: Path, size:
         assert all(found[name] == plain[name] for name in pictures)
 
 
+@pytest.mark.slow
 def test_a_batch_without_memory_is_halved(pipe: Any, tmp_path: Path) -> None:
     prompts, rows = prompts_of(tmp_path, 7), []
 
@@ -308,6 +312,7 @@ def test_what_cannot_be_measured_is_told_in_the_index(
     assert [row["picture"] is None for row in rows] == [False, True, False]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [1, 4])
 def test_strict_stops_at_a_line_that_fails_and_goes_on_later(
     options: list[Any], tmp_path: Path, size: int
@@ -416,6 +421,7 @@ def test_two_runs_of_one_process_do_not_write_at_once(pipe: Any, tmp_path: Path)
     assert run_here(prompts, out, pipe).index
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["picture", "trace", "record", "index", "plan"])
 def test_a_full_disk_ends_in_one_sentence_and_a_run_that_goes_on(
     pipe: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
@@ -443,6 +449,7 @@ def test_a_full_disk_ends_in_one_sentence_and_a_run_that_goes_on(
     assert [record["line"] for record in records_of(out)] == [1, 2, 3, 4, 5, 6]
 
 
+@pytest.mark.slow
 def test_computing_waits_for_a_slow_disk(
     pipe: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

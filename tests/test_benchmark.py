@@ -136,6 +136,7 @@ def test_the_command(tmp_path: Path) -> None:
     assert figures["ways"]["record"]["median"] > 0
 
 
+@pytest.mark.slow
 def test_what_is_held(tmp_path: Path) -> None:
     path = tmp_path / "figures.json"
     options = ["kept", "--denoiser", "tiny", "--steps", "2,5", "--ways", "record,unfused"]

@@ -45,13 +45,20 @@ def edit(model: Path, out: Path, *options: object, prompt: str = PROMPT) -> None
     "options",
     [
         ("--replace", "red=blue", "--replace", "circle=left"),
-        ("--weight", "red=3", "--weight", "circle=0.2"),
-        ("--replace", "Red Circle=left", "--weight", "left=2"),
-        ("--box", "circle=0,0,0.5,0.5", "--weight", "red=2"),
-        ("--attend", "circle, red"),
-        ("--region", "0,0,1,0.5=blue", "--region", "0,0.5,1,1=a = b", "--weight", "red=2"),
-        ("--region", "0,0,1,0.5=blue", "--attend", "circle"),
-        ("--region", "0,0,1,0.5=blue", "--replace", "red=blue"),
+        pytest.param(("--weight", "red=3", "--weight", "circle=0.2"), marks=pytest.mark.slow),
+        pytest.param(
+            ("--replace", "Red Circle=left", "--weight", "left=2"), marks=pytest.mark.slow
+        ),
+        pytest.param(("--box", "circle=0,0,0.5,0.5", "--weight", "red=2"), marks=pytest.mark.slow),
+        pytest.param(("--attend", "circle, red"), marks=pytest.mark.slow),
+        pytest.param(
+            ("--region", "0,0,1,0.5=blue", "--region", "0,0.5,1,1=a = b", "--weight", "red=2"),
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(("--region", "0,0,1,0.5=blue", "--attend", "circle"), marks=pytest.mark.slow),
+        pytest.param(
+            ("--region", "0,0,1,0.5=blue", "--replace", "red=blue"), marks=pytest.mark.slow
+        ),
     ],
 )
 def test_writes_before_after_and_the_difference(

@@ -119,6 +119,7 @@ def test_no_option_is_forgotten() -> None:
     assert {option for _, option in OPTIONS} <= {*WRONG, *free}
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(
     option=st.sampled_from(OPTIONS),
@@ -136,6 +137,7 @@ def test_whatever_is_typed_is_taken_or_refused(
         refused(here, option[0], *options)
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None, derandomize=True)
 @given(command=st.sampled_from(sorted(GROUP.commands)), prompt=st.text(max_size=40))
 @example(command="generate", prompt="\udcff red")

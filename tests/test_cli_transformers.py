@@ -41,6 +41,7 @@ def test_inspect(tmp_path: Path, module: str, name: str) -> None:
     assert all(each["share"] > 0 for each in table["words"])
 
 
+@pytest.mark.slow
 def test_edit(flux: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     options = ("--model", flux, "--out", out, "--steps", 2, "--weight", "red=1.5")

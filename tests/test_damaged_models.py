@@ -215,6 +215,7 @@ SOUND: dict[str, Damage] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SOUND)
 def test_what_is_sound_is_loaded_as_diffusers_loads_it(
     name: str, tmp_path: Path, draw: Callable[..., np.ndarray]
@@ -237,6 +238,7 @@ def test_what_is_sound_is_loaded_as_diffusers_loads_it(
     assert draw(pipe).tobytes() == draw(stock).tobytes()
 
 
+@pytest.mark.slow
 def test_large_weights_in_fp16_are_no_infinity(tmp_path: Path) -> None:
     folder = tiny_model(tmp_path)
     change_tensors(folder, UNET, lambda t: t.update({FIRST: torch.full_like(t[FIRST], 60000)}))
@@ -254,6 +256,7 @@ def test_a_part_of_one_s_own_is_not_read_from_the_folder(tmp_path: Path) -> None
     assert load_pipeline(folder, unet=unet).unet is unet
 
 
+@pytest.mark.slow
 def test_several_models_in_one_are_handed_over(tmp_path: Path) -> None:
     pipe = controlnet_pipeline()
     nets = diffusers.MultiControlNetModel([pipe.controlnet])

@@ -55,6 +55,7 @@ def test_prompts_in_a_batch_keep_their_words_and_maps(size: int) -> None:
             np.testing.assert_allclose(trace.heatmap(word.text).array, heat, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_negative_prompt_for_each_or_for_all() -> None:
     pipe = make_pipeline()
     negatives = ["blue", "", "left", "red"]
@@ -111,6 +112,7 @@ class Room:
             raise self.error()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [of_torch, of_cpu])
 def test_a_batch_without_memory_is_halved(error: Callable[[], Exception]) -> None:
     pipe = make_pipeline()
@@ -128,6 +130,7 @@ def test_a_batch_without_memory_is_halved(error: Callable[[], Exception]) -> Non
         assert np.abs(np.asarray(picture, float) - np.asarray(expected, float)).max() <= 1
 
 
+@pytest.mark.slow
 def test_no_memory_for_one_picture_is_told_as_it_is() -> None:
     pipe = make_pipeline()
     room = Room(pipe, 0, of_torch)
@@ -150,7 +153,7 @@ def test_another_error_is_no_lack_of_memory() -> None:
         ({"prompts": "red"}, "a list of prompts, but came one text; give \\['red'\\]"),
         ({"prompts": ["red", 3]}, "texts as prompts, but came 3"),
         ({"batch_size": 0}, "batch size of at least 1, but came 0"),
-        ({"batch_size": 1.5}, "batch size of at least 1, but came 1.5"),
+        ({"batch_size": 1.5}, "a whole number as batch_size of record_many"),
         ({"seeds": [1]}, "as many seeds as prompts, but they end before 'blue'"),
         ({"negative_prompt": ["x"]}, "as many negative_prompt as prompts"),
         ({"negative_prompt": ["x", None], "batch_size": 2}, "for every prompt or for none"),
