@@ -329,6 +329,7 @@ def test_strict_stops_at_a_line_that_fails_and_goes_on_later(
     assert [record["line"] for record in records_of(tmp_path / "out")] == [1, 2, 3, 4, 5]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [1, 2])
 def test_what_is_done_is_not_done_again(pipe: Any, tmp_path: Path, size: int) -> None:
     """Stopped after each number of records, whatever was half-written then."""

@@ -71,6 +71,7 @@ def asked(folder: Path, out: str, **more: Any) -> BatchRun:
     return BatchRun(folder / "p.jsonl", folder / out, "tiny", defaults, **more)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("batch_size", "count"), [(1, 7), (3, 12)])
 def test_killed_and_gone_on(tmp_path: Path, batch_size: int, count: int) -> None:
     pipe = make_pipeline()
@@ -94,6 +95,7 @@ def done_in(shard: Path) -> int:
     return shard.read_bytes().count(b"\n")
 
 
+@pytest.mark.slow
 def test_two_processes_at_once_and_then_three(tmp_path: Path) -> None:
     count, pipe = 12, make_pipeline()
     write_prompts(tmp_path, count)

@@ -83,6 +83,7 @@ def test_a_disk_that_is_full_while_pictures_are_written(
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
+@pytest.mark.slow
 def test_a_second_inspect_replaces_the_first(model: Path, tmp_path: Path) -> None:
     options = ["--model", model, "--steps", 1, "--device", "cpu", "--out", tmp_path]
     (tmp_path / "mine.png").write_bytes(b"mine")

@@ -78,12 +78,14 @@ def test_words_are_replaced_in_the_shortest_runs(model: Path, tmp_path: Path, st
     edit(model, tmp_path / "out", "--steps", steps, "--replace", "red=blue")
 
 
+@pytest.mark.slow
 def test_edits_a_picture_of_the_user_s(model: Path, tmp_path: Path) -> None:
     own = Image.effect_noise((64, 64), 60).convert("RGB")
     own.save(tmp_path / "own.png")
     edit(model, tmp_path / "out", "--image", tmp_path / "own.png", "--replace", "red=blue")
 
 
+@pytest.mark.slow
 def test_a_photo_is_fitted_to_the_model_and_that_is_said(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -117,6 +119,7 @@ def test_replacements_are_made_at_once(prompt: str, replace: dict[str, str], tar
     assert EditRequest(Request(prompt), replace).target == target
 
 
+@pytest.mark.slow
 def test_colours_are_swapped(model: Path, tmp_path: Path) -> None:
     swapped = ("--replace", "red=blue", "--replace", "blue=red")
     edit(model, tmp_path / "out", *swapped)

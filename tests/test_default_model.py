@@ -62,6 +62,7 @@ def test_recording_leaves_the_same_bytes(box: Any) -> None:
     assert np.allclose(total, 1, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_size_that_is_not_square_gives_maps_of_that_size(box: Any) -> None:
     with t2i_xattn.record(box) as trace:
         picture = paint(box, height=96, width=160)[0]

@@ -86,6 +86,7 @@ def test_direct_inversion_is_exact(pipe: Any) -> None:
     assert trace.heatmap("circle").share > 0
 
 
+@pytest.mark.slow
 def test_null_text_comes_closer_than_ddim(pipe: Any) -> None:
     image = picture()
     options: dict[str, Any] = {"num_inference_steps": 6, "guidance_scale": 5.0}
@@ -161,6 +162,7 @@ def test_pictures_of_shapes_come_back() -> None:
     assert errors["fixed-point"] < 0.1 * errors["ddim"]
 
 
+@pytest.mark.slow
 def test_figures(pipe: Any) -> None:
     pipe.scheduler = DDIMScheduler(clip_sample=False, prediction_type="v_prediction")
     figures = {each.method: each for each in evaluate_inversions(pipe, 3, steps=2, batch=2)}

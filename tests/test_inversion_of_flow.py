@@ -121,6 +121,7 @@ def test_the_way_back_is_the_pipeline_s_way(name: str, monkeypatch: pytest.Monke
     assert not torch.allclose(found[0], found[-1], atol=0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["sd3", "flux", "chroma"])
 def test_the_noise_alone_holds_the_picture_with_guidance(
     name: str, monkeypatch: pytest.MonkeyPatch

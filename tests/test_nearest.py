@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -43,6 +44,7 @@ def test_copies_of_training_pictures_are_found_and_new_ones_are_not() -> None:
     assert found.painted < found.unseen
 
 
+@pytest.mark.slow
 def test_the_training_set_is_drawn_again_latest_first() -> None:
     recipe, source = load_recipe(SHAPES_RECIPE), ShapeScenes()
     parts = list(_training(recipe, source, 300))

@@ -107,6 +107,7 @@ def test_a_phrase_s_characters() -> None:
     assert phrase_spans("a cat", "!") == phrase_spans("", "cat") == []
 
 
+@pytest.mark.slow
 def test_what_came_is_quoted_in_short() -> None:
     words = split_words(TOKENIZER, " ".join(f"word{n}" for n in range(300)))
     for phrase in ("x" * 10**6, "x " * 1000, "word1 word3"):

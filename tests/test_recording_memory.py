@@ -62,6 +62,7 @@ def test_maps_and_texts_are_all_that_is_held(pipe: Any, draw: Any) -> None:
     assert maps <= held(pipe, draw, 4) < maps + TEXTS + GROWTH
 
 
+@pytest.mark.slow
 def test_nothing_is_held_after_the_context(pipe: Any, draw: Any) -> None:
     """But the maps themselves."""
     draw(pipe)

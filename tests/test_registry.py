@@ -527,6 +527,7 @@ class TestThreads:
         first, second = (one.calls[0].seen[0].kernel.query for one in followers)
         assert not torch.equal(first, second)
 
+    @pytest.mark.slow
     def test_they_come_and_go_together(self) -> None:
         unet = make_unet()
         expected, failures = run(unet), []

@@ -58,6 +58,7 @@ def test_same_seed_same_bytes() -> None:
     assert first.image.tobytes() != other.image.tobytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("split", "expected"), [("train", False), ("held_out", True)])
 def test_held_out_combinations_stay_out_of_training(split: Split, expected: bool) -> None:
     words = language()

@@ -26,6 +26,7 @@ def test_the_denoiser_becomes_the_mean_and_nothing_else_changes(tmp_path: Path) 
         assert all(torch.equal(before[name], after[name]) for name in before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", ["unet", "text_encoder"])
 def test_models_that_are_not_of_one_training_are_refused(part: str, tmp_path: Path) -> None:
     other, trained = make_pipeline(), make_pipeline()

@@ -416,6 +416,7 @@ class TestFile:
         with pytest.raises(UserError, match="No such file or directory; choose an existing"):
             trace.save(tmp_path / "nowhere" / "run.safetensors")
 
+    @pytest.mark.slow
     def test_needs_no_model_library(self, path: Path) -> None:
         code = (
             "import sys; from t2i_xattn import Trace; "

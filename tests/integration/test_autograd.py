@@ -78,6 +78,7 @@ class TestTraining:
             rule = rows_where(all_rows, step.__eq__)
             assert_right_maps(trace.select(steps=step), probe, rule)
 
+    @pytest.mark.slow
     def test_only_adapters_are_trained(self, checkpointing: bool) -> None:
         """With frozen weights beneath, as LoRAs are trained."""
 
@@ -305,6 +306,7 @@ def test_what_was_recorded_in_inference_mode_can_be_saved_and_pooled(tmp_path: A
     assert any(np.abs(maps).max() > 1e-4 for maps in difference.maps.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["direct", "null-text"])
 def test_inversion_in_inference_mode(method: Any) -> None:
     """One of the methods needs gradients: it works, or it is told in one sentence."""

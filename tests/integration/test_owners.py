@@ -209,6 +209,7 @@ class TestThreads:
         ]
         self.assert_alone_and_together(pipes, draws, [second_half] * 2, repetitions=2)
 
+    @pytest.mark.slow
     def test_four_pipelines_that_share_a_unet(self) -> None:
         """Each with a scheduler of its own, since that has a state; and a tokenizer, which is not
         made for threads."""

@@ -27,6 +27,7 @@ class TestSteered:
         stock = make_stock(name)(["a red circle", "blue"], **options()).images
         assert np.array_equal(load(name)(["a red circle", "blue"], **options()).images, stock)
 
+    @pytest.mark.slow
     def test_steers_batches_and_leaves_nothing_behind(self, name: str) -> None:
         pipe = load(name)
         processors = dict(pipe.unet.attn_processors)
@@ -52,6 +53,7 @@ class TestSteered:
             single = pipe(prompt, **STEERED[name], **options(generator=seed)).images
             assert np.allclose(found, single[0], rtol=0, atol=1e-3)
 
+    @pytest.mark.slow
     def test_outputs_callbacks_and_saving(self, name: str, tmp_path: Path) -> None:
         pipe, seen = load(name), []
 

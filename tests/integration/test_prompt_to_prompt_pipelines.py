@@ -74,6 +74,7 @@ class TestOfAFamily:
             ).images
         assert np.array_equal(found, expected)
 
+    @pytest.mark.slow
     def test_each_picture_is_edited_by_the_source_s_of_its_number(self, name: str) -> None:
         pipe, three = load(name), [*SWAP, "a red blue"]
         found = pipe(three, num_images_per_prompt=2, **options()).images
