@@ -120,6 +120,7 @@ def test_pandas_opens_the_index(done: tuple[Path, str]) -> None:
     assert frame.set_index("line").loc[3].words[0]["word"] == "red circle"
 
 
+@pytest.mark.slow
 def test_pictures_are_those_of_generate(
     done: tuple[Path, str], options: list[Any], tmp_path: Path
 ) -> None:

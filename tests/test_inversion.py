@@ -119,6 +119,7 @@ def test_how_often_the_denoiser_is_called(pipe: Any, method: Method, calls: int,
     assert seen == [rows] * 4 * calls
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", get_args(Method))
 def test_inference_mode_changes_nothing(pipe: Any, method: Method) -> None:
     given: dict[str, Any] = {"method": method, "num_inference_steps": 3, "iterations": 2}

@@ -275,6 +275,7 @@ class TestModes:
         if found is not None:
             self.assert_right(context, mode, pipe, *found)
 
+    @pytest.mark.slow
     def test_the_mode_inside(self, context: str, mode: str) -> None:
         pipe = make_pipeline()
         runner(pipe)()

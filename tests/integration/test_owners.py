@@ -101,6 +101,7 @@ class TestTheOtherPipelineOfASharedUNet:
         assert other.tobytes() == shared.other_plain.tobytes()
         assert own.tobytes() == expected.tobytes()
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("other_first", [False, True])
     def test_its_run_is_not_guided(self, shared: Shared, other_first: bool) -> None:
         """Though they have one scheduler, whose steps start from the moved latents."""

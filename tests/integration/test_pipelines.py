@@ -42,6 +42,7 @@ class TestSteered:
         again = pipe(prompts, num_images_per_prompt=2, **options()).images
         assert np.array_equal(again, stock)
 
+    @pytest.mark.slow
     def test_each_of_a_batch_is_steered_as_it_is_alone(self, name: str) -> None:
         pipe, prompts = load(name), ["a red circle", "red circle"]
 
@@ -73,6 +74,7 @@ class TestSteered:
         again = load_from(tmp_path, name)
         assert np.array_equal(again("a red circle", **more, **options()).images, output.images)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
     def test_half_precision(self, name: str, dtype: torch.dtype) -> None:
         pipe = load(name, dtype=dtype)

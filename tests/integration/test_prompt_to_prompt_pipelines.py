@@ -56,6 +56,7 @@ class TestOfAFamily:
         found = pipe(**texts, num_images_per_prompt=pictures, **options()).images
         assert np.array_equal(found, expected)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("pictures", [1, 2])
     def test_equals_the_edits(self, name: str, pictures: int) -> None:
         found = load(name)(
