@@ -203,7 +203,8 @@ def test_batches(tmp_path: Path) -> None:
     assert figures["plain"]["median"] == 1
     for name in ("recorded", "batch", "batch against recorded"):
         assert figures[name]["median"] > 0.5
-    assert all(figures[f"lines a second, {count}"] > 0 for count in (1, 2))
+    for what in ("lines", "loops"):
+        assert all(figures[f"{what} a second, {count}"] > 0 for count in (1, 2))
     assert figures["peak, 3 lines"] > 100e6
 
 

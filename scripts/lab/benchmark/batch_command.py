@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from lab.benchmark.batches import lines_a_second, overhead, peak_after
+from lab.benchmark.batches import lines_a_second, loops_a_second, overhead, peak_after
 from lab.benchmark.numbers import numbers
 from lab.evaluation.report import check_writable, circumstances, write_json
 from t2i_xattn.models.default import load_default
@@ -41,6 +41,8 @@ def batch_command(
         for world in worlds:
             figures[f"lines a second, {world}"] = speed = lines_a_second(world, 2 * lines, steps)
             table.add_row(f"lines a second, processes: {world}", f"{speed:.3f}")
+            figures[f"loops a second, {world}"] = loops = loops_a_second(world, steps, 2 * lines)
+            table.add_row("pictures a second of as many loops by hand", f"{loops:.3f}")
         for count in sizes:
             figures[f"peak, {count} lines"] = peak = peak_after(count)
             table.add_row(f"peak memory of {count} lines, MB", f"{peak / 1e6:.1f}")

@@ -33,6 +33,32 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 """
 
 
+_LOOP = """
+import sys, time
+import torch
+import t2i_xattn
+
+pipe = t2i_xattn.load_default()
+pipe.set_progress_bar_config(disable=True)
+steps, seconds = int(sys.argv[1]), float(sys.argv[2])
+
+
+def paint(seed):
+    pipe("a red circle left of a blue square", num_inference_steps=steps, guidance_scale=5.0,
+         generator=torch.Generator().manual_seed(seed))
+
+
+paint(0)
+print("ready", flush=True)
+sys.stdin.readline()
+begin, count = time.perf_counter(), 0
+while time.perf_counter() - begin < seconds:
+    count += 1
+    paint(count)
+print(count / (time.perf_counter() - begin))
+"""
+
+
 def write_prompts(folder: Path, lines: int) -> Path:
     """A file of prompts that the model in the box can paint."""
     path = folder / "prompts.jsonl"
@@ -107,6 +133,31 @@ def lines_a_second(processes: int, lines: int, steps: int) -> float:
             raise RuntimeError(f"{processes} processes failed:\n{running.stderr.read()[-2000:]}")
     (begin, first), (end, last) = seen[0], seen[-1]
     return (last - first) / (end - begin)
+
+
+def loops_a_second(processes: int, steps: int, seconds: float) -> float:
+    """Pictures a second of so many loops by hand side by side, of one thread each: what the machine
+    has to give."""
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-c", _LOOP, str(steps), str(seconds)],
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        for _ in range(processes)
+    ]
+    for each in running:
+        assert each.stdout is not None
+        if each.stdout.readline() != "ready\n":
+            raise RuntimeError("a loop by hand failed")
+    for each in running:
+        assert each.stdin is not None
+        each.stdin.write("\n")
+        each.stdin.flush()
+    return sum(float(each.communicate()[0]) for each in running)
 
 
 def peak_after(lines: int, options: Sequence[str] = ("--size", "32", "--steps", "1")) -> int:
