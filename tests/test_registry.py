@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import t2i_xattn as tx
 from conftest import make_pipeline, make_unet, state_of
 from t2i_xattn.denoisers.registry import Registry
 from t2i_xattn.denoisers.seen import Change, Rows, Seen
@@ -474,6 +475,27 @@ class TestWatched:
         run(unet)
         assert log == [f"one sees {MIDDLE}", "one ends"]
         registry.leave(one)
+
+
+class TestReading:
+    def test_a_call_is_read_once_for_all_who_follow(
+        self, pipe: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Lengths of texts may have to be fetched from a GPU."""
+        from t2i_xattn import edits
+
+        family, read = type(Registry.of(pipe.unet).family), []
+        own = family.call
+
+        def call(self: Any, denoiser: Any, given: Any) -> Any:
+            read.append(given)
+            return own(self, denoiser, given)
+
+        monkeypatch.setattr(family, "call", call)
+        with tx.record(pipe), tx.edit(pipe, edits.Drop("red")), tx.record(pipe) as trace:
+            pipe("a red circle", num_inference_steps=3, output_type="latent")
+        assert len(read) == trace.settings["calls"] == 3
+        assert "read" not in vars(Registry.of(pipe.unet)._local), "nothing is held"
 
 
 class TestThreads:

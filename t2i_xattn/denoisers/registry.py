@@ -132,8 +132,17 @@ class Registry:
             self._calls.link(denoiser)
 
     def read(self, given: Mapping[str, Any]) -> DenoiserCall | None:
-        """A call of the denoiser by what its arguments mean; None where it is given no text."""
-        return self.family.call(self.denoiser, given)
+        """A call of the denoiser by what its arguments mean; None where it is given no text.
+
+        The followers of one call ask one after the other; it is read once, as lengths of texts may
+        have to be fetched from a GPU.
+        """
+        known: list[tuple[Any, DenoiserCall | None]] = getattr(self._local, "read", [])
+        for arguments, call in known:
+            if arguments is given:
+                return call
+        known.append((given, self.family.call(self.denoiser, given)))
+        return known[-1][1]
 
     def link(self, denoiser: nn.Module) -> None:
         """Covers what the denoiser was compiled to since."""
@@ -207,16 +216,21 @@ class Registry:
         followers = list(self._followers)
         owner = owner_of_call([each.pipe for each in followers])
         acting: list[Acting] = []
-        changed = given
-        for follower in followers:
-            one, changed = follower.begin(changed, owner)
-            if one is not None:
-                acting.append(one)
+        changed, read = given, None
+        self._local.read = []
+        try:
+            for follower in followers:
+                one, changed = follower.begin(changed, owner)
+                if one is not None:
+                    acting.append(one)
+            if acting:
+                read = self.read(changed)
+        finally:
+            del self._local.read  # nothing is held beyond
         if changed is not given:
             args, kwargs = (), changed
         if not acting:
             return method(*args, **kwargs)
-        read = self.read(changed)
         assert read is not None, "followers act where there is a text only"
         self._local.call = call = _Call(acting, read)
         try:
