@@ -17,11 +17,12 @@ class UserError(ValueError):
     The sentence says what was expected, what came and what to do next. The command line prints it
     and ends with exit code 2. A fault of our own is an `AssertionError` instead.
 
-    A message that has become very long, with what came in it, is cut in its middle.
+    It stands on one line; a message that has become very long, with what came in it, is cut in its
+    middle.
     """
 
     def __init__(self, message: object = "") -> None:
-        text = str(message)
+        text = " ".join(line.strip() for line in str(message).splitlines())
         if len(text) > _MOST:
             text = f"{text[: _MOST * 2 // 3]} … {text[-_MOST // 3 :]}"
         super().__init__(text)

@@ -20,7 +20,7 @@ from t2i_xattn.editing.block_texts import BlockTexts
 from t2i_xattn.editing.schedule import EditedRun, Placed
 from t2i_xattn.edits.edit import Edit, EditContext
 from t2i_xattn.edits.function import EditFunction
-from t2i_xattn.errors import UserError
+from t2i_xattn.errors import UserError, shown
 from t2i_xattn.prompts.encoded import Text
 from t2i_xattn.prompts.words import check_whole
 
@@ -116,7 +116,9 @@ def _as_edit(given: Any) -> Edit:
         raise UserError(f"expected an edit, but came the class {given.__name__}; call it first")
     if callable(given):
         return EditFunction(given)
-    raise UserError(f"expected an edit or a function (probs, context) -> probs, but came {given!r}")
+    raise UserError(
+        f"expected an edit or a function (probs, context) -> probs, but came {shown(given)}"
+    )
 
 
 class _EditingRun(FollowedRun):

@@ -19,7 +19,7 @@ from t2i_xattn.denoisers.registry import Acting
 from t2i_xattn.denoisers.rows import Layout
 from t2i_xattn.denoisers.run import FollowedDenoiser, FollowedRun, Spans
 from t2i_xattn.denoisers.sites import AttentionSite, Sites, choose_sites
-from t2i_xattn.errors import UserError
+from t2i_xattn.errors import UserError, shown
 from t2i_xattn.guidance.shallow_pass import ShallowPass, rows_of, writable
 from t2i_xattn.kernel.call import as_index
 from t2i_xattn.kernel.cover import Cover
@@ -70,7 +70,7 @@ def guide(
     for loss in losses:
         if not isinstance(loss, GuidanceLoss):
             raise UserError(
-                f"expected losses such as AttendAndExcite([…]), but came {loss!r}; subclass "
+                f"expected losses such as AttendAndExcite([…]), but came {shown(loss)}; subclass "
                 "GuidanceLoss for one of your own"
             )
     if not losses:

@@ -8,7 +8,7 @@ from dataclasses import KW_ONLY, dataclass
 import torch
 from torch import Tensor
 
-from t2i_xattn.errors import UserError
+from t2i_xattn.errors import UserError, shown
 from t2i_xattn.losses.loss import GuidanceLoss
 from t2i_xattn.losses.noun_phrases import modifier_pairs
 from t2i_xattn.losses.word_maps import WordMaps, normalised
@@ -43,11 +43,12 @@ class Binding(GuidanceLoss):
         super().__post_init__()
         if self.pairs is not None and (
             isinstance(self.pairs, str)
-            or not self.pairs
+            or not len(self.pairs)
             or any(isinstance(pair, str) or len(pair) != 2 for pair in self.pairs)
         ):
             raise UserError(
-                f"expected pairs=[(adjective, noun), …] with at least one, but came {self.pairs!r}"
+                "expected pairs=[(adjective, noun), …] with at least one, but came "
+                f"{shown(self.pairs)}"
             )
 
     def phrases(self) -> list[str]:
