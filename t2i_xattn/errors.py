@@ -21,11 +21,10 @@ class UserError(ValueError):
     middle.
     """
 
-    def __init__(self, message: object = "") -> None:
-        text = " ".join(line.strip() for line in str(message).splitlines())
-        if len(text) > _MOST:
-            text = f"{text[: _MOST * 2 // 3]} … {text[-_MOST // 3 :]}"
-        super().__init__(text)
+    # Not as it is made, which torch.compile would have to follow.
+    def __str__(self) -> str:
+        text = " ".join(line.strip() for line in super().__str__().splitlines())
+        return text if len(text) <= _MOST else f"{text[: _MOST * 2 // 3]} … {text[-_MOST // 3 :]}"
 
 
 class WordNotFoundError(UserError):
