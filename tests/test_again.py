@@ -69,6 +69,28 @@ def test_from_every_file_and_the_folder(tmp_path: Path) -> None:
     assert found[0].options["prompt"] == "red"
 
 
+def test_a_picture_of_several_is_held_against_its_own(tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert run("inspect", "red", "--steps=1", "--count=2", "--seed=3", "--out", one).exit_code == 0
+    result = run("again", one / "seed-4" / "picture.png", "--out", two)
+    assert result.exit_code == 0, result.output
+    files = [each.relative_to(one) for each in one.rglob("*") if each.is_file()]
+    assert result.output.count("the same to the byte") == len(files)
+    assert "seed-4/picture.png: the same" in result.output
+
+
+def test_what_else_lies_there_is_not_taken_for_the_run_s(tmp_path: Path) -> None:
+    """Such as an earlier run of another command, with another model."""
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert run("generate", "red", "--steps=1", "--out", one).exit_code == 0
+    assert run("inspect", "blue", "--steps=1", "--out", two).exit_code == 0
+    result = run("again", one / "picture-0.png", "--out", two)
+    assert result.exit_code == 0, result.output
+    told = [line for line in result.output.splitlines() if "the same" in line or "differs" in line]
+    assert any("picture-0.png: the same to the byte" in line for line in told)
+    assert not any("trace.safetensors" in line or "words" in line for line in told)
+
+
 def test_what_was_typed_in_another_order(tmp_path: Path) -> None:
     for name, arguments in {
         "one": ["--steps=1", "red", "--seed=2"],

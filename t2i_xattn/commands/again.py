@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from t2i_xattn.commands import options
+from t2i_xattn.commands.run_files import NAME
 from t2i_xattn.errors import UserError, shown
 from t2i_xattn.provenance.made import Made
 from t2i_xattn.provenance.reading import made_of
@@ -26,7 +27,7 @@ def again_command(
 ) -> None:
     """Repeat the run that made a picture, trace or folder, and say whether all is the same."""
     made = made_of(file)
-    beside = file if file.is_dir() else file.parent
+    beside = _folder_of_run(file)
     if out.resolve() == beside.resolve():
         raise UserError(
             f"expected another --out than {out}, where the first run's files lie; choose a new "
@@ -35,14 +36,28 @@ def again_command(
     command, *rest = arguments_of(made)
     more = [f"--out={out}", *([f"--device={device}"] if device else [])]
     assert context.parent is not None, "a command of the whole program"
+    before = {path: path.stat().st_ino for path in _files(out)}
     context.parent.command.main([command, *more, *rest], standalone_mode=False)
-    for line in _differences(made, made_of(out)):
+    # Of what lies there, what this run has moved in.
+    written = [path for path in _files(out) if before.get(path) != path.stat().st_ino]
+    now = next(path for path in written if path.suffix == ".png")
+    for line in _differences(made, made_of(now)):
         typer.echo(line, err=True)
-    for path in sorted(each for each in out.rglob("*") if each.is_file()):
+    for path in written:
         first = beside / path.relative_to(out)
         if first.is_file():
             same = filecmp.cmp(first, path, shallow=False)
             typer.echo(f"{path}: {'the same to the byte' if same else 'differs'}")
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(each for each in folder.rglob("*") if each.is_file())
+
+
+def _folder_of_run(file: Path) -> Path:
+    """The folder that a run wrote into; of several pictures each lies in a folder within it."""
+    folder = file if file.is_dir() else file.parent
+    return next((each for each in (folder, folder.parent) if (each / NAME).is_file()), folder)
 
 
 def arguments_of(made: Made) -> list[str]:
