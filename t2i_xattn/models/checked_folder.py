@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from t2i_xattn.errors import UserError
+from t2i_xattn.errors import UserError, shown
 from t2i_xattn.models.fitting import check_fit
 from t2i_xattn.models.folder_files import check_files
 from t2i_xattn.models.json_file import read_json
 from t2i_xattn.models.library_classes import Kind, class_of_part, class_of_pipeline, kind_of
 from t2i_xattn.models.part_configs import check_configs
 from t2i_xattn.models.quiet import quiet
-from t2i_xattn.models.telling import clipped, reason
+from t2i_xattn.models.telling import reason
 from t2i_xattn.models.weight_files import read_headers, variants
 
 INDEX = "model_index.json"
@@ -87,8 +87,8 @@ def _parts(pipeline: Any, index: dict[str, Any], passed: Collection[str]) -> dic
             continue
         if not _is_pair(named) or not part.isidentifier():
             raise UserError(
-                f"expected a library and a class for {clipped(part)} in {INDEX}, but came "
-                f"{clipped(named)}; copy the file anew from where the model came from"
+                f"expected a library and a class for {shown(part)} in {INDEX}, but came "
+                f"{shown(named)}; copy the file anew from where the model came from"
             )
         kinds = {kind for each in types.get(part, ()) if (kind := kind_of(each))}
         kinds = {Kind.SCHEDULER} if "scheduler" in part else kinds or set(Kind)
@@ -121,7 +121,7 @@ def _only_variant(folder: Path, models: dict[str, Any]) -> str | None:
         if not names or (None not in names and len(shared) != 1):
             raise UserError(
                 f"expected weights of {part} named {_stem(models[part])}.safetensors, but its "
-                f"files are others ({clipped(sorted(map(str, names)))}); name them so, or give "
+                f"files are others ({shown(sorted(map(str, names)))}); name them so, or give "
                 "variant= if they are a variant"
             )
     return shared[0] if needed and shared else None
@@ -141,7 +141,7 @@ def _check_length(folder: Path, part: str, models: dict[str, Any]) -> None:
     if not isinstance(length, int) or length > places:
         raise UserError(
             f"expected a model_max_length of at most {places} in {part}/{path.name}, as {encoder} "
-            f"has so many positions, but came {clipped(length)}; write {places}"
+            f"has so many positions, but came {shown(length)}; write {places}"
         )
 
 

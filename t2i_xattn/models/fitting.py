@@ -15,9 +15,9 @@ from torch.nn.modules.module import (
 )
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from t2i_xattn.errors import UserError
+from t2i_xattn.errors import UserError, shown
 from t2i_xattn.models.quiet import quiet
-from t2i_xattn.models.telling import clipped, reason
+from t2i_xattn.models.telling import reason
 from t2i_xattn.models.weight_files import Held
 
 _COPY = "copy the part anew from where the model came from"
@@ -71,14 +71,14 @@ def check_fit(kind: Any, folder: Path, part: str, held: Held, variant: str | Non
         ) from error
     for name, found, asked in sorted(told["mismatched_keys"]):
         raise UserError(
-            f"expected {clipped(name)} of {part} to be {tuple(asked)} as its config.json asks, "
+            f"expected {shown(name)} of {part} to be {tuple(asked)} as its config.json asks, "
             f"but its files have {tuple(found)}; {_COPY}"
         )
     missing = sorted(told["missing_keys"])
     if missing:
         raise UserError(
             f"expected all tensors of {part}, but its files lack {len(missing)} "
-            f"({clipped(missing[0])}), which would be random numbers; {_COPY}"
+            f"({shown(missing[0])}), which would be random numbers; {_COPY}"
         )
 
 
@@ -95,7 +95,7 @@ def check_finite(pipe: Any) -> None:
                 weight.detach().isfinite().all()
             ):
                 raise UserError(
-                    f"expected numbers as weights, but {clipped(name)} of {part} has a NaN or "
+                    f"expected numbers as weights, but {shown(name)} of {part} has a NaN or "
                     f"an infinity; {_COPY}, or load it in float32 if it was made so"
                 )
 

@@ -7,8 +7,7 @@ import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from t2i_xattn.errors import UserError
-from t2i_xattn.models.telling import clipped
+from t2i_xattn.errors import UserError, shown
 
 MOST = 10_000
 """Files and folders; models have dozens."""
@@ -31,7 +30,7 @@ def check_files(folder: Path, parts: Iterable[str]) -> None:
     if home.parent.name == "snapshots":
         within.append(home.parents[1] / "blobs")
     for number, entry in enumerate(_entries(folder, parts)):
-        shown = clipped(os.path.relpath(entry.path, folder))
+        where = shown(os.path.relpath(entry.path, folder))
         if number >= MOST:
             raise UserError(
                 f"expected at most {MOST:,} files in the folder of a model, but {folder.name} has "
@@ -43,29 +42,29 @@ def check_files(folder: Path, parts: Iterable[str]) -> None:
         # A loop of links is a RuntimeError.
         except (OSError, RuntimeError) as error:
             raise UserError(
-                f"expected a file at {shown} of the model, but it cannot be read (a link that "
+                f"expected a file at {where} of the model, but it cannot be read (a link that "
                 "leads nowhere, or no permission); copy the file itself there"
             ) from error
         if entry.is_symlink() and (
             not any(real.is_relative_to(each) for each in within) or stat.S_ISDIR(found.st_mode)
         ):
             raise UserError(
-                f"expected the files of a model within its own folder, but {shown} is a link to "
+                f"expected the files of a model within its own folder, but {where} is a link to "
                 "a folder or out of it; copy there what it points to"
             )
         if not stat.S_ISREG(found.st_mode) and not stat.S_ISDIR(found.st_mode):
             raise UserError(
-                f"expected files and folders in a model, but {shown} is a pipe, a socket or a "
+                f"expected files and folders in a model, but {where} is a pipe, a socket or a "
                 "device; take it out of the folder"
             )
         if entry.name.endswith((".py", ".pyc")):
             raise UserError(
-                f"expected a model without code, but it holds {shown}, which is never run here; "
+                f"expected a model without code, but it holds {where}, which is never run here; "
                 "take the file out, or load the model with diffusers yourself if you trust it"
             )
         if found.st_size > LARGEST_VOCABULARY and entry.name.endswith((".json", ".txt", ".model")):
             raise UserError(
-                f"expected at most {LARGEST_VOCABULARY:,} bytes in {shown}, but it has "
+                f"expected at most {LARGEST_VOCABULARY:,} bytes in {where}, but it has "
                 f"{found.st_size:,}; copy the file anew from where the model came from"
             )
 
@@ -80,7 +79,7 @@ def _entries(folder: Path, parts: Iterable[str]) -> Iterator[os.DirEntry[str]]:
             entries = sorted(os.scandir(here), key=lambda entry: entry.name)
         except OSError as error:
             raise UserError(
-                f"expected a folder that can be read, but {clipped(here.name)} gave "
+                f"expected a folder that can be read, but {shown(here.name)} gave "
                 f"{error.strerror}; allow yourself to read it"
             ) from error
         for entry in entries:

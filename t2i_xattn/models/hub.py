@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from t2i_xattn.errors import UserError
+from t2i_xattn.errors import UserError, shown
 from t2i_xattn.models.quiet import quiet
-from t2i_xattn.models.telling import clipped, reason
+from t2i_xattn.models.telling import reason
 
 
 def snapshot(name: str, variant: str | None, **options: Any) -> Path:
@@ -30,7 +30,7 @@ def snapshot(name: str, variant: str | None, **options: Any) -> Path:
     except HFValidationError as error:
         raise UserError(
             f"expected world, a model's folder, or a name of the hub such as owner/name, but came "
-            f"{clipped(name)}, which is no folder here; check how it is spelt"
+            f"{shown(name)}, which is no folder here; check how it is spelt"
         ) from error
     try:
         with quiet():
@@ -42,7 +42,7 @@ def snapshot(name: str, variant: str | None, **options: Any) -> Path:
     # What is raised depends on where the way to the hub ends; all of it means this.
     except Exception as error:
         raise UserError(
-            f"expected a model's folder or a model of the hub by the name {clipped(name)}, but "
+            f"expected a model's folder or a model of the hub by the name {shown(name)}, but "
             f"there is no such folder and the hub gave none ({reason(error)}); check the name and "
             "the network"
         ) from error

@@ -8,8 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from t2i_xattn.errors import UserError
-from t2i_xattn.models.telling import clipped
+from t2i_xattn.errors import UserError, shown
 
 LARGEST = 8 * 2**20
 """Bytes of one file; the largest that models come with are of one or two million."""
@@ -74,7 +73,7 @@ def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):
         seen: set[str] = set()
         double = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise ValueError(f"the key {clipped(double)} stands in it twice")
+        raise ValueError(f"the key {shown(double)} stands in it twice")
     return found
 
 

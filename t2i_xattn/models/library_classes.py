@@ -10,8 +10,7 @@ import importlib.util
 from enum import Enum
 from typing import Any
 
-from t2i_xattn.errors import UserError
-from t2i_xattn.models.telling import clipped
+from t2i_xattn.errors import UserError, shown
 
 
 class Kind(Enum):
@@ -40,7 +39,7 @@ def class_of_pipeline(name: object) -> Any:
     ):
         raise UserError(
             "expected the name of a pipeline of diffusers as _class_name in model_index.json, but "
-            f"came {clipped(name)}, and no other code is run; update diffusers if it is a new one, "
+            f"came {shown(name)}, and no other code is run; update diffusers if it is a new one, "
             "or load the model yourself"
         )
     # Other models, whose names stand in README.md, would be loaded unseen.
@@ -70,7 +69,7 @@ def class_of_part(part: str, library: object, name: object, kinds: set[Kind]) ->
     if kind is None:
         raise UserError(
             f"expected a class of diffusers or transformers for {part} in model_index.json, but "
-            f"came {clipped(name)} of {clipped(library)}, and no other code is run; load the model "
+            f"came {shown(name)} of {shown(library)}, and no other code is run; load the model "
             "with diffusers yourself if you trust it"
         )
     # Several ControlNets in one: it looks into folders that model_index.json does not name.
@@ -82,7 +81,7 @@ def class_of_part(part: str, library: object, name: object, kinds: set[Kind]) ->
     if kind not in kinds:
         expected = " or ".join(each.value for each in Kind if each in kinds)
         raise UserError(
-            f"expected {expected} as {part} in model_index.json, but {clipped(name)} is "
+            f"expected {expected} as {part} in model_index.json, but {shown(name)} is "
             f"{kind.value}; copy the file anew from where the model came from"
         )
     return found
@@ -123,7 +122,7 @@ def _check_installed(part: str, found: Any, name: object) -> None:
     if getattr(found, "__module__", "").startswith(("diffusers.utils.", "transformers.utils.")):
         needed = ", ".join(getattr(found, "_backends", [])) or "another library"
         raise UserError(
-            f"expected a {part} that can be loaded here, but {clipped(name)} needs libraries of "
+            f"expected a {part} that can be loaded here, but {shown(name)} needs libraries of "
             f"which one is missing; install them ({needed})"
         )
 

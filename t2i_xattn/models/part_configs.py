@@ -7,11 +7,10 @@ import re
 from pathlib import Path
 from typing import Any
 
-from t2i_xattn.errors import UserError
+from t2i_xattn.errors import UserError, shown
 from t2i_xattn.models.folder_files import plain_name
 from t2i_xattn.models.json_file import leaves, read_json
 from t2i_xattn.models.library_classes import Kind, in_diffusers, kind_of
-from t2i_xattn.models.telling import clipped
 
 VOCABULARIES = {"tokenizer.json", "vocab.json"}
 """Read by the tokenizer's own library alone."""
@@ -42,27 +41,27 @@ def check_configs(folder: Path, part: str, of_part: Any) -> None:
     for path in sorted((folder / part).rglob("*.json")):
         if path.name in VOCABULARIES:
             continue
-        shown = path.relative_to(folder).as_posix()
-        config = read_json(path, shown)
+        where = path.relative_to(folder).as_posix()
+        config = read_json(path, where)
         for keys, value in leaves(config):
-            _check_asked(shown, keys, value, of_part)
+            _check_asked(where, keys, value, of_part)
             # Sizes of what is built; the others' limits are those of a text or a picture.
             if kind in _LARGEST and path.name in {"config.json", "scheduler_config.json"}:
-                _check_number(shown, keys, value, _LARGEST[kind])
-        _check_shards(shown, path.parent, config)
+                _check_number(where, keys, value, _LARGEST[kind])
+        _check_shards(where, path.parent, config)
 
 
-def _check_asked(shown: str, keys: tuple[str, ...], value: Any, of_part: Any) -> None:
+def _check_asked(where: str, keys: tuple[str, ...], value: Any, of_part: Any) -> None:
     asked = _CODE.intersection(keys)
     if asked and value not in (None, False):
         raise UserError(
-            f"expected a model without code, but {shown} has {asked.pop()!r}, and no code of a "
+            f"expected a model without code, but {where} has {asked.pop()!r}, and no code of a "
             "model is run; take that entry out, or load the model with diffusers yourself"
         )
     asked = _LIBRARY.intersection(keys)
     if asked and value not in (None, False):
         raise UserError(
-            f"expected plain weights, but {shown} has {asked.pop()!r}, which would import other "
+            f"expected plain weights, but {where} has {asked.pop()!r}, which would import other "
             "libraries; load the model with diffusers yourself, and hand the pipeline over"
         )
     last = next((key for key in reversed(keys) if not key.isdigit()), "")
@@ -79,12 +78,12 @@ def _check_asked(shown: str, keys: tuple[str, ...], value: Any, of_part: Any) ->
         known = value is None or plain_name(value)
     if not known:
         raise UserError(
-            f"expected a name of the libraries' own or of a file beside it as {clipped(last)} in "
-            f"{shown}, but came {clipped(value)}; take that entry out if the model needs it not"
+            f"expected a name of the libraries' own or of a file beside it as {shown(last)} in "
+            f"{where}, but came {shown(value)}; take that entry out if the model needs it not"
         )
 
 
-def _check_number(shown: str, keys: tuple[str, ...], value: Any, largest: int) -> None:
+def _check_number(where: str, keys: tuple[str, ...], value: Any, largest: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return
     name = next((key for key in reversed(keys) if not key.isdigit()), "")
@@ -93,32 +92,32 @@ def _check_number(shown: str, keys: tuple[str, ...], value: Any, largest: int) -
     too_large = isinstance(value, int) and abs(value) > most
     if too_large or (value < 0 and _SIZE.search(name)):
         raise UserError(
-            f"expected sizes from 0 to {most:,} in {shown}, but {clipped(name)} is "
-            f"{clipped(value)}; copy the file anew from where the model came from"
+            f"expected sizes from 0 to {most:,} in {where}, but {shown(name)} is "
+            f"{shown(value)}; copy the file anew from where the model came from"
         )
 
 
-def _check_shards(shown: str, folder: Path, config: dict[str, Any]) -> None:
+def _check_shards(where: str, folder: Path, config: dict[str, Any]) -> None:
     """That an index names files beside it, and that they are there."""
-    if not re.search(r"\.index(\.\w+)?\.json$", shown):
+    if not re.search(r"\.index(\.\w+)?\.json$", where):
         return
     shards = config.get("weight_map")
     if not isinstance(shards, dict) or not shards:
         raise UserError(
-            f"expected a weight_map from tensors to files in {shown}, but came "
-            f"{clipped(shards)}; copy the file anew from where the model came from"
+            f"expected a weight_map from tensors to files in {where}, but came "
+            f"{shown(shards)}; copy the file anew from where the model came from"
         )
     for shard in set(map(str, shards.values())):
         if not plain_name(shard) or not shard.endswith(".safetensors"):
             # Of pickles nothing is read, so that their index does not matter.
-            if ".safetensors." not in shown:
+            if ".safetensors." not in where:
                 return
             raise UserError(
-                f"expected names of safetensors files beside {shown} in its weight_map, but came "
-                f"{clipped(shard)}; copy the model anew from where it came from"
+                f"expected names of safetensors files beside {where} in its weight_map, but came "
+                f"{shown(shard)}; copy the model anew from where it came from"
             )
         if not (folder / shard).is_file():
             raise UserError(
-                f"expected the file {clipped(shard)} beside {shown}, which names it, but there is "
+                f"expected the file {shown(shard)} beside {where}, which names it, but there is "
                 "none; copy it from where the model came from"
             )

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from t2i_xattn.errors import UserError
-from t2i_xattn.models.telling import clipped, reason
+from t2i_xattn.errors import UserError, shown
+from t2i_xattn.models.telling import reason
 
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".msgpack", ".h5", ".onnx", ".pb", ".dduf")
 _MOST = 100_000
@@ -55,7 +55,7 @@ def read_headers(folder: Path, part: str) -> Held:
     files = sorted((folder / part).glob("*.safetensors"))
     if not files:
         others = [p.name for p in (folder / part).iterdir() if p.name.endswith(_PICKLES)]
-        came = f"it holds {clipped(others[0])}, which is not read" if others else "there are none"
+        came = f"it holds {shown(others[0])}, which is not read" if others else "there are none"
         raise UserError(
             f"expected the weights of {part} as safetensors, but {came}; save the model with "
             "save_pretrained where you trust it, or copy its safetensors files"
