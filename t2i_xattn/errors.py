@@ -71,3 +71,22 @@ def listed(texts: Iterable[str], most: int = 5) -> str:
     if len(several) > most:
         parts.append(f"and {len(several) - most} more")
     return ", ".join(parts)
+
+
+_NO_MEMORY = (
+    "out of memory",
+    "not enough memory",
+    "can't allocate memory",
+    "cannot allocate memory",
+    "alloc_cpu",
+    "invalid buffer size",
+    "storage size calculation overflowed",
+)
+"""What torch says of memory in errors that have no class of their own."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether it says that memory ran out, on an accelerator or on the CPU."""
+    if isinstance(error, RuntimeError):
+        return any(each in str(error).lower() for each in _NO_MEMORY)
+    return isinstance(error, MemoryError)

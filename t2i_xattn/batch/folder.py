@@ -75,10 +75,7 @@ class BatchFolder:
         numbers = bytearray()
         for shard in self.shards():
             for _, record in read_records(shard):
-                number = record["line"]
-                if number >= len(numbers):
-                    numbers.extend(bytes(max(number + 1 - len(numbers), len(numbers))))
-                numbers[number] = 1
+                mark(numbers, record["line"])
         return numbers
 
     def shards(self) -> list[Path]:
@@ -185,6 +182,15 @@ def read_records(shard: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             if isinstance(record, dict) and isinstance(record.get("line"), int):
                 yield begin, record
             begin += len(raw)
+
+
+def mark(numbers: bytearray, number: int) -> bool:
+    """Sets the byte of a number, and says whether it was not set before."""
+    if number >= len(numbers):
+        numbers.extend(bytes(max(number + 1 - len(numbers), len(numbers))))
+    new = not numbers[number]
+    numbers[number] = 1
+    return new
 
 
 def _ends_line(file: Any, end: int) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
-from t2i_xattn.batch.folder import BatchFolder, read_records
+from t2i_xattn.batch.folder import BatchFolder, mark, read_records
 from t2i_xattn.errors import UserError
 
 if TYPE_CHECKING:
@@ -107,12 +107,8 @@ def _places(folder: BatchFolder) -> array[int]:
     seen = bytearray()
     for shard, path in enumerate(folder.shards()):
         for begin, record in read_records(path):
-            number = record["line"]
-            if number >= len(seen):
-                seen.extend(bytes(max(number + 1 - len(seen), len(seen))))
-            if not seen[number]:
-                seen[number] = 1
-                places.extend((number, shard, begin))
+            if mark(seen, record["line"]):
+                places.extend((record["line"], shard, begin))
     return places
 
 

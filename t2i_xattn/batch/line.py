@@ -14,7 +14,7 @@ from t2i_xattn.commands.edit_request import (
 )
 from t2i_xattn.commands.parsing import parse_list, parse_pairs, parse_size
 from t2i_xattn.commands.request import Request, tokenizer_of
-from t2i_xattn.errors import UserError, nearest
+from t2i_xattn.errors import UserError, nearest, shown
 from t2i_xattn.prompts.words import find_phrase, split_words
 
 if TYPE_CHECKING:
@@ -132,10 +132,9 @@ def _read(number: int, key: str, value: Any) -> Any:
     except UserError as error:
         raise UserError(f"{error} (in line {number} of the prompts)") from None
     except (TypeError, ValueError, OverflowError):
-        shown = repr(value)
         raise UserError(
             f"expected {kind} as {key!r} in line {number} of the prompts, but came "
-            f"{shown[:60]}{'…' * (len(shown) > 60)}; write it so, or leave it out"
+            f"{shown(value)}; write it so, or leave it out"
         ) from None
 
 

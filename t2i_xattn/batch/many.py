@@ -9,7 +9,7 @@ from numbers import Integral
 from typing import Any
 
 from t2i_xattn.arguments import checked
-from t2i_xattn.errors import UserError, shown
+from t2i_xattn.errors import UserError, is_out_of_memory, shown
 from t2i_xattn.traces.trace import Trace
 
 _OWN = {
@@ -189,17 +189,6 @@ def recorded_call(
     if len(prompts) == 1:
         return [(pictures[0], trace)]
     return [(picture, trace.select(images=n)) for n, picture in enumerate(pictures)]
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether it says that memory ran out, on an accelerator or on the CPU."""
-    import torch
-
-    told = str(error).lower()
-    return isinstance(error, torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError)
-        and ("out of memory" in told or "can't allocate memory" in told)
-    )
 
 
 def _let_go() -> None:

@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from t2i_xattn.batch.line import Line
-from t2i_xattn.batch.many import Batch, is_out_of_memory, recorded_call
+from t2i_xattn.batch.many import Batch, recorded_call
 from t2i_xattn.commands.edit import first_steps
 from t2i_xattn.commands.limits import check_edit_limits, check_phrases
 from t2i_xattn.commands.painting import pictures_of
-from t2i_xattn.errors import UserError
+from t2i_xattn.errors import UserError, is_out_of_memory
 from t2i_xattn.inversion.flow import guidance_of
 from t2i_xattn.provenance.made import Made
 from t2i_xattn.traces.trace import Trace

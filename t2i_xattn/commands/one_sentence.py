@@ -8,21 +8,10 @@ from contextlib import contextmanager
 
 import typer
 
-from t2i_xattn.errors import UserError, shown
+from t2i_xattn.errors import UserError, is_out_of_memory, shown
 
 MISTAKE, FAILURE, INTERRUPTED = 2, 1, 130
 """Exit codes: of a user's mistake, of what the machine has not, of an interrupt (as shells say)."""
-
-_NO_MEMORY = (
-    "out of memory",
-    "not enough memory",
-    "can't allocate memory",
-    "cannot allocate memory",
-    "alloc_cpu",
-    "invalid buffer size",
-    "storage size calculation overflowed",
-)
-"""What torch says of memory in errors that have no class of their own."""
 
 
 @contextmanager
@@ -68,7 +57,7 @@ def _sentence(error: Exception) -> str | None:
             f"expected files that can be read and written, but: {reason}{where}; nothing was "
             "changed, so make room or choose another folder and run it again"
         )
-    if isinstance(error, MemoryError) or any(each in str(error).lower() for each in _NO_MEMORY):
+    if is_out_of_memory(error):
         return (
             "expected enough memory for this run, but there is not; take a smaller --size, a "
             "smaller --count or a shorter list of --words"

@@ -128,8 +128,6 @@ class Edit:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        if self.rest not in (None, "shared", "kept"):
-            raise UserError(f'expected rest="shared" or "kept", but came {self.rest!r}')
         for branch in self.of_branches:
             if branch not in BRANCHES:
                 raise UserError(

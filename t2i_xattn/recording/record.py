@@ -141,8 +141,6 @@ def record(
             'expected heads="mean" or "each" with controlnet=True, but came "auto": the weights of '
             "a ControlNet's sites cannot be held against the UNet's"
         )
-    if unrecordable not in ("raise", "skip"):
-        raise UserError(f'expected unrecordable="raise" or "skip", but came {unrecordable!r}')
     run = RecordingRun(pipe, keep, spans, repeated, unrecordable == "skip")
     found = [RecordedDenoiser(run, each) for each in denoisers_of(pipe, controlnet)]
     chosen = choose_sites([site for each in found for site in each.found], sites)
