@@ -21,30 +21,10 @@ from conftest import make_pipeline
 from t2i_xattn import edits, losses
 from t2i_xattn.errors import UserError
 from tiny.case import PROMPT, Case
+from tiny.double_streams import CASES
 from tiny_pipelines import Run, controlnet_pipeline, load_ip_adapter, make_sdxl, runner
 
 CONCEPTS = ["sky", "red ball", "blue"]
-_NAMES = {
-    "text_first": (
-        "FluxPipeline",
-        "FluxPipeline with true guidance",
-        "FluxKontextPipeline with a reference",
-        "Flux2KleinPipeline",
-    ),
-    "picture_first": (
-        "StableDiffusion3Pipeline",
-        "StableDiffusion3Pipeline, skip-layer guidance",
-        "StableDiffusion3Pipeline, dual attention",
-    ),
-    "llm": ("QwenImagePipeline, guided", "QwenImagePipeline, two prompts, guided"),
-    "text_first_more": ("ChromaPipeline",),
-}
-CASES: dict[str, Case] = {
-    case.name: case
-    for module, names in _NAMES.items()
-    for case in importlib.import_module(f"tiny.{module}").CASES
-    if case.name in names
-}
 FLUX, SD3 = CASES["FluxPipeline"], CASES["StableDiffusion3Pipeline"]
 GUIDED = CASES["FluxPipeline with true guidance"]
 QWEN = CASES["QwenImagePipeline, two prompts, guided"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from typing import Any
 
@@ -14,14 +13,8 @@ import torch
 import t2i_xattn as tx
 from t2i_xattn import edits
 from tiny.case import PROMPT, Case
+from tiny.double_streams import case_of
 from tiny.oracle import Oracle, expected_maps
-
-
-def case_of(module: str, name: str) -> Case:
-    cases: Any = importlib.import_module(f"tiny.{module}").CASES
-    (found,) = [each for each in cases if each.name == name]
-    return found
-
 
 FLUX = case_of("text_first", "FluxPipeline")
 # Guided by two calls, the prompt's first, where the pipeline has one batch.

@@ -3,7 +3,6 @@ rows of the batch, whose picture is kept in step with the first row's."""
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from typing import Any
 
@@ -18,35 +17,15 @@ import t2i_xattn as tx
 from t2i_xattn.edits import Drop, RegionalPrompts
 from t2i_xattn.errors import UserError
 from tiny.case import PROMPT, Case
+from tiny.double_streams import CASES as EVERY
+from tiny.double_streams import case_of
 
 LEFT, MIDDLE = (0.0, 0.0, 1.0, 0.5), (0.1, 0.3, 0.8, 0.7)
 REGIONS = {"dull green star": LEFT, "a blue circle": MIDDLE}
 WHOLE = (0.0, 0.0, 1.0, 1.0)
 
-_NAMES = {
-    "text_first": (
-        "FluxPipeline",
-        "FluxPipeline with true guidance",
-        "FluxKontextPipeline with a reference",
-        "Flux2KleinPipeline",
-    ),
-    "picture_first": (
-        "StableDiffusion3Pipeline",
-        "StableDiffusion3Pipeline, skip-layer guidance",
-        "StableDiffusion3Pipeline, dual attention",
-    ),
-    "llm": ("QwenImagePipeline, guided", "QwenImagePipeline, two prompts, guided"),
-    "text_first_more": ("ChromaPipeline",),
-    "text_first_cog": ("AuraFlowPipeline",),
-}
-EVERY: dict[str, Case] = {
-    case.name: case
-    for module, names in _NAMES.items()
-    for case in importlib.import_module(f"tiny.{module}").CASES
-    if case.name in names
-}
 TWO = "QwenImagePipeline, two prompts, guided"
-CASES = {name: case for name, case in EVERY.items() if name not in (TWO, "AuraFlowPipeline")}
+CASES = {name: case for name, case in EVERY.items() if name != TWO}
 FLUX, SD3 = CASES["FluxPipeline"], CASES["StableDiffusion3Pipeline"]
 
 
@@ -337,7 +316,7 @@ class TestMistakes:
         assert own_names(pipe.transformer) == before
 
     def test_a_denoiser_whose_blocks_are_not_known(self) -> None:
-        case = EVERY["AuraFlowPipeline"]
+        case = case_of("text_first_cog", "AuraFlowPipeline")
         self.refused(case, case.make(), "stream of its own .*, but came AuraFlowTransformer2DModel")
 
     def test_compiled_as_a_whole(self) -> None:

@@ -17,15 +17,10 @@ import t2i_xattn as tx
 from t2i_xattn import edits
 from t2i_xattn.errors import UserError
 from tiny.case import Case
+from tiny.double_streams import case_of
 from tiny.oracle import Oracle, expected_maps
 
 STEPS = 6
-
-
-def case_of(module: str, name: str) -> Case:
-    cases: list[Case] = importlib.import_module(f"tiny.{module}").CASES
-    (found,) = [each for each in cases if each.name == name]
-    return found
 
 
 CASE = case_of("text_first", "FluxPipeline")
