@@ -12,6 +12,7 @@ import torch
 
 import t2i_xattn as tx
 from t2i_xattn import edits
+from t2i_xattn.prompts.texts import text_by_value
 from tiny.case import PROMPT, Case
 from tiny.double_streams import case_of
 from tiny.oracle import Oracle, expected_maps
@@ -87,3 +88,19 @@ def test_edits(case: Case, blocks: Any, calls: int) -> None:
         edited = draw(case, pipe)
     assert not np.array_equal(edited, plain)
     assert np.array_equal(draw(case, pipe), plain)
+
+
+def test_a_text_is_put_together_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though two branches take turns, and come again in every step."""
+    made: list[Any] = []
+
+    def counted(*given: Any) -> Any:
+        made.append(text_by_value(*given))
+        return made[-1]
+
+    monkeypatch.setattr("t2i_xattn.prompts.listening.text_by_value", counted)
+    pipe = modular(SD3, diffusers.StableDiffusion3AutoBlocks)
+    with tx.record(pipe) as trace:
+        draw(SD3, pipe)
+    assert [word.text for word in trace.words] == PROMPT.split()
+    assert len(made) == 2
