@@ -59,6 +59,17 @@ def shown(value: Any, most: int = 40) -> str:
     return text if len(text) <= 4 * most else f"{text[: 4 * most]}…"
 
 
+def shown_path(path: Any, most: int = 120) -> str:
+    """A path, or the end of a long one, where the file's own name stands.
+
+    Args:
+        path: of a file or folder.
+        most: characters.
+    """
+    text = str(path)
+    return repr(text) if len(text) <= most else f"…{text[-most:]!r}"
+
+
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 160
 _SHORT.maxlist = _SHORT.maxtuple = 12

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from t2i_xattn.errors import UserError, shown
+from t2i_xattn.errors import UserError, shown_path
 from t2i_xattn.files import is_file
 
 MAX_PIXELS = 100_000_000
@@ -44,7 +44,7 @@ def read_picture(path: str | PathLike[str], max_pixels: int | None = MAX_PIXELS)
         UserError: there is no such file, it is no picture, damaged or cut off, too large, has
             several pictures, or colours that have no reading in RGB.
     """
-    file, name = Path(path), shown(str(path), 100)
+    file, name = Path(path), shown_path(path)
     if not is_file(file):
         raise UserError(f"expected a picture file at {name}, but there is none; check the path")
     with _without_pillow_s_limit():

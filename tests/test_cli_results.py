@@ -110,7 +110,7 @@ def test_a_saved_trace_shows_what_its_run_showed(
         (("--picture", __file__), "one --picture for each of the 2"),
         (("--picture", __file__, "--picture", __file__), "a picture that can be read"),
         (("--trace", "none.safetensors"), "none.safetensors"),
-        (("--trace", __file__), "test_cli_results.py"),
+        (("--trace", __file__), "test_cli_results.py' is of another kind"),
     ],
 )
 def test_mistakes_about_a_saved_trace(

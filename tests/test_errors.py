@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from t2i_xattn.errors import listed, nearest, shown
+from t2i_xattn.errors import listed, nearest, shown, shown_path
 
 
 class _Speechless:
@@ -36,6 +37,14 @@ def test_a_value_is_shown_on_one_line(value: Any) -> None:
 )
 def test_what_is_long_or_odd_is_cut(value: Any, text: str) -> None:
     assert shown(value) == text
+
+
+def test_a_long_path_keeps_the_name_of_its_file() -> None:
+    assert shown_path(Path("a/b.txt")) == repr(str(Path("a/b.txt")))
+    told = shown_path(Path("a" * 500, "the file.safetensors"))
+    assert told.startswith("…'aaa")
+    assert told.endswith("the file.safetensors'")
+    assert len(told) == 120 + 3
 
 
 def test_an_object_that_cannot_be_written_is_named() -> None:

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from t2i_xattn.commands.one_sentence import mistakes_told
-from t2i_xattn.errors import UserError, listed, nearest, shown
+from t2i_xattn.errors import UserError, listed, nearest, shown, shown_path
 from t2i_xattn.files import is_file
 
 MOST_BYTES = 1_000_000
@@ -58,7 +58,7 @@ def read_section(path: Path, command: str, commands: Iterable[str]) -> dict[str,
     Raises:
         UserError: the file cannot be read, is no TOML, or has something beside these sections.
     """
-    name = shown(str(path), 100)
+    name = shown_path(path)
     if not is_file(path):
         raise UserError(f"expected a TOML file at --config {name}, but there is none; check it")
     try:
@@ -88,7 +88,7 @@ def _default(
     path: Path, parameters: dict[str, Any], key: str, value: Any
 ) -> tuple[str, str | bool | list[str]]:
     """An option's name within the command and its default, as it would be typed."""
-    where = f"{shown(key)} in {shown(str(path), 100)}"
+    where = f"{shown(key)} in {shown_path(path)}"
     option = key.replace("_", "-")
     if option not in parameters:
         raise UserError(

@@ -16,7 +16,7 @@ from t2i_xattn.commands.limits import check_limits, check_phrases
 from t2i_xattn.commands.output import output_folder
 from t2i_xattn.commands.parsing import parse_list, parse_size
 from t2i_xattn.commands.request import Request, check_text, paint
-from t2i_xattn.errors import UserError, shown
+from t2i_xattn.errors import UserError, shown_path
 from t2i_xattn.files import is_file
 from t2i_xattn.provenance.made import Made
 from t2i_xattn.provenance.reading import made_of
@@ -136,7 +136,7 @@ def inspect_trace(
 
     if not is_file(path):
         raise UserError(
-            f"expected a trace file at {shown(str(path), 100)}, but there is none; check the path"
+            f"expected a trace file at {shown_path(path)}, but there is none; check the path"
         )
     trace = Trace.load(path)
     images = trace.run.images

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import typer
 
-from t2i_xattn.errors import UserError, is_out_of_memory, shown
+from t2i_xattn.errors import UserError, is_out_of_memory, shown_path
 
 MISTAKE, FAILURE, INTERRUPTED = 2, 1, 130
 """Exit codes: of a user's mistake, of what the machine has not, of an interrupt (as shells say)."""
@@ -52,7 +52,7 @@ def _sentence(error: Exception) -> str | None:
         if error.errno == errno.EPIPE:  # whoever read the output has heard enough
             return None
         reason = error.strerror or " ".join(str(error).split())[:200]
-        where = "" if error.filename is None else f" at {shown(str(error.filename), 100)}"
+        where = "" if error.filename is None else f" at {shown_path(error.filename)}"
         return (
             f"expected files that can be read and written, but: {reason}{where}; nothing was "
             "changed, so make room or choose another folder and run it again"

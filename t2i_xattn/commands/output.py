@@ -9,7 +9,7 @@ from pathlib import Path
 from t2i_xattn.commands.moving import move_in
 from t2i_xattn.commands.run_files import NAME, files_of_earlier_run, list_of_files
 from t2i_xattn.commands.work_folders import clear_abandoned, make_work_folder, remove_work_folder
-from t2i_xattn.errors import UserError, shown
+from t2i_xattn.errors import UserError, shown_path
 
 
 @contextmanager
@@ -39,7 +39,7 @@ def output_folder(out: Path, command: str | None = None, *, beside: bool = False
         _remove(made)
         reason = "it is a file" if _is_file(out) else getattr(error, "strerror", None) or error
         raise UserError(
-            f"expected a folder that can be written to at {shown(str(out))}, but: {reason}; "
+            f"expected a folder that can be written to at {shown_path(out)}, but: {reason}; "
             "choose another --out"
         ) from error
     try:

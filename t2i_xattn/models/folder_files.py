@@ -7,7 +7,7 @@ import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from t2i_xattn.errors import UserError, shown
+from t2i_xattn.errors import UserError, shown, shown_path
 
 MOST = 10_000
 """Files and folders; models have dozens."""
@@ -30,7 +30,7 @@ def check_files(folder: Path, parts: Iterable[str]) -> None:
     if home.parent.name == "snapshots":
         within.append(home.parents[1] / "blobs")
     for number, entry in enumerate(_entries(folder, parts)):
-        where = shown(os.path.relpath(entry.path, folder))
+        where = shown_path(os.path.relpath(entry.path, folder))
         if number >= MOST:
             raise UserError(
                 f"expected at most {MOST:,} files in the folder of a model, but {folder.name} has "

@@ -11,7 +11,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from t2i_xattn.errors import UserError, shown
+from t2i_xattn.errors import UserError, shown, shown_path
 
 try:
     import fcntl
@@ -88,7 +88,7 @@ def write_whole(path: Path, data: bytes) -> None:
             error.errno or 0, "choose an existing folder that you may write to"
         )
         raise UserError(
-            f"expected a file that can be written, but {shown(str(path))} gave "
+            f"expected a file that can be written, but {shown_path(path)} gave "
             f"{error.strerror or error}; {what_to_do}"
         ) from error
 
@@ -121,12 +121,12 @@ def _mode_of(path: Path) -> int | None:
         return None
     if kind is not None:
         raise UserError(
-            f"expected a file or a new name to save to, but {shown(str(path))} is {kind}; choose "
+            f"expected a file or a new name to save to, but {shown_path(path)} is {kind}; choose "
             "another name"
         )
     if not os.access(path, os.W_OK):
         raise UserError(
-            f"expected a file that can be written, but {shown(str(path))} is read-only; choose "
+            f"expected a file that can be written, but {shown_path(path)} is read-only; choose "
             "another name or make it writable"
         )
     return stat.S_IMODE(path.stat().st_mode)

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from t2i_xattn.errors import TraceFileError, UserError, shown
+from t2i_xattn.errors import TraceFileError, UserError, shown, shown_path
 from t2i_xattn.traces.disk import kind_of, path_of, write_whole
 from t2i_xattn.traces.fields import Damaged, field
 from t2i_xattn.traces.fitting import check
@@ -106,12 +106,12 @@ def read_trace(path: str | PathLike[str]) -> RecordedRun:
         raise
     except (SafetensorError, OSError) as error:
         raise TraceFileError(
-            f"expected a whole safetensors file, but {_quoted(path)} is of another kind or cut "
+            f"expected a whole safetensors file, but {shown_path(path)} is of another kind or cut "
             f"short ({_told(error)}); record and save it again"
         ) from error
     except (ValueError, RecursionError) as error:
         raise TraceFileError(
-            f"expected a trace's header in {_quoted(path)}, but it is damaged ({_told(error)}); "
+            f"expected a trace's header in {shown_path(path)}, but it is damaged ({_told(error)}); "
             "record and save it again"
         ) from error
 
@@ -134,38 +134,38 @@ def _check_place(path: Path) -> None:
                 first, size = file.read(8), path.stat().st_size
     except (FileNotFoundError, NotADirectoryError) as error:
         raise TraceFileError(
-            f"expected a trace file, but there is no file {_quoted(path)}; save one with "
+            f"expected a trace file, but there is no file {shown_path(path)}; save one with "
             "trace.save(path)"
         ) from error
     except OSError as error:
         raise TraceFileError(
-            f"expected a trace file, but {_quoted(path)} gave {error.strerror}; give a file that "
-            "trace.save wrote and that you may read"
+            f"expected a trace file, but {shown_path(path)} gave {error.strerror}; give a file "
+            "that trace.save wrote and that you may read"
         ) from error
     if kind is not None:
         raise TraceFileError(
-            f"expected a trace file, but {_quoted(path)} is {kind}; give a file that trace.save "
+            f"expected a trace file, but {shown_path(path)} is {kind}; give a file that trace.save "
             "wrote"
         )
     # Beyond the end of the file, it is of another kind or cut short.
     if MOST_OF_A_HEADER < int.from_bytes(first, "little") <= size:
         raise TraceFileError(
             f"expected a header of at most {MOST_OF_A_HEADER:,} bytes, but that of "
-            f"{_quoted(path)} is larger; give a file that trace.save wrote"
+            f"{shown_path(path)} is larger; give a file that trace.save wrote"
         )
 
 
 def _header(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
     if _KEY not in metadata:
         raise TraceFileError(
-            f"expected a trace, but {_quoted(path)} is a safetensors file without a trace's "
+            f"expected a trace, but {shown_path(path)} is a safetensors file without a trace's "
             "header; give a file that trace.save wrote"
         )
     header: dict[str, Any] = json.loads(metadata[_KEY])
     version = field(header, "format_version")
     if type(version) is not int or version != FORMAT_VERSION:
         raise TraceFileError(
-            f"expected a trace of format version {FORMAT_VERSION}, but {_quoted(path)} has "
+            f"expected a trace of format version {FORMAT_VERSION}, but {shown_path(path)} has "
             f"{shown(version)}; read it with the release of t2i-xattn that wrote it, or record it "
             "again"
         )
@@ -178,7 +178,7 @@ def _check_names(path: Path, names: list[str], header: dict[str, Any]) -> None:
         raise Damaged("shape is no object")
     if differing := sorted(shapes.keys() ^ set(names)):
         raise TraceFileError(
-            f"expected the {len(shapes)} tensors that the header of {_quoted(path)} names, but "
+            f"expected the {len(shapes)} tensors that the header of {shown_path(path)} names, but "
             f"{shown(differing[0])} is in one of the two only; record and save it again"
         )
 
@@ -188,8 +188,8 @@ def _check_slice(path: Path, name: str, tensor: Any, header: dict[str, Any]) -> 
     expected, dtype, shape = header["shape"][name], tensor.get_dtype(), tensor.get_shape()
     if shape != expected or dtype != "F32" or 4 * math.prod(shape) > path.stat().st_size:
         raise TraceFileError(
-            f"expected {shown(name)} of {_quoted(path)} to be F32 {shown(expected)} as its header "
-            f"says, but came {dtype} {shown(shape)}; record and save it again"
+            f"expected {shown(name)} of {shown_path(path)} to be F32 {shown(expected)} as its "
+            f"header says, but came {dtype} {shown(shape)}; record and save it again"
         )
 
 
@@ -204,13 +204,9 @@ def _check_sum(
         return
     if metadata.get(CHECKSUM) != checksum(metadata[_KEY], tensors):
         raise TraceFileError(
-            f"expected {_quoted(path)} as it was saved, but its checksum says that it is damaged; "
-            "copy it again from where it was whole, or record and save it again"
+            f"expected {shown_path(path)} as it was saved, but its checksum says that it is "
+            "damaged; copy it again from where it was whole, or record and save it again"
         )
-
-
-def _quoted(path: Path) -> str:
-    return shown(str(path))
 
 
 def _told(error: BaseException) -> str:
