@@ -52,8 +52,12 @@ def stock_class(name: str) -> Any:
 
 
 def make_stock(name: str) -> Any:
-    """The stock pipeline with the weights that `load` loads."""
-    return small(FAMILIES[family_of(name)][1]())
+    """The stock pipeline with the weights that `load` loads, and as it loads them.
+
+    Weights that are read from a file may lie elsewhere between the processor's lines of memory than
+    weights that were made, and on some processors the last bit of a product depends on that.
+    """
+    return small(stock_class(name).from_pretrained(_folder(family_of(name))))
 
 
 def small(pipe: Any) -> Any:
@@ -93,7 +97,7 @@ def encoded(name: str, pipe: Any, prompt: str) -> dict[str, Any]:
 @cache
 def _folder(family: str) -> Path:
     folder = Path(_saved.name) / (family or "sd")
-    make_stock(family).save_pretrained(folder)
+    FAMILIES[family][1]().save_pretrained(folder)
     return folder
 
 
