@@ -17,10 +17,11 @@ from t2i_xattn.denoisers.frozen import frozen
 from t2i_xattn.denoisers.of_pipeline import OfPipeline, denoisers_of
 from t2i_xattn.denoisers.registry import Acting
 from t2i_xattn.denoisers.rows import Layout
+from t2i_xattn.denoisers.rows_of import rows_of
 from t2i_xattn.denoisers.run import FollowedDenoiser, FollowedRun, Spans
 from t2i_xattn.denoisers.sites import AttentionSite, Sites, choose_sites
 from t2i_xattn.errors import UserError, shown
-from t2i_xattn.guidance.shallow_pass import ShallowPass, rows_of, writable
+from t2i_xattn.guidance.shallow_pass import ShallowPass, writable
 from t2i_xattn.kernel.call import as_index
 from t2i_xattn.kernel.cover import Cover
 from t2i_xattn.losses.loss import GuidanceLoss
