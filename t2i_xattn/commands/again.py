@@ -14,14 +14,14 @@ from t2i_xattn.errors import UserError, shown
 from t2i_xattn.provenance.made import Made
 from t2i_xattn.provenance.reading import made_of
 
-REPEATED = ("generate", "inspect", "edit")
+REPEATED = ("generate", "inspect", "edit", "explain")
 """Commands that can be run again."""
 
 
 @options.one_sentence
 def again_command(
     context: typer.Context,
-    file: Annotated[Path, typer.Argument(help="What generate, inspect or edit wrote.")],
+    file: Annotated[Path, typer.Argument(help="What generate, inspect, explain or edit wrote.")],
     out: options.Out = Path("again"),
     device: options.Device = None,
 ) -> None:

@@ -1,4 +1,4 @@
-"""The command line: ``t2i-xattn generate``, ``inspect``, ``edit``, ``batch`` and ``again``."""
+"""The command line: ``t2i-xattn generate``, ``inspect``, ``explain``, ``edit`` …."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from t2i_xattn import __version__
 from t2i_xattn.commands.again import again_command
 from t2i_xattn.commands.batch import batch_command
 from t2i_xattn.commands.edit import edit_command
+from t2i_xattn.commands.explain import explain_command
 from t2i_xattn.commands.generate import generate_command
 from t2i_xattn.commands.group import OneSentenceGroup
 from t2i_xattn.commands.inspect import inspect_command
@@ -23,6 +24,7 @@ app = typer.Typer(
 )
 app.command("generate")(generate_command)
 app.command("inspect")(inspect_command)
+app.command("explain")(explain_command)
 app.command("edit")(edit_command)
 app.command("batch")(batch_command)
 app.command("again")(again_command)

@@ -23,13 +23,13 @@ def agreed(plain: FloatMap, carried: FloatMap) -> FloatMap:
         A map with the mean and the scale of the plain one, so that its mean is the word's share;
         its places alone are no shares any more, and over all tokens they do not sum to 1.
     """
-    both = _from_0_to_1(plain) * _from_0_to_1(carried)
+    both = from_0_to_1(plain) * from_0_to_1(carried)
     scale, share = plain.max() - plain.min(), float(plain.mean(dtype=np.float64))
     # The product is nowhere above the first factor, so nothing falls below the lowest share.
     return np.asarray(share + scale * (both - both.mean(dtype=np.float64)), dtype=np.float32)
 
 
-def _from_0_to_1(array: FloatMap) -> FloatMap:
+def from_0_to_1(array: FloatMap) -> FloatMap:
     """What is the same everywhere is 1: it says nothing against the other map."""
     span = array.max() - array.min()
     return (array - array.min()) / span if span > 0 else np.ones_like(array)

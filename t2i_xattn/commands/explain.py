@@ -1,0 +1,226 @@
+"""`t2i-xattn explain`: what every word of a prompt does, by attention and by intervention."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from t2i_xattn.commands import options
+from t2i_xattn.commands.config import Config
+from t2i_xattn.commands.json_output import Json, print_json
+from t2i_xattn.commands.limits import check_limits, check_phrases
+from t2i_xattn.commands.output import output_folder
+from t2i_xattn.commands.parsing import parse_list, parse_pairs, parse_size
+from t2i_xattn.commands.request import Request, check_text
+from t2i_xattn.errors import UserError
+from t2i_xattn.provenance.made import Made
+from t2i_xattn.provenance.png import save_png
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from t2i_xattn.explaining.explanation import ExplainedPicture, Explanation
+
+NOTHING = "-"
+"""What is written in a word's place to leave it out."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """How words are taken away.
+
+    Attributes:
+        instead: by phrase, what is put in its place; None: nothing.
+        interventions: which, see `explaining.interventions`.
+        placebo: whether there is one.
+        batch: pictures at once.
+    """
+
+    instead: Mapping[str, str | None]
+    interventions: tuple[str, ...]
+    placebo: bool
+    batch: int
+
+
+@options.one_sentence
+def explain_command(
+    context: typer.Context,
+    prompt: options.Prompt,
+    model: options.Model = None,
+    seed: options.Seed = 0,
+    steps: options.Steps = 25,
+    guidance: options.Guidance = 5.0,
+    size: options.Size = None,
+    count: options.Count = 1,
+    negative: options.Negative = None,
+    words: options.Words = None,
+    instead: Annotated[
+        list[str] | None,
+        typer.Option(
+            help=f'What to put in a word\'s place: "red=blue"; "red={NOTHING}" for nothing.',
+            show_default="another word of its kind, or nothing",
+        ),
+    ] = None,
+    by: Annotated[
+        str,
+        typer.Option(
+            help="How words are taken away: text, attention, embedding, only, carriers, with "
+            "commas between."
+        ),
+    ] = "text,attention",
+    placebo: Annotated[
+        bool, typer.Option(help="Hold effects against attention taken from columns of no word.")
+    ] = True,
+    walk: options.Walk = 1,
+    batch: Annotated[int, typer.Option(min=1, help="Pictures at once.")] = 8,
+    out: options.Out = Path("out"),
+    device: options.Device = None,
+    as_json: Json = False,
+    config: Config = None,
+    no_limits: options.NoLimits = False,
+) -> None:
+    """Say what each word of a prompt does, how much and where, and how far to trust it."""
+    phrases = parse_list(words)
+    request = Request(prompt, seed, steps, guidance, parse_size(size), count, negative, phrases)
+    pairs = parse_pairs("instead", instead or [])
+    for text in (*pairs, *pairs.values()):
+        check_text(text)
+    others = {word: None if other == NOTHING else other for word, other in pairs.items()}
+    if not no_limits:
+        check_limits(request, walk)
+        check_phrases("--instead", [*pairs, *pairs.values()])
+    request.check()
+    asked = Asked(others, parse_list(by), placebo, batch)
+    with output_folder(out, "explain") as folder:
+        pipe = options.load(model, device)
+        request.check_against(pipe)
+        found = explained(pipe, request, asked, walk)
+        made = Made.by(pipe, "explain", options.asked(context), found.pictures[0].image.size)
+        files = _write(folder, found, made)
+    if as_json:
+        paths = {name: [str(out / each) for each in some] for name, some in files.items()}
+        print_json({"command": "explain", "files": paths, **found.as_json()})
+        return
+    _print(found)
+    for each in (*files["pictures"], *files["sheets"], *files["table"]):
+        typer.echo(out / each)
+
+
+def explained(pipe: Any, request: Request, asked: Asked, walk: int) -> Explanation:
+    """The explanation of a request; picture number `n` has the seed `request.seed + n`."""
+    from t2i_xattn.explaining.explain import explain
+    from t2i_xattn.inversion.flow import guidance_of
+
+    width, height = request.size or (None, None)
+    settings: dict[str, Any] = {
+        "width": width,
+        "height": height,
+        "num_inference_steps": request.steps,
+        guidance_of(pipe).argument: request.guidance,
+        "negative_prompt": request.negative,
+    }
+    known = inspect.signature(pipe.__call__).parameters
+    if request.negative is not None and "negative_prompt" not in known:
+        raise UserError(
+            f"expected a pipeline that takes a negative prompt, but {type(pipe).__name__} takes "
+            "none; leave --negative out"
+        )
+    return explain(
+        pipe,
+        request.prompt,
+        words=request.words or None,
+        seeds=range(request.seed, request.seed + request.count),
+        interventions=asked.interventions,
+        instead=asked.instead,
+        placebo=asked.placebo,
+        walk=walk,
+        batch=asked.batch,
+        **{name: value for name, value in settings.items() if name in known and value is not None},
+    )
+
+
+def _write(folder: Path, found: Explanation, made: Made) -> dict[str, list[Path]]:
+    """Pictures, a sheet of attention and effect maps each, and the table as JSON."""
+    files: dict[str, list[Path]] = {"pictures": [], "sheets": [], "table": []}
+    several = len(found.pictures) > 1
+    for number, picture in enumerate(found.pictures):
+        place = Path(f"seed-{picture.seed}") if several else Path()
+        (folder / place).mkdir(exist_ok=True)
+        files["pictures"].append(place / "picture.png")
+        files["sheets"].append(place / "effects.png")
+        save_png(picture.image, folder / files["pictures"][-1], made, number)
+        save_png(effect_sheet(found, picture), folder / files["sheets"][-1], made, number)
+    table = found.as_json() | {"made": made.as_dict()}
+    files["table"].append(Path("explanation.json"))
+    text = json.dumps(table, indent=2, ensure_ascii=False, allow_nan=False)
+    (folder / files["table"][0]).write_text(text, "utf-8")
+    return files
+
+
+def effect_sheet(found: Explanation, picture: ExplainedPicture) -> Image.Image:
+    """The picture, and for each word its attention map and its effect map, laid over it."""
+    from t2i_xattn.showing.render import captioned_sheet
+
+    tiles = [(beside(picture.image), found.prompt)]
+    for each in found.words:
+        name = each.evidence.found_by or next(iter(each.sizes))
+        effect = picture.effects[each.word][name]
+        attention = picture.attention(each.word)
+        other = "nothing" if each.other is None else each.other
+        way = f"{other} in its place" if name == "text" else name
+        told = (
+            f"{each.word}: attention {attention.share:.1%} | effect {effect.size:.0%}, {way}: "
+            f"{each.grade}"
+        )
+        tiles.append(
+            (beside(attention.overlay(picture.image), effect.overlay(picture.image)), told)
+        )
+    return captioned_sheet(tiles, columns=2)
+
+
+def beside(*pictures: Image.Image, side: int = 224) -> Image.Image:
+    """One or two pictures of one size in a tile for two."""
+    from PIL import Image
+
+    width, height = pictures[0].size
+    factor = side / max(width, height)
+    size = max(1, round(width * factor)), max(1, round(height * factor))
+    tile = Image.new("RGB", (2 * size[0] + 4, size[1]), (255, 255, 255))
+    for number, each in enumerate(pictures):
+        fitted = each.convert("RGB").resize(size, Image.Resampling.LANCZOS)
+        tile.paste(fitted, (number * (size[0] + 4), 0))
+    return tile
+
+
+def _print(found: Explanation) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    ways = list(found.words[0].sizes)
+    table = Table("word", "instead")
+    for name in ("attention", *ways, "placebo", "maps agree (IoU)"):
+        table.add_column(name, justify="right")
+    table.add_column("grade")
+    for each in found.words:
+        # Text, not markup: a prompt may hold square brackets.
+        table.add_row(
+            Text(each.word),
+            Text(each.other or NOTHING),
+            f"{each.share:.1%}",
+            *(f"{each.sizes[way].mean:.1%}" for way in ways),
+            "" if each.floor is None else f"{each.floor.mean:.1%}",
+            f"{each.evidence.iou:.2f}",
+            each.grade,
+        )
+    console = Console(soft_wrap=not sys.stdout.isatty())
+    console.print(table)
+    for each in found.words:
+        console.print(Text(each.sentence))

@@ -1,0 +1,1 @@
+"""What words do to a picture: by intervention, held against what attention shows."""

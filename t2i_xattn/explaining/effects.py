@@ -1,0 +1,154 @@
+"""How much, and where, the denoiser's answer changes when a word is taken away."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+from torch import Tensor
+
+from t2i_xattn.denoisers.call import DenoiserCall
+from t2i_xattn.editing.edit import edit
+from t2i_xattn.edits.edit import TINY
+from t2i_xattn.explaining.holding import Answer, hold
+from t2i_xattn.explaining.interventions import ALL, Question
+from t2i_xattn.explaining.run import Run
+from t2i_xattn.explaining.trajectory import Trajectory
+from t2i_xattn.prompts.encoded import Text
+
+
+class EffectSums:
+    """The change of the conditional prediction, summed over the steps that are asked about.
+
+    Attributes:
+        lengths: fp32 `(frames, height, width)`: Σₜ ‖ε(xₜ, changed) − ε(xₜ)‖ over the channels of
+            each place, at the latents xₜ of the picture's own run.
+        squares: its mean square at each step.
+        plain: the mean square of the answer itself at each step.
+        plain_length: Σₜ of the mean over places of ‖ε(xₜ)‖.
+        along: of a part of a text: ⟨Δ, Δ_all⟩ and ⟨Δ_all, Δ_all⟩, summed over the steps.
+        text: the question's text, as it was encoded.
+    """
+
+    def __init__(self) -> None:
+        self.lengths: Tensor | None = None
+        self.squares: list[float] = []
+        self.plain: list[float] = []
+        self.plain_length = 0.0
+        self.along = (0.0, 0.0)
+        self.text: Text | None = None
+
+    def add(self, difference: Tensor, answer: Answer) -> None:
+        """One step; `difference` is one picture's, as the denoiser answers."""
+        lengths = lengths_of(difference[None], answer.call)[0]
+        self.lengths = lengths if self.lengths is None else self.lengths + lengths
+        self.squares.append(float(difference.square().mean()))
+        self.plain.append(float(answer.plain.square().mean()))
+        self.plain_length += float(lengths_of(answer.plain, answer.call).mean())
+
+    @property
+    def size(self) -> float:
+        """The root of the mean square over steps and places, as a part of that of the answer
+        itself: 0.5 is a change half as large as what the denoiser predicts."""
+        return math.sqrt(sum(self.squares) / max(sum(self.plain), TINY))
+
+    @property
+    def share(self) -> float:
+        """The part of the whole text's change that this one is, along it."""
+        return self.along[0] / self.along[1] if self.along[1] > 0 else 0.0
+
+
+def lengths_of(difference: Tensor, call: DenoiserCall) -> Tensor:
+    """The length of a change over the channels of each place, fp32 `(rows, frames, height, width)`.
+
+    Args:
+        difference: `(rows, channels, [frames,] height, width)`, or `(rows, places, channels)` of
+            latents that are joined into sequences, those of other pictures behind.
+        call: of the denoiser.
+    """
+    if difference.ndim == 3:
+        frames, height, width = call.places or call.latent
+        own = difference[:, : frames * height * width].norm(dim=-1)
+        return own.reshape(-1, frames, height, width)
+    given = call.sample[0].shape[0]
+    # Some predict a variance too, in channels behind.
+    lengths = difference[:, :given].norm(dim=1)
+    return lengths if lengths.ndim == 4 else lengths[:, None]
+
+
+def ask(
+    run: Run,
+    trajectory: Trajectory,
+    asked: Sequence[Question],
+    batch: int,
+    progress: Callable[[int], Any] = lambda count: None,
+) -> list[EffectSums]:
+    """What each question changes, in runs held on the trajectory of a picture.
+
+    Args:
+        run: the picture's run.
+        trajectory: of it.
+        asked: the questions; those of `carriers` of one word follow each other.
+        batch: at once, at most.
+        progress: is told how many have been answered.
+    """
+    sums = [EffectSums() for _ in asked]
+    for first, last in _chunks(asked, batch):
+        some = asked[first:last]
+        _hold(run, trajectory, some, sums[first:last])
+        progress(len(some))
+    return sums
+
+
+def _chunks(asked: Sequence[Question], batch: int) -> list[tuple[int, int]]:
+    """Ranges of questions to be asked at once. Parts of a text need the whole of it beside them."""
+    found, first = [], 0
+    while first < len(asked):
+        last = min(first + batch, len(asked))
+        # A text put together of two is known to no edit.
+        kinds = [each.edit is None for each in asked[first:last]]
+        last = first + (kinds.index(not kinds[0]) if len(set(kinds)) > 1 else len(kinds))
+        while last < len(asked) and last - first > 1 and asked[last].part not in ("", ALL):
+            # Not between the parts of one word, unless they alone are more than a batch.
+            earlier = [n for n in range(first + 1, last) if asked[n].part in ("", ALL)]
+            if not earlier:
+                last += 1
+                continue
+            last = earlier[-1]
+        found.append((first, last))
+        first = last
+    return found
+
+
+def _hold(
+    run: Run, trajectory: Trajectory, asked: Sequence[Question], sums: Sequence[EffectSums]
+) -> None:
+    whole = {each.phrase: number for number, each in enumerate(asked) if each.part == ALL}
+
+    def measure(answer: Answer) -> None:
+        differences = answer.predictions - answer.plain
+        for number, (question, found) in enumerate(zip(asked, sums, strict=True)):
+            found.add(differences[number], answer)
+            if question.part:
+                every = differences[whole[question.phrase]]
+                one, two = found.along
+                found.along = (
+                    one + float((differences[number] * every).sum()),
+                    two + float(every.square().sum()),
+                )
+
+    edits = [made for n, each in enumerate(asked) if (made := each.edit_of(n)) is not None]
+    with ExitStack() as stack:
+        if edits:
+            stack.enter_context(edit(run.pipe, *edits))
+        texts = hold(
+            run.pipe,
+            trajectory,
+            lambda: run([each.prompt for each in asked]),
+            measure,
+            [each.patch for each in asked],
+        )
+    for found, text in zip(sums, texts, strict=True):
+        found.text = text

@@ -1,0 +1,257 @@
+"""`explain`: what every word of a prompt does, by attention and by intervention."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from t2i_xattn.arguments import checked
+from t2i_xattn.denoisers.sites import Sites
+from t2i_xattn.denoisers.steps import Window
+from t2i_xattn.errors import UserError, nearest, shown
+from t2i_xattn.explaining.effect_map import EffectMap, effect_map
+from t2i_xattn.explaining.effects import EffectSums, ask
+from t2i_xattn.explaining.evidence import evidence, interval
+from t2i_xattn.explaining.explanation import ExplainedPicture, ExplainedWord, Explanation
+from t2i_xattn.explaining.holding import watched
+from t2i_xattn.explaining.interventions import (
+    ALL,
+    INTERVENTIONS,
+    Question,
+    questions,
+)
+from t2i_xattn.explaining.other_words import kind_of
+from t2i_xattn.explaining.run import Run
+from t2i_xattn.explaining.sentences import sentence
+from t2i_xattn.explaining.targets import Target, targets
+from t2i_xattn.explaining.trajectory import Trajectory
+from t2i_xattn.explaining.trust import grade
+from t2i_xattn.recording.record import record
+from t2i_xattn.traces.trace import Trace
+
+
+@checked
+def explain(
+    pipe: Any,
+    prompt: str,
+    *,
+    words: Sequence[str] | None = None,
+    seeds: Sequence[int] = (0,),
+    interventions: Sequence[str] = ("text", "attention"),
+    instead: Mapping[str, str | None] | None = None,
+    placebo: bool = True,
+    steps: Window | None = None,
+    sites: Sites | None = None,
+    heads: Sequence[int] | None = None,
+    walk: int = 1,
+    batch: int = 8,
+    **arguments: Any,
+) -> Explanation:
+    """What every word of a prompt does to its pictures: what attention shows, and what changes.
+
+    Attention says where the picture looked, not what it would be without a word. So each word is
+    also taken away, and the denoiser is asked again at the very latents of the picture's own run:
+    the change of its answer for the prompt, place by place, is the word's effect map. Nothing is
+    sampled anew, so nothing runs away. The first quarter of the steps says what all of them say
+    (see docs/explanations.md), so the whole costs less than a second picture for a short prompt.
+
+    Args:
+        pipe: any loaded pipeline that `record` knows.
+        prompt: one prompt, as text.
+        words: words or phrases to ask about; by default every word of the prompt, once.
+        seeds: of the pictures, one each; with several, sizes have intervals.
+        interventions: how a word is taken away, of `text`, `attention`, `embedding`, `only`,
+            `carriers`; see `explaining.interventions`.
+        instead: for words or phrases, what is put in their place under `text`; None: nothing. By
+            default another word of its kind, where that is known (`explaining.other_words`), and
+            otherwise nothing.
+        placebo: whether the attention that a word has is also taken from columns that say nothing,
+            so that an effect is one above that.
+        steps: the window of steps that is asked about, see `t2i_xattn.denoisers.steps`; by default
+            the first quarter.
+        sites: the attention sites where alone a word is taken away (activation patching), by
+            `text`, in cross-attention and in double-stream blocks, or by `attention`.
+        heads: the heads of each site where alone its keys are hidden.
+        walk: as of `record`.
+        batch: pictures at once, at most.
+        arguments: of the pipeline's call, such as `num_inference_steps` and `guidance_scale`.
+
+    Returns:
+        An `Explanation`.
+
+    Raises:
+        UserError: before anything runs, for an argument that cannot be; once the prompt has been
+            encoded, for a word that it does not have or that the text encoder has cut off; in the
+            run, where the pipeline does not go the same way again.
+
+    Example:
+        >>> found = explain(pipe, "a red circle left of a blue square", num_inference_steps=25)
+        >>> print(found)
+        >>> found.effect("red").overlay(found.pictures[0].image).save("red.png")
+    """
+    for each in interventions:
+        if each not in INTERVENTIONS:
+            raise UserError(
+                f"expected interventions of {', '.join(INTERVENTIONS)}, but came {shown(each)}"
+                f"{nearest(each, INTERVENTIONS)}"
+            )
+    if not interventions or not seeds or batch < 1:
+        raise UserError(
+            "expected at least one intervention, one seed and a batch of 1 or more, but came "
+            f"{shown(list(interventions))}, {shown(list(seeds))} and {batch}"
+        )
+    if len(set(seeds)) < len(seeds):
+        raise UserError(f"expected seeds that differ, but came {shown(list(seeds))}")
+    runs = [Run(pipe, prompt, seed=seed, **arguments) for seed in seeds]
+    asked: list[Target] = []
+    pictures, window = [], (0, 0)
+    with _quiet(pipe), _bar(pipe, len(seeds)) as tell:
+        for run in runs:
+            needs_text = not {"embedding", "only", "carriers"}.isdisjoint(interventions)
+            with record(pipe, walk=walk) as trace, watched(pipe, steps, needs_text) as way:
+                image = _first_picture(run())
+            assert way.window is not None, "a run that called its denoiser"
+            window = way.window
+            if not asked:
+                asked = targets(pipe, trace, words, instead or {})
+            tell(f"seed {run.seed}", 0)
+            every = [*interventions, *(["placebo"] if placebo else [])]
+            pictures.append(
+                _explained(run, trace, way, image, asked, every, sites, heads, batch, tell)
+            )
+    return Explanation(
+        prompt, tuple(pictures), tuple(_word(each, pictures) for each in asked), window
+    )
+
+
+def _explained(
+    run: Run,
+    trace: Trace,
+    way: Trajectory,
+    image: Image.Image,
+    asked: Sequence[Target],
+    interventions: Sequence[str],
+    sites: Sites | None,
+    heads: Sequence[int] | None,
+    batch: int,
+    tell: Callable[[str, int], None],
+) -> ExplainedPicture:
+    """One picture, and its effect maps."""
+    several: list[tuple[Target, str, Question]] = []
+    for name in interventions:
+        for target in asked:
+            made: Any = name
+            several += [
+                (target, name, each)
+                for each in questions(
+                    target, made, run.prompt, way.text, sites, heads, seed=run.seed
+                )
+            ]
+    tell(f"seed {run.seed}", len(several))
+    sums = ask(run, way, [each for _, _, each in several], batch, lambda n: tell("", -n))
+    effects: dict[str, dict[str, EffectMap]] = {each.phrase: {} for each in asked}
+    carriers: dict[str, dict[str, float]] = {each.phrase: {} for each in asked}
+    size = image.height, image.width
+    for (target, name, question), found in zip(several, sums, strict=True):
+        if name == "carriers" and question.part != ALL:
+            _check_aligned(target, way, found)
+            carriers[target.phrase][question.part] = found.share
+            continue
+        if name == "only":
+            _check_aligned(target, way, found)
+        effects[target.phrase][name] = effect_map(target.phrase, name, target.other, found, size)
+    return ExplainedPicture(run.seed, image, trace, effects, carriers)
+
+
+def _check_aligned(target: Target, way: Trajectory, found: EffectSums) -> None:
+    """Raises `UserError` unless the two texts' other tokens are the same, column by column."""
+    one, other = way.text, found.text
+    if one is None or other is None or one.ids is None or other.ids is None:
+        return
+    same = len(one.ids) == len(other.ids) and all(
+        a == b or column in target.columns
+        for column, (a, b) in enumerate(zip(one.ids, other.ids, strict=True))
+    )
+    if not same:
+        put = "nothing" if target.other is None else shown(target.other)
+        raise UserError(
+            f"expected a word of as many tokens in the place of {shown(target.phrase)}, so that "
+            f"all others keep their columns, but came {put}; name one with "
+            f"instead={{{shown(target.phrase)}: …}}, or leave the interventions 'only' and "
+            "'carriers' out"
+        )
+
+
+def _word(target: Target, pictures: Sequence[ExplainedPicture]) -> ExplainedWord:
+    word = target.phrase
+    effects = [each.effects[word] for each in pictures]
+    attention = [each.attention(word) for each in pictures]
+    share = float(np.mean([each.share for each in attention]))
+    sizes = {name: interval([each[name].size for each in effects]) for name in effects[0]}
+    floor = sizes.pop("placebo", None)
+    found = evidence(attention, effects)
+    carriers = {
+        name: float(np.mean([each.carriers[word][name] for each in pictures]))
+        for name in pictures[0].carriers[word]
+    }
+    graded = grade(found)
+    told = sentence(word, target.other, share, sizes, found, carriers, graded)
+    return ExplainedWord(
+        word, kind_of(word), target.other, share, sizes, floor, found, carriers, graded, told
+    )
+
+
+def _first_picture(output: Any) -> Image.Image:
+    found = getattr(output, "images", None)
+    if found is None:
+        frames = getattr(output, "frames", None)
+        found = None if frames is None else frames[0]
+    if found is None or not len(found):
+        raise UserError(
+            f"expected a pipeline that gives pictures, but came {type(output).__name__}; leave "
+            "output_type out"
+        )
+    first = found[0]
+    if not isinstance(first, Image.Image):
+        raise UserError(
+            "expected a pipeline that gives pictures of Pillow, but came "
+            f"{type(first).__name__}; leave output_type out"
+        )
+    return first
+
+
+@contextmanager
+def _quiet(pipe: Any) -> Iterator[None]:
+    """Without the pipeline's own progress bar, which would come and go with every question."""
+    before = getattr(pipe, "_progress_bar_config", None)
+    if before is None:
+        yield
+        return
+    pipe._progress_bar_config = dict(before) | {"disable": True}
+    try:
+        yield
+    finally:
+        pipe._progress_bar_config = before
+
+
+@contextmanager
+def _bar(pipe: Any, seeds: int) -> Iterator[Callable[[str, int], None]]:
+    """A bar over all that is asked, hidden as the pipeline's own."""
+    shown_as = {"leave": False} | dict(getattr(pipe, "_progress_bar_config", None) or {})
+    with tqdm(**shown_as | {"desc": "explain", "unit": "question"}) as bar:
+
+        def tell(what: str, count: int) -> None:
+            if what:
+                bar.set_description(f"explain, {what}")
+            if count > 0:
+                bar.total = (bar.total or 0) + count
+                bar.refresh()
+            elif count < 0:
+                bar.update(-count)
+
+        yield tell

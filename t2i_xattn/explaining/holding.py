@@ -1,0 +1,359 @@
+"""A run held on the trajectory of another one.
+
+The denoiser is asked about other texts, or under edits, at the very latents of a picture's own run,
+and the sampler is given what the denoiser answered there. So nothing runs away: whatever the answer
+is, the next latents are the picture's own, and what stands beside the denoiser (a ControlNet, noise
+that the sampler adds) is as it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from t2i_xattn.denoisers.branches import CONDITIONAL, PERTURBED
+from t2i_xattn.denoisers.call import DenoiserCall
+from t2i_xattn.denoisers.of_pipeline import OfPipeline, denoisers_of
+from t2i_xattn.denoisers.registry import Acting
+from t2i_xattn.denoisers.rows import Layout
+from t2i_xattn.denoisers.rows_of import rows_of
+from t2i_xattn.denoisers.run import FollowedDenoiser, FollowedRun
+from t2i_xattn.denoisers.steps import Window, whole_steps
+from t2i_xattn.errors import UserError
+from t2i_xattn.explaining.trajectory import (
+    Trajectory,
+    TrajectoryCall,
+    batch_rows,
+    for_pictures,
+    prediction,
+    with_prediction,
+)
+from t2i_xattn.kernel.module_calls import ModuleCalls, by_name
+from t2i_xattn.kernel.owner import owner_of_call
+from t2i_xattn.prompts.encoded import Text
+
+
+@dataclass(frozen=True)
+class Patch:
+    """Which part of another text a row is given, the rest being the prompt's.
+
+    Attributes:
+        columns: of the text sequence that are the other text's.
+        others: whether what else depends on the text (a pooled embedding) is the other text's too.
+    """
+
+    columns: Collection[int]
+    others: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """What the denoiser answered at one step.
+
+    Attributes:
+        step: which.
+        predictions: fp32, one a picture, for the conditional branch.
+        plain: fp32 `(1, …)`, what it gave to the picture itself.
+        call: of the denoiser.
+    """
+
+    step: int
+    predictions: Tensor
+    plain: Tensor
+    call: DenoiserCall
+
+
+class _Enough(Exception):
+    """All steps that are asked about have been taken."""
+
+
+@contextmanager
+def watched(pipe: Any, steps: Window | None = None, keep: bool = True) -> Iterator[Trajectory]:
+    """Keeps what the denoiser answers in the run of one picture.
+
+    Args:
+        pipe: the pipeline.
+        steps: the window of steps that will be asked about; by default the first quarter.
+        keep: whether the denoiser's arguments are kept, which patches of texts need.
+    """
+    trajectory = Trajectory()
+    run = _Around(pipe)
+    run.denoisers = [_Watching(run, each, trajectory, steps, keep) for each in denoisers_of(pipe)]
+    with run.followed():
+        yield trajectory
+
+
+def hold(
+    pipe: Any,
+    trajectory: Trajectory,
+    call: Callable[[], Any],
+    measure: Callable[[Answer], None],
+    patches: Sequence[Patch | None] = (),
+) -> tuple[Text | None, ...]:
+    """Runs pictures held on a trajectory, through the steps that are asked about.
+
+    Args:
+        pipe: the pipeline.
+        trajectory: that they are held on.
+        call: runs the pipeline, for one picture or several, with the settings of the trajectory's.
+        measure: is given each answer.
+        patches: for each picture, see `Patch`; None: its text is its own.
+
+    Returns:
+        The text of each picture, as it was encoded.
+
+    Raises:
+        UserError: if the pipeline does not come by the same way again, or a patch does not fit.
+    """
+    run = _Around(pipe)
+    held = _Held(trajectory, measure, patches)
+    run.denoisers = [_Holding(run, each, held) for each in denoisers_of(pipe)]
+    with run.followed(), suppress(_Enough):
+        call()
+    return held.texts
+
+
+class _Around(FollowedRun):
+    """A run whose denoisers are covered from outside of all who follow their calls."""
+
+    denoisers: list[_Outside]  # type: ignore[assignment]
+
+    def _open(self) -> None:
+        self.ears.join(self)
+        for each in self.denoisers:
+            each.calls.link(each.module)
+
+    def _close(self) -> None:
+        for each in reversed(self.denoisers):
+            each.calls.unlink()
+        self.ears.leave(self)
+
+
+class _Outside(FollowedDenoiser):
+    """A denoiser whose calls are answered for it.
+
+    Attributes:
+        calls: its covers.
+    """
+
+    def __init__(self, run: FollowedRun, denoiser: OfPipeline) -> None:
+        super().__init__(run, denoiser)
+        self.calls = ModuleCalls(self.module, self._around)
+
+    def forget(self) -> None:
+        super().forget()
+        self._begun: tuple[Layout, DenoiserCall] | None = None
+
+    def link(self) -> None:
+        self.calls.link(self.module)
+
+    def begun(
+        self, layout: Layout, call: DenoiserCall, given: dict[str, Any]
+    ) -> tuple[Acting | None, dict[str, Any]]:
+        self._begun = layout, call
+        return None, given
+
+    def _around(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        given = by_name(self.registry.denoiser, args, kwargs)
+        self._begun = None
+        if not self.registry.family.aside(self.registry.denoiser, given):
+            self.begin(given, owner_of_call([self.pipe]))
+        if self._begun is None:
+            return method(*args, **kwargs)
+        return self.answer(method, *self._begun, given)
+
+    def answer(
+        self, method: Callable[..., Any], layout: Layout, call: DenoiserCall, given: dict[str, Any]
+    ) -> Any:
+        """What stands for the denoiser's answer."""
+        raise NotImplementedError
+
+
+class _Watching(_Outside):
+    def __init__(
+        self,
+        run: FollowedRun,
+        denoiser: OfPipeline,
+        trajectory: Trajectory,
+        steps: Window | None,
+        keep: bool,
+    ) -> None:
+        self.trajectory, self.asked, self.keep = trajectory, steps, keep
+        super().__init__(run, denoiser)
+
+    def answer(
+        self, method: Callable[..., Any], layout: Layout, call: DenoiserCall, given: dict[str, Any]
+    ) -> Any:
+        way = self.trajectory
+        if layout.images != 1:
+            raise UserError(
+                f"expected a run of one picture, but came {layout.images}; explain each by itself"
+            )
+        if way.window is None:
+            way.steps = self.run.steps
+            way.window = _window(self.asked, way.steps)
+        answer = method(**given)
+        rows = {branch: each[0] for branch, each in batch_rows(layout, call).items()}
+        number = sum(each.step is not None for each in way.calls)
+        if number >= way.window[1]:
+            return answer
+        own = rows.get(CONDITIONAL)
+        if own is None:
+            way.calls.append(TrajectoryCall(rows, None, None, None, answer))
+            return answer
+        kept = rows_of(given, [own], call.rows) if self.keep and number >= way.window[0] else None
+        way.text = layout.texts[CONDITIONAL][0]
+        way.calls.append(TrajectoryCall(rows, number, call.sample[own], kept, answer))
+        return answer
+
+
+class _Held:
+    """What the denoisers of a held run have in common."""
+
+    def __init__(
+        self,
+        trajectory: Trajectory,
+        measure: Callable[[Answer], None],
+        patches: Sequence[Patch | None],
+    ) -> None:
+        self.trajectory, self.measure, self.patches = trajectory, measure, patches
+        self.called = 0
+        self.texts: tuple[Text | None, ...] = ()
+
+
+class _Holding(_Outside):
+    def __init__(self, run: FollowedRun, denoiser: OfPipeline, held: _Held) -> None:
+        self.held = held
+        super().__init__(run, denoiser)
+
+    def answer(
+        self, method: Callable[..., Any], layout: Layout, call: DenoiserCall, given: dict[str, Any]
+    ) -> Any:
+        held, way = self.held, self.held.trajectory
+        assert way.window is not None, "a trajectory that has been watched"
+        if held.called >= len(way.calls):
+            raise _Enough
+        then = way.calls[held.called]
+        held.called += 1
+        rows = batch_rows(layout, call)
+        if set(rows) != set(then.rows):
+            raise UserError(
+                f"expected the branches {', '.join(then.rows)} in a call of the denoiser as in the "
+                f"picture's own run, but came {', '.join(rows)}; explain a pipeline whose runs are "
+                "alike"
+            )
+        instead = for_pictures(then, rows)
+        if then.step is None or then.step < way.window[0]:
+            return with_prediction(then.answer, instead)
+        own = rows[CONDITIONAL]
+        self._check(call, own, then)
+        held.texts = layout.texts[CONDITIONAL]
+        # Perturbed rows are told by their place in the whole batch.
+        some = own if PERTURBED not in rows else tuple(range(call.rows))
+        asked = rows_of(given, some, call.rows) if len(some) < call.rows else given
+        if any(held.patches):
+            asked = _patched(asked, then, _name_of_text(given, call), held.patches, call)
+        answered = prediction(method(**asked)).detach()
+        if len(some) > len(own):
+            answered = answered[list(own)]
+        plain = prediction(then.answer)[[then.rows[CONDITIONAL]]].detach()
+        held.measure(Answer(then.step, answered.float(), plain.float(), call))
+        return with_prediction(then.answer, instead)
+
+    def _check(self, call: DenoiserCall, own: Sequence[int], then: TrajectoryCall) -> None:
+        """Raises `UserError` unless all pictures are where the trajectory's own was."""
+        assert then.latents is not None
+        for row in own:
+            one, other = call.sample[row].float(), then.latents.float()
+            alike = one.shape == other.shape and torch.allclose(one, other, rtol=1e-2, atol=1e-2)
+            if not alike:
+                raise UserError(
+                    "expected the run to go the same way again, but the latents of step "
+                    f"{then.step} differ; run it without what is random beside its seed"
+                )
+
+
+def _window(asked: Window | None, steps: int | None) -> tuple[int, int]:
+    if asked is not None:
+        return whole_steps(asked, steps, "the steps that are asked about")
+    if steps is None:
+        raise UserError(
+            "expected a pipeline that says how many steps it takes, to ask about the first quarter "
+            "of them, but this one does not; name them with steps=(0, 5)"
+        )
+    return 0, max(1, round(0.25 * steps))
+
+
+def _name_of_text(given: Mapping[str, Any], call: DenoiserCall) -> str:
+    """The name of the argument that the text is."""
+    name = next((name for name, value in given.items() if _is_same(value, call.text)), None)
+    if name is None or call.parts is not None or call.connected is not None:
+        raise UserError(
+            "expected a denoiser that is given one text as one argument, to put columns of another "
+            'one into it, but this one is not; ask for interventions=["text", "attention"]'
+        )
+    return name
+
+
+def _is_same(value: Any, text: Any) -> bool:
+    if isinstance(value, Tensor) and isinstance(text, Tensor):
+        return value.data_ptr() == text.data_ptr() and value.shape == text.shape
+    return value is text
+
+
+def _patched(
+    asked: Mapping[str, Any],
+    then: TrajectoryCall,
+    text: str,
+    patches: Sequence[Patch | None],
+    call: DenoiserCall,
+) -> dict[str, Any]:
+    """The arguments with parts of the texts, and what depends on them, the prompt's own."""
+    assert then.given is not None, "a trajectory that was watched with its arguments"
+    mended = dict(asked)
+    for name, value in asked.items():
+        plain = then.given.get(name)
+        if name == text:
+            mended[name] = _mixed(value, plain, patches)
+            continue
+        rows = [row for row, patch in enumerate(patches) if patch is not None and not patch.others]
+        mended[name] = _as_before(value, plain, rows, len(patches))
+    return mended
+
+
+def _mixed(value: Any, plain: Any, patches: Sequence[Patch | None]) -> Any:
+    rows = list(value)
+    for row, patch in enumerate(patches):
+        if patch is None:
+            continue
+        own = plain[0]
+        if rows[row].shape != own.shape:
+            raise UserError(
+                f"expected a text of {len(own)} columns to take some of, but came one of "
+                f"{len(rows[row])}; name another one of as many tokens with instead={{…}}"
+            )
+        mask = torch.zeros(len(own), 1, dtype=torch.bool)
+        mask[list(patch.columns)] = True
+        rows[row] = torch.where(mask.to(own.device), rows[row], own)
+    return torch.stack(rows) if isinstance(value, Tensor) else rows
+
+
+def _as_before(value: Any, plain: Any, rows: Sequence[int], count: int) -> Any:
+    """An argument with what it was in the picture's own run, in some rows."""
+    if isinstance(value, Tensor) and isinstance(plain, Tensor):
+        if not value.ndim or value.shape[0] != count or plain.shape[1:] != value.shape[1:]:
+            return value
+        value = value.clone()
+        value[list(rows)] = plain[:1].to(value)
+        return value
+    if isinstance(value, Mapping) and isinstance(plain, Mapping):
+        return {k: _as_before(each, plain.get(k), rows, count) for k, each in value.items()}
+    if isinstance(value, tuple | list) and isinstance(plain, tuple | list):
+        pairs = zip(value, plain, strict=False)
+        return type(value)(_as_before(one, other, rows, count) for one, other in pairs)
+    return value

@@ -1,0 +1,177 @@
+"""In which ways a word is taken away, and what the denoiser is then asked."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from t2i_xattn.denoisers.sites import Sites
+from t2i_xattn.edits.edit import Edit
+from t2i_xattn.edits.regional import RegionalPrompts
+from t2i_xattn.edits.weights import Drop
+from t2i_xattn.errors import UserError
+from t2i_xattn.explaining.holding import Patch
+from t2i_xattn.explaining.placebo import DropAtHeads, Placebo
+from t2i_xattn.explaining.targets import Target
+from t2i_xattn.losses.noun_phrases import modifier_pairs
+from t2i_xattn.prompts.encoded import Text, kinds_of
+
+Intervention = Literal["text", "attention", "embedding", "only", "carriers", "placebo"]
+"""How a word is taken away.
+
+- `text`: another word of its kind in its place, or nothing, before the text encoder.
+- `attention`: its keys are hidden at the denoiser, and the others share its attention.
+- `embedding`: its columns are those of the empty prompt at the same place.
+- `only`: its own columns stay, and all others are those of the text with another word: what other
+  tokens learned of it is gone.
+- `carriers`: columns of the text with another word, group by group.
+- `placebo`: as much attention as it has, taken from columns that say nothing.
+"""
+
+INTERVENTIONS: tuple[Intervention, ...] = ("text", "attention", "embedding", "only", "carriers")
+
+ALL = "all"
+"""The part of `carriers` that is the whole other text, against which the groups are held."""
+
+
+@dataclass(frozen=True, eq=False)
+class Question:
+    """One picture of a held run: what the denoiser is asked.
+
+    Attributes:
+        phrase: whose word is taken away; "" for the whole prompt.
+        intervention: how.
+        part: which columns, of `carriers`.
+        prompt: of this picture.
+        patch: what of its text is used, see `Patch`; None: all.
+        edit: kind and arguments of an edit of the attention; None: none.
+    """
+
+    phrase: str
+    intervention: Intervention
+    prompt: str
+    part: str = ""
+    patch: Patch | None = None
+    edit: Mapping[str, object] | None = None
+
+    def edit_of(self, image: int) -> Edit | None:
+        """The edit that takes the word away in a picture of a batch."""
+        if self.edit is None:
+            return None
+        given = dict(self.edit) | {"images": (image,)}
+        kind = given.pop("kind")
+        made: Edit = kind(**given)  # type: ignore[operator]
+        return made
+
+
+def whole_prompt() -> Question:
+    """What the prompt as a whole does: the empty one in its place."""
+    return Question("", "text", "")
+
+
+def questions(
+    target: Target,
+    intervention: Intervention,
+    prompt: str,
+    text: Text | None,
+    sites: Sites | None = None,
+    heads: Sequence[int] | None = None,
+    seed: int = 0,
+) -> list[Question]:
+    """What is asked for one word.
+
+    Args:
+        target: the word.
+        intervention: how it is taken away.
+        prompt: of the run.
+        text: as it was encoded.
+        sites, heads: of the denoiser, where alone it is taken away; None: everywhere.
+        seed: of the placebo.
+
+    Raises:
+        UserError: for an intervention that cannot be kept to sites or heads.
+    """
+    phrase, where = target.phrase, {} if sites is None else {"sites": sites}
+    if heads is not None and intervention not in ("attention", "placebo"):
+        raise UserError(
+            f'expected interventions=["attention"] with heads=…, but came {intervention!r}, which '
+            "acts on all heads of a site at once; leave heads out"
+        )
+    if intervention == "attention":
+        drop: dict[str, object] = {"kind": Drop, "word": phrase}
+        if heads is not None:
+            drop = {"kind": DropAtHeads, "word": phrase, "heads": tuple(heads)}
+        return [Question(phrase, intervention, prompt, edit=drop | where)]
+    if intervention == "placebo":
+        taken = {"kind": Placebo, "word": phrase, "seed": seed} | where
+        return [Question(phrase, intervention, prompt, edit=taken)]
+    if sites is not None:
+        if intervention != "text":
+            raise UserError(
+                f'expected interventions "text" or "attention" with sites=…, but came '
+                f"{intervention!r}, which changes the text for all sites; leave sites out"
+            )
+        everywhere = {target.text: (0.0, 0.0, 1.0, 1.0)}
+        edit = {"kind": RegionalPrompts, "regions": everywhere, "base_weight": 0.0}
+        return [Question(phrase, intervention, prompt, edit=edit | where)]
+    if intervention == "text":
+        return [Question(phrase, intervention, target.text)]
+    if intervention == "embedding":
+        return [Question(phrase, intervention, "", patch=Patch(target.columns))]
+    groups = columns_by_group(target, prompt, text)
+    if intervention == "only":
+        others = {c for name, each in groups.items() if name != "own" for c in each}
+        return [Question(phrase, intervention, target.text, patch=Patch(others))]
+    asked = [Question(phrase, intervention, target.text, ALL)]
+    for name, columns in groups.items():
+        if columns:
+            asked.append(Question(phrase, intervention, target.text, name, Patch(columns)))
+    return [*asked, Question(phrase, intervention, target.text, "pooled", Patch((), others=True))]
+
+
+def columns_by_group(target: Target, prompt: str, text: Text | None) -> dict[str, Collection[int]]:
+    """The columns of a text by what they are to a word.
+
+    Returns:
+        `own`; `noun phrase`: the other words of its noun phrase (see `losses.noun_phrases`);
+        `before` and `behind`: what else stands in front of it and behind it; `start`, `end` and
+        `padding`.
+
+    Raises:
+        UserError: if it is not known what stands in the columns.
+    """
+    kinds = kinds_of(text)
+    if text is None or not kinds:
+        raise UserError(
+            "expected a text whose tokens are known, to tell through which columns a word acts, "
+            'but this one came as embeddings; ask for interventions=["text", "attention"]'
+        )
+    own = set(target.columns)
+    first, last = min(own), max(own)
+    phrase: set[int] = set()
+    for modifier, noun in modifier_pairs(prompt, text.words):
+        pair = {*modifier.columns, *noun.columns}
+        if pair & own:
+            phrase |= pair
+    # Modifiers of the same noun belong to one phrase.
+    for modifier, noun in modifier_pairs(prompt, text.words):
+        if set(noun.columns) & phrase:
+            phrase |= {*modifier.columns, *noun.columns}
+    groups: dict[str, set[int]] = {
+        name: set()
+        for name in ("own", "noun phrase", "before", "behind", "start", "end", "padding")
+    }
+    for column, kind in enumerate(kinds):
+        if column in own:
+            name = "own"
+        elif column in phrase:
+            name = "noun phrase"
+        elif kind == "padding":
+            name = "padding"
+        elif kind == "special":
+            name = "start" if column < first else "end"
+        else:
+            name = "before" if column < last else "behind"
+        groups[name].add(column)
+    return {name: tuple(sorted(columns)) for name, columns in groups.items()}

@@ -1,0 +1,125 @@
+"""Which words are asked about, and what stands in their place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from t2i_xattn.errors import UserError, WordNotFoundError, listed, shown
+from t2i_xattn.explaining.other_words import Tokens, other_of_its_kind, with_another
+from t2i_xattn.prompts.listening import text_encoders
+from t2i_xattn.prompts.own_tokenizer import own_tokenizer, tokenizer_beside
+from t2i_xattn.prompts.words import Word, find_phrase, phrase_spans, word_spans
+from t2i_xattn.traces.trace import Trace
+
+
+@dataclass(frozen=True)
+class Target:
+    """A word or phrase that is asked about.
+
+    Attributes:
+        phrase: as typed.
+        places: where it stands in the prompt.
+        columns: of the text.
+        other: what stands in its place under `text`; None: it is left out.
+        text: the prompt with that.
+    """
+
+    phrase: str
+    places: tuple[tuple[int, int], ...]
+    columns: tuple[int, ...]
+    other: str | None
+    text: str
+
+
+def targets(
+    pipe: Any, trace: Trace, words: Sequence[str] | None, instead: Mapping[str, str | None]
+) -> list[Target]:
+    """What is asked about in a recorded run.
+
+    Args:
+        pipe: that ran, whose tokenizers count tokens.
+        trace: of the run.
+        words: words or phrases; None: every word of the prompt once, where it stands first.
+        instead: what is put in the place of some of them; None: nothing.
+
+    Raises:
+        UserError: for a word that the prompt does not have or that was cut off, for two that are
+            the same, and for one in `instead` that is not asked about.
+    """
+    found = trace.words
+    prompt = trace.prompts[0] or ""
+    if words is None:
+        # One that is cut off is left out, as nothing reads it.
+        once: dict[str, str] = {}
+        for each in found:
+            if each.columns and each.source == "prompt":
+                once.setdefault(each.text.casefold(), each.text)
+        phrases = list(once.values())
+    else:
+        phrases = list(words)
+    if not phrases:
+        raise UserError(
+            "expected a prompt with words to ask about, but this one has none; say what to paint"
+        )
+    folded = [each.casefold() for each in phrases]
+    if len(set(folded)) < len(folded):
+        raise UserError(f"expected words that differ, but came {listed(phrases)}")
+    for word in instead:
+        if word.casefold() not in folded:
+            raise WordNotFoundError(
+                f"expected in instead= a word that is asked about, but came {shown(word)}; there "
+                f"are {listed(phrases)}"
+            )
+    given = {word.casefold(): other for word, other in instead.items()}
+    count = _token_counts(pipe)
+    return [_target(each, prompt, found, given, count) for each in phrases]
+
+
+def _target(
+    phrase: str,
+    prompt: str,
+    words: Sequence[Word],
+    instead: Mapping[str, str | None],
+    count: Tokens,
+) -> Target:
+    columns = find_phrase(words, phrase)
+    places = tuple(phrase_spans(prompt, phrase))
+    if not places:
+        raise WordNotFoundError(
+            f"expected a word of the prompt as text, but {shown(phrase)} has columns alone; "
+            "leave it out, or ask what attention says of it with record(…, spans=…)"
+        )
+    folded = phrase.casefold()
+    other = instead[folded] if folded in instead else _of_its_kind(phrase, prompt, count)
+    return Target(phrase, places, columns, other, with_another(prompt, places, other))
+
+
+def _of_its_kind(phrase: str, prompt: str, count: Tokens) -> str | None:
+    """The phrase with others in the place of its words whose kind is known; None: of none."""
+    made, last, said = "", 0, prompt
+    for start, stop in word_spans(phrase):
+        other = other_of_its_kind(phrase[start:stop], said, count)
+        made += phrase[last:start] + (other or phrase[start:stop])
+        said, last = f"{said} {other or ''}", stop
+    made += phrase[last:]
+    return None if made == phrase else made
+
+
+def _token_counts(pipe: Any) -> Tokens:
+    """Counts a word's tokens in each of the pipeline's tokenizers."""
+    found = [tokenizer_beside(pipe, name) for name, _ in text_encoders(pipe)]
+    tokenizers = [own_tokenizer(each) for each in found if each is not None]
+
+    def count(word: str) -> tuple[int, ...] | None:
+        # With a space in front, as within a prompt.
+        found = [each(f" {word}", add_special_tokens=False)["input_ids"] for each in tokenizers]
+        # CLIP has the end token in the place of unknown ones, and needs none.
+        unknown = [
+            each.unk_token_id in ids and each.unk_token_id != each.eos_token_id
+            for each, ids in zip(tokenizers, found, strict=True)
+        ]
+        return None if any(unknown) else tuple(map(len, found))
+
+    return count
