@@ -173,8 +173,8 @@ def effect_sheet(found: Explanation, picture: ExplainedPicture) -> Image.Image:
         name = each.evidence.found_by or next(iter(each.sizes))
         effect = picture.effects[each.word][name]
         attention = picture.attention(each.word)
-        other = "nothing" if each.other is None else each.other
-        way = f"{other} in its place" if name == "text" else name
+        others = [other or "nothing" for other in each.others]
+        way = f"{' or '.join(others)} in its place" if name == "text" else name
         told = (
             f"{each.word}: attention {attention.share:.1%} | effect {effect.size:.0%}, {way}: "
             f"{each.grade}"
@@ -213,7 +213,7 @@ def _print(found: Explanation) -> None:
         # Text, not markup: a prompt may hold square brackets.
         table.add_row(
             Text(each.word),
-            Text(each.other or NOTHING),
+            Text(", ".join(other or NOTHING for other in each.others)),
             f"{each.share:.1%}",
             *(f"{each.sizes[way].mean:.1%}" for way in ways),
             "" if each.floor is None else f"{each.floor.mean:.1%}",

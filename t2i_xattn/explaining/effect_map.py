@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -11,7 +13,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from t2i_xattn.explaining.effects import EffectSums
+from t2i_xattn.traces.agreement import from_0_to_1
 from t2i_xattn.traces.heat_map import HeatMap
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,15 +31,19 @@ class EffectMap(HeatMap):
             length of the answer itself; a mean over the steps that were asked about, and over the
             frames of a video.
         intervention: how it was taken away, see `Intervention`.
-        other: what stood in its place; None: nothing did.
+        others: what stood in its place, one after the other; the effect is the mean of theirs.
+            None: nothing did.
         size: root of the mean square of the change, as a part of that of the answer.
         by_step: the same at each step.
+        steadiness: Spearman's rank correlation of the maps of the first two of `others`, −1 to 1;
+            None where there was one.
     """
 
     intervention: str = "text"
-    other: str | None = None
+    others: tuple[str | None, ...] = ()
     size: float = 0.0
     by_step: tuple[float, ...] = ()
+    steadiness: float | None = None
 
     def __repr__(self) -> str:
         height, width = self.array.shape
@@ -47,41 +57,59 @@ class EffectMap(HeatMap):
         """The mean change over the picture, as a part of the answer; no share of attention."""
         return super().share
 
-    @property
-    def concentration(self) -> float:
-        """The part of the squared change that lies in the tenth of the picture where it is
-        largest: 0.1 where it is the same everywhere, up to 1."""
-        squares = np.sort(self.array.astype(np.float64).ravel() ** 2)[::-1]
-        most = max(1, squares.size // 10)
-        return float(squares[:most].sum() / max(squares.sum(), np.finfo(float).tiny))
-
 
 def effect_map(
-    word: str, intervention: str, other: str | None, found: EffectSums, size: tuple[int, int]
+    word: str,
+    intervention: str,
+    others: Sequence[str | None],
+    found: Sequence[EffectSums],
+    size: tuple[int, int],
 ) -> EffectMap:
     """The effect map of what was summed over the steps.
 
     Args:
         word: the word or phrase.
         intervention: how it was taken away.
-        other: what stood in its place.
-        found: the sums.
+        others: what stood in its place.
+        found: the sums with each.
         size: height and width of the picture.
     """
-    assert found.lengths is not None, "at least one step"
-    steps = len(found.squares)
-    lengths = found.lengths.mean(dim=0) / steps / max(found.plain_length / steps, 1e-30)
+    maps = [enlarged(each.map(), size) for each in found]
+    steps = zip(*(each.by_step() for each in found), strict=True)
     return EffectMap(
         word,
-        enlarged(lengths, size),
+        np.mean(maps, axis=0),
         intervention=intervention,
-        other=other,
-        size=found.size,
-        by_step=tuple(
-            float(np.sqrt(change / max(plain, 1e-30)))
-            for change, plain in zip(found.squares, found.plain, strict=True)
-        ),
+        others=tuple(others),
+        size=float(np.mean([each.size for each in found])),
+        by_step=tuple(float(np.mean(each)) for each in steps),
+        steadiness=rank_correlation(maps[0], maps[1]) if len(maps) > 1 else None,
     )
+
+
+def region_map(effect: HeatMap, attention: HeatMap, image: Image.Image) -> HeatMap:
+    """Where a word acts: where its effect is, and the more the more its attention is there too.
+
+    e · (a + 0.3), each taken from 0, where it is lowest, to 1, and brought to the edges of
+    the picture (`HeatMap.sharpened`). An effect spreads beyond the thing, to what is drawn in its
+    place; attention is the finer, but lies elsewhere at times, which is why it does not decide.
+    Chosen by measurement (docs/explanations.md). Values are for show, and no shares.
+    """
+    both = from_0_to_1(effect.array) * (from_0_to_1(attention.array) + ATTENTION_FLOOR)
+    return HeatMap(effect.word, both).sharpened(image)
+
+
+ATTENTION_FLOOR = 0.3
+"""What an effect counts where the attention is lowest, beside 1 more where it is highest."""
+
+
+def rank_correlation(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
+    """Spearman's rank correlation of two maps, pixel by pixel; 0 where one is flat."""
+    from scipy.stats import spearmanr
+
+    if one.min() == one.max() or other.min() == other.max():
+        return 0.0
+    return float(spearmanr(one.ravel(), other.ravel()).statistic)
 
 
 def enlarged(places: Tensor, size: tuple[int, int]) -> NDArray[np.float32]:

@@ -12,6 +12,7 @@ from torch import Tensor
 from t2i_xattn.denoisers.call import DenoiserCall
 from t2i_xattn.editing.edit import edit
 from t2i_xattn.edits.edit import TINY
+from t2i_xattn.errors import UserError
 from t2i_xattn.explaining.holding import Answer, hold
 from t2i_xattn.explaining.interventions import ALL, Question
 from t2i_xattn.explaining.run import Run
@@ -25,8 +26,8 @@ class EffectSums:
     Attributes:
         lengths: fp32 `(frames, height, width)`: Σₜ ‖ε(xₜ, changed) − ε(xₜ)‖ over the channels of
             each place, at the latents xₜ of the picture's own run.
-        squares: its mean square at each step.
-        plain: the mean square of the answer itself at each step.
+        squares: the mean over places of ‖…‖² at each step.
+        plain: the mean over places of ‖ε(xₜ)‖² at each step.
         plain_length: Σₜ of the mean over places of ‖ε(xₜ)‖.
         along: of a part of a text: ⟨Δ, Δ_all⟩ and ⟨Δ_all, Δ_all⟩, summed over the steps.
         text: the question's text, as it was encoded.
@@ -44,15 +45,27 @@ class EffectSums:
         """One step; `difference` is one picture's, as the denoiser answers."""
         lengths = lengths_of(difference[None], answer.call)[0]
         self.lengths = lengths if self.lengths is None else self.lengths + lengths
-        self.squares.append(float(difference.square().mean()))
-        self.plain.append(float(answer.plain.square().mean()))
-        self.plain_length += float(lengths_of(answer.plain, answer.call).mean())
+        self.squares.append(float(lengths.square().mean()))
+        plain = lengths_of(answer.plain, answer.call)
+        self.plain.append(float(plain.square().mean()))
+        self.plain_length += float(plain.mean())
 
     @property
     def size(self) -> float:
         """The root of the mean square over steps and places, as a part of that of the answer
         itself: 0.5 is a change half as large as what the denoiser predicts."""
         return math.sqrt(sum(self.squares) / max(sum(self.plain), TINY))
+
+    def map(self) -> Tensor:
+        """fp32 `(height, width)`: the mean length of the change over steps and frames, as a part of
+        the mean length of the answer over steps and places."""
+        assert self.lengths is not None, "at least one step"
+        return self.lengths.mean(dim=0) / max(self.plain_length, TINY)
+
+    def by_step(self) -> list[float]:
+        """`size`, at each step."""
+        pairs = zip(self.squares, self.plain, strict=True)
+        return [math.sqrt(change / max(plain, TINY)) for change, plain in pairs]
 
     @property
     def share(self) -> float:
@@ -64,14 +77,17 @@ def lengths_of(difference: Tensor, call: DenoiserCall) -> Tensor:
     """The length of a change over the channels of each place, fp32 `(rows, frames, height, width)`.
 
     Args:
-        difference: `(rows, channels, [frames,] height, width)`, or `(rows, places, channels)` of
-            latents that are joined into sequences, those of other pictures behind.
+        difference: `(rows, channels, [frames,] height, width)`, the channels last in some, or
+            `(rows, places, channels)` of latents that are joined into sequences, those of other
+            pictures behind.
         call: of the denoiser.
     """
     if difference.ndim == 3:
         frames, height, width = call.places or call.latent
         own = difference[:, : frames * height * width].norm(dim=-1)
         return own.reshape(-1, frames, height, width)
+    if difference.shape[1:-1] == call.latent:
+        return difference.norm(dim=-1)
     given = call.sample[0].shape[0]
     # Some predict a variance too, in channels behind.
     lengths = difference[:, :given].norm(dim=1)
@@ -96,9 +112,16 @@ def ask(
     """
     sums = [EffectSums() for _ in asked]
     for first, last in _chunks(asked, batch):
-        some = asked[first:last]
-        _hold(run, trajectory, some, sums[first:last])
-        progress(len(some))
+        try:
+            _hold(run, trajectory, asked[first:last], sums[first:last])
+        except Exception as error:
+            # Some pipelines take one prompt at a time, and fail each in its way before they begin.
+            begun = any(each.squares for each in sums[first:last])
+            if isinstance(error, UserError) or begun or last - first == 1:
+                raise
+            for number in range(first, last):
+                _hold(run, trajectory, asked[number : number + 1], sums[number : number + 1])
+        progress(last - first)
     return sums
 
 
@@ -146,7 +169,7 @@ def _hold(
         texts = hold(
             run.pipe,
             trajectory,
-            lambda: run([each.prompt for each in asked]),
+            lambda: run.unpainted([each.prompt for each in asked]),
             measure,
             [each.patch for each in asked],
         )

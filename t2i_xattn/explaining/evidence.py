@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
-from t2i_xattn.explaining.effect_map import EffectMap
+from t2i_xattn.explaining.effect_map import EffectMap, rank_correlation, region_map
 from t2i_xattn.traces.heat_map import HeatMap
 from t2i_xattn.traces.regions import iou
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 Grade = Literal["trust", "doubt", "nothing"]
 """How far to trust where a word is said to act; see `explaining.trust`."""
@@ -49,7 +52,8 @@ class Evidence(NamedTuple):
         above_floor: the same as a multiple of the placebo's; None without one.
         rank_correlation: of the attention map with the effect map, Spearman's, −1 to 1.
         iou: of their regions by Otsu's threshold, 0 to 1.
-        concentration: of the effect map, see `EffectMap.concentration`.
+        area: of the word's region, as a part of the picture.
+        steadiness: of its effect, see `EffectMap`; None where one word stood in its place alone.
         attention_effect: the effect of hiding the word's keys, as a part of the largest; None if
             it was not asked for.
     """
@@ -59,7 +63,8 @@ class Evidence(NamedTuple):
     above_floor: float | None
     rank_correlation: float
     iou: float
-    concentration: float
+    area: float
+    steadiness: float | None
     attention_effect: float | None
 
 
@@ -79,12 +84,14 @@ def interval(values: Sequence[float], seed: int = 0) -> Interval:
 def evidence(
     attention: Sequence[HeatMap],
     effects: Sequence[Mapping[str, EffectMap]],
+    images: Sequence[Image.Image],
 ) -> Evidence:
     """The evidence on one word.
 
     Args:
         attention: its heat map in each picture.
         effects: by intervention, its effect maps in each picture.
+        images: the pictures.
     """
     sizes = {name: _mean([each[name].size for each in effects]) for name in effects[0]}
     floor = sizes.pop("placebo", None)
@@ -92,7 +99,13 @@ def evidence(
     largest = max(among, key=lambda name: among[name])
     size = among[largest]
     real = size > LEAST and (floor is None or size > ABOVE * floor)
-    pairs = list(zip(attention, [each[largest] for each in effects], strict=True))
+    chosen = [each[largest] for each in effects]
+    pairs = list(zip(attention, chosen, strict=True))
+    steady = [each.steadiness for each in chosen if each.steadiness is not None]
+    regions = [
+        region_map(effect, looked, image)
+        for effect, looked, image in zip(chosen, attention, images, strict=True)
+    ]
     part = None
     if "attention" in sizes:
         part = sizes["attention"] / max(size, np.finfo(float).tiny)
@@ -100,21 +113,12 @@ def evidence(
         found_by=largest if real else None,
         size=size,
         above_floor=None if floor is None else size / max(floor, np.finfo(float).tiny),
-        rank_correlation=_mean([rank_correlation(one, other) for one, other in pairs]),
+        rank_correlation=_mean([rank_correlation(one.array, other.array) for one, other in pairs]),
         iou=_mean([iou(one.mask("otsu"), other.mask("otsu")) for one, other in pairs]),
-        concentration=_mean([other.concentration for _, other in pairs]),
+        area=_mean([float(each.mask("otsu").mean()) for each in regions]),
+        steadiness=_mean(steady) if steady else None,
         attention_effect=part,
     )
-
-
-def rank_correlation(one: HeatMap, other: HeatMap) -> float:
-    """Spearman's rank correlation of two maps, pixel by pixel; 0 where one is flat."""
-    from scipy.stats import spearmanr
-
-    a, b = one.array.ravel(), other.array.ravel()
-    if a.min() == a.max() or b.min() == b.max():
-        return 0.0
-    return float(spearmanr(a, b).statistic)
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -44,6 +44,7 @@ def explain(
     seeds: Sequence[int] = (0,),
     interventions: Sequence[str] = ("text", "attention"),
     instead: Mapping[str, str | None] | None = None,
+    alternatives: int = 2,
     placebo: bool = True,
     steps: Window | None = None,
     sites: Sites | None = None,
@@ -70,6 +71,8 @@ def explain(
         instead: for words or phrases, what is put in their place under `text`; None: nothing. By
             default another word of its kind, where that is known (`explaining.other_words`), and
             otherwise nothing.
+        alternatives: how many others of its kind are put in a word's place, one after the other;
+            the effect is the mean of theirs.
         placebo: whether the attention that a word has is also taken from columns that say nothing,
             so that an effect is one above that.
         steps: the window of steps that is asked about, see `t2i_xattn.denoisers.steps`; by default
@@ -100,10 +103,11 @@ def explain(
                 f"expected interventions of {', '.join(INTERVENTIONS)}, but came {shown(each)}"
                 f"{nearest(each, INTERVENTIONS)}"
             )
-    if not interventions or not seeds or batch < 1:
+    if not interventions or not seeds or min(batch, alternatives) < 1:
         raise UserError(
-            "expected at least one intervention, one seed and a batch of 1 or more, but came "
-            f"{shown(list(interventions))}, {shown(list(seeds))} and {batch}"
+            "expected at least one intervention, one seed, and alternatives and a batch of 1 or "
+            f"more, but came {shown(list(interventions))}, {shown(list(seeds))}, {alternatives} "
+            f"and {batch}"
         )
     if len(set(seeds)) < len(seeds):
         raise UserError(f"expected seeds that differ, but came {shown(list(seeds))}")
@@ -118,7 +122,7 @@ def explain(
             assert way.window is not None, "a run that called its denoiser"
             window = way.window
             if not asked:
-                asked = targets(pipe, trace, words, instead or {})
+                asked = targets(pipe, trace, words, instead or {}, alternatives)
             tell(f"seed {run.seed}", 0)
             every = [*interventions, *(["placebo"] if placebo else [])]
             pictures.append(
@@ -154,17 +158,22 @@ def _explained(
             ]
     tell(f"seed {run.seed}", len(several))
     sums = ask(run, way, [each for _, _, each in several], batch, lambda n: tell("", -n))
-    effects: dict[str, dict[str, EffectMap]] = {each.phrase: {} for each in asked}
     carriers: dict[str, dict[str, float]] = {each.phrase: {} for each in asked}
-    size = image.height, image.width
-    for (target, name, question), found in zip(several, sums, strict=True):
+    found: dict[tuple[str, str], list[EffectSums]] = {}
+    for (target, name, question), one in zip(several, sums, strict=True):
+        if name in ("only", "carriers"):
+            _check_aligned(target, way, one)
         if name == "carriers" and question.part != ALL:
-            _check_aligned(target, way, found)
-            carriers[target.phrase][question.part] = found.share
-            continue
-        if name == "only":
-            _check_aligned(target, way, found)
-        effects[target.phrase][name] = effect_map(target.phrase, name, target.other, found, size)
+            carriers[target.phrase][question.part] = one.share
+        else:
+            found.setdefault((target.phrase, name), []).append(one)
+    size = image.height, image.width
+    effects: dict[str, dict[str, EffectMap]] = {each.phrase: {} for each in asked}
+    for target in asked:
+        for name in interventions:
+            others = target.others if name == "text" else (target.other,)
+            sums_of = found[target.phrase, name]
+            effects[target.phrase][name] = effect_map(target.phrase, name, others, sums_of, size)
     return ExplainedPicture(run.seed, image, trace, effects, carriers)
 
 
@@ -194,35 +203,29 @@ def _word(target: Target, pictures: Sequence[ExplainedPicture]) -> ExplainedWord
     share = float(np.mean([each.share for each in attention]))
     sizes = {name: interval([each[name].size for each in effects]) for name in effects[0]}
     floor = sizes.pop("placebo", None)
-    found = evidence(attention, effects)
+    found = evidence(attention, effects, [each.image for each in pictures])
     carriers = {
         name: float(np.mean([each.carriers[word][name] for each in pictures]))
         for name in pictures[0].carriers[word]
     }
     graded = grade(found)
-    told = sentence(word, target.other, share, sizes, found, carriers, graded)
+    told = sentence(word, target.others, share, sizes, found, carriers, graded)
     return ExplainedWord(
-        word, kind_of(word), target.other, share, sizes, floor, found, carriers, graded, told
+        word, kind_of(word), target.others, share, sizes, floor, found, carriers, graded, told
     )
 
 
 def _first_picture(output: Any) -> Image.Image:
-    found = getattr(output, "images", None)
-    if found is None:
-        frames = getattr(output, "frames", None)
-        found = None if frames is None else frames[0]
-    if found is None or not len(found):
-        raise UserError(
-            f"expected a pipeline that gives pictures, but came {type(output).__name__}; leave "
-            "output_type out"
-        )
-    first = found[0]
-    if not isinstance(first, Image.Image):
+    names = ("images", "frames", "image")  # as pipelines call what they give
+    found = next((getattr(output, name) for name in names if hasattr(output, name)), None)
+    while isinstance(found, list | tuple) and found:  # a video is a list of frames
+        found = found[0]
+    if not isinstance(found, Image.Image):
         raise UserError(
             "expected a pipeline that gives pictures of Pillow, but came "
-            f"{type(first).__name__}; leave output_type out"
+            f"{type(output if found is None else found).__name__}; leave output_type out"
         )
-    return first
+    return found
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from t2i_xattn.errors import UserError, WordNotFoundError, listed, nearest, shown
-from t2i_xattn.explaining.effect_map import EffectMap
+from t2i_xattn.explaining.effect_map import EffectMap, region_map
 from t2i_xattn.explaining.evidence import Evidence, Grade, Interval
 from t2i_xattn.traces.heat_map import HeatMap
 from t2i_xattn.traces.trace import Trace
@@ -49,7 +49,7 @@ class ExplainedWord:
     Attributes:
         word: as typed.
         kind: such as `"colour"`; None if it is not known (see `explaining.other_words`).
-        other: what stood in its place under `text`; None: it was left out.
+        others: what stood in its place under `text`, one after the other; None: it was left out.
         share: its share of attention, 0 to 1.
         sizes: by intervention, how much the denoiser's answer changes (see `EffectMap.size`), with
             an interval over the seeds.
@@ -63,7 +63,7 @@ class ExplainedWord:
 
     word: str
     kind: str | None
-    other: str | None
+    others: tuple[str | None, ...]
     share: float
     sizes: Mapping[str, Interval]
     floor: Interval | None
@@ -77,7 +77,7 @@ class ExplainedWord:
         return {
             "word": self.word,
             "kind": self.kind,
-            "instead": self.other,
+            "instead": list(self.others),
             "share": self.share,
             "sizes": {name: each._asdict() for name, each in self.sizes.items()},
             "floor": None if self.floor is None else self.floor._asdict(),
@@ -149,6 +149,17 @@ class Explanation:
                 f"{listed(effects)}"
             )
         return effects[name]
+
+    def region(self, phrase: str, picture: int = 0) -> HeatMap:
+        """Where a word acts in one of the pictures, see `effect_map.region_map`: the best that
+        attention and effect together say, brought to the edges of the picture.
+
+        Raises:
+            UserError: if the word was not asked about.
+        """
+        chosen = self.pictures[picture]
+        word = self.word(phrase).word
+        return region_map(self.effect(word, None, picture), chosen.attention(word), chosen.image)
 
     def leakage(
         self, names: Sequence[str] | None = None, picture: int | None = None

@@ -9,7 +9,7 @@ that the sampler adds) is as it was.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,8 +68,8 @@ class Answer:
     call: DenoiserCall
 
 
-class _Enough(Exception):
-    """All steps that are asked about have been taken."""
+class NotTogether(Exception):
+    """What is asked must be asked one by one: in a batch, the pipeline makes it something else."""
 
 
 @contextmanager
@@ -95,12 +95,13 @@ def hold(
     measure: Callable[[Answer], None],
     patches: Sequence[Patch | None] = (),
 ) -> tuple[Text | None, ...]:
-    """Runs pictures held on a trajectory, through the steps that are asked about.
+    """Runs pictures held on a trajectory; behind the steps asked about, nothing is computed.
 
     Args:
         pipe: the pipeline.
         trajectory: that they are held on.
-        call: runs the pipeline, for one picture or several, with the settings of the trajectory's.
+        call: runs the pipeline, for one picture or several, with the settings of the trajectory's;
+            its pictures mean nothing.
         measure: is given each answer.
         patches: for each picture, see `Patch`; None: its text is its own.
 
@@ -108,12 +109,13 @@ def hold(
         The text of each picture, as it was encoded.
 
     Raises:
+        NotTogether: if several pictures are not what each alone would be; nothing was measured.
         UserError: if the pipeline does not come by the same way again, or a patch does not fit.
     """
     run = _Around(pipe)
     held = _Held(trajectory, measure, patches)
     run.denoisers = [_Holding(run, each, held) for each in denoisers_of(pipe)]
-    with run.followed(), suppress(_Enough):
+    with run.followed():
         call()
     return held.texts
 
@@ -197,19 +199,37 @@ class _Watching(_Outside):
         if way.window is None:
             way.steps = self.run.steps
             way.window = _window(self.asked, way.steps)
+        if given.get("kv_cache_mode") is not None:
+            raise UserError(
+                "expected a pipeline that does not keep the keys of reference pictures, to ask it "
+                "again, but this one does; take another one"
+            )
         answer = method(**given)
+        # Copies, since pipelines change their tensors in place.
+        noted = with_prediction(answer, prediction(answer).detach().clone())
         rows = {branch: each[0] for branch, each in batch_rows(layout, call).items()}
         number = sum(each.step is not None for each in way.calls)
         if number >= way.window[1]:
             return answer
         own = rows.get(CONDITIONAL)
         if own is None:
-            way.calls.append(TrajectoryCall(rows, None, None, None, answer))
+            way.calls.append(TrajectoryCall(rows, None, None, 0, None, noted))
             return answer
-        kept = rows_of(given, [own], call.rows) if self.keep and number >= way.window[0] else None
+        kept = None
+        if self.keep and number >= way.window[0]:
+            kept = _copied(rows_of(given, [own], call.rows))
         way.text = layout.texts[CONDITIONAL][0]
-        way.calls.append(TrajectoryCall(rows, number, call.sample[own], kept, answer))
+        latents, tokens = call.sample[own].detach().clone(), call.tokens_of([own])
+        way.calls.append(TrajectoryCall(rows, number, latents, tokens, kept, noted))
         return answer
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.detach().clone()
+    if isinstance(value, Mapping):
+        return {key: _copied(each) for key, each in value.items()}
+    return type(value)(map(_copied, value)) if isinstance(value, tuple | list) else value
 
 
 class _Held:
@@ -236,11 +256,14 @@ class _Holding(_Outside):
     ) -> Any:
         held, way = self.held, self.held.trajectory
         assert way.window is not None, "a trajectory that has been watched"
+        rows = batch_rows(layout, call)
         if held.called >= len(way.calls):
-            raise _Enough
+            # To the end by what was answered last, since pipelines put back what they have changed
+            # (perturbed-attention guidance its processors) at their end alone.
+            last = next((e for e in way.calls[::-1] if set(e.rows) == set(rows)), way.calls[-1])
+            return with_prediction(last.answer, for_pictures(last, rows))
         then = way.calls[held.called]
         held.called += 1
-        rows = batch_rows(layout, call)
         if set(rows) != set(then.rows):
             raise UserError(
                 f"expected the branches {', '.join(then.rows)} in a call of the denoiser as in the "
@@ -251,10 +274,12 @@ class _Holding(_Outside):
         if then.step is None or then.step < way.window[0]:
             return with_prediction(then.answer, instead)
         own = rows[CONDITIONAL]
-        self._check(call, own, then)
+        self._check(call, own, then, first=not held.texts)
         held.texts = layout.texts[CONDITIONAL]
-        # Perturbed rows are told by their place in the whole batch.
-        some = own if PERTURBED not in rows else tuple(range(call.rows))
+        # Perturbed rows are told by their place in the whole batch, and of several texts each lies
+        # in its own way.
+        apart = PERTURBED not in rows and call.parts is None
+        some = own if apart else tuple(range(call.rows))
         asked = rows_of(given, some, call.rows) if len(some) < call.rows else given
         if any(held.patches):
             asked = _patched(asked, then, _name_of_text(given, call), held.patches, call)
@@ -265,12 +290,20 @@ class _Holding(_Outside):
         held.measure(Answer(then.step, answered.float(), plain.float(), call))
         return with_prediction(then.answer, instead)
 
-    def _check(self, call: DenoiserCall, own: Sequence[int], then: TrajectoryCall) -> None:
-        """Raises `UserError` unless all pictures are where the trajectory's own was."""
+    def _check(
+        self, call: DenoiserCall, own: Sequence[int], then: TrajectoryCall, first: bool
+    ) -> None:
+        """Looks whether all pictures are where the trajectory's own was."""
         assert then.latents is not None
+        several = first and len(own) > 1
+        # Some pad a text otherwise where it is one of several (Latte).
+        if several and call.tokens_of(own) != then.tokens:
+            raise NotTogether
         for row in own:
             one, other = call.sample[row].float(), then.latents.float()
             alike = one.shape == other.shape and torch.allclose(one, other, rtol=1e-2, atol=1e-2)
+            if not alike and several:
+                raise NotTogether
             if not alike:
                 raise UserError(
                     "expected the run to go the same way again, but the latents of step "

@@ -112,22 +112,33 @@ def questions(
                 f'expected interventions "text" or "attention" with sites=…, but came '
                 f"{intervention!r}, which changes the text for all sites; leave sites out"
             )
-        everywhere = {target.text: (0.0, 0.0, 1.0, 1.0)}
-        edit = {"kind": RegionalPrompts, "regions": everywhere, "base_weight": 0.0}
-        return [Question(phrase, intervention, prompt, edit=edit | where)]
+        everywhere = (0.0, 0.0, 1.0, 1.0)
+        return [
+            Question(
+                phrase,
+                intervention,
+                prompt,
+                edit={"kind": RegionalPrompts, "regions": {text: everywhere}, "base_weight": 0.0}
+                | where,
+            )
+            for text in target.texts
+        ]
     if intervention == "text":
-        return [Question(phrase, intervention, target.text)]
+        return [Question(phrase, intervention, text) for text in target.texts]
     if intervention == "embedding":
         return [Question(phrase, intervention, "", patch=Patch(target.columns))]
     groups = columns_by_group(target, prompt, text)
     if intervention == "only":
         others = {c for name, each in groups.items() if name != "own" for c in each}
-        return [Question(phrase, intervention, target.text, patch=Patch(others))]
-    asked = [Question(phrase, intervention, target.text, ALL)]
+        return [Question(phrase, intervention, target.texts[0], patch=Patch(others))]
+    asked = [Question(phrase, intervention, target.texts[0], ALL)]
     for name, columns in groups.items():
         if columns:
-            asked.append(Question(phrase, intervention, target.text, name, Patch(columns)))
-    return [*asked, Question(phrase, intervention, target.text, "pooled", Patch((), others=True))]
+            asked.append(Question(phrase, intervention, target.texts[0], name, Patch(columns)))
+    return [
+        *asked,
+        Question(phrase, intervention, target.texts[0], "pooled", Patch((), others=True)),
+    ]
 
 
 def columns_by_group(target: Target, prompt: str, text: Text | None) -> dict[str, Collection[int]]:

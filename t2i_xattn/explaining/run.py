@@ -88,13 +88,21 @@ class Run:
         """
         return self.pipe(**self.arguments(prompts, **changed))
 
+    def unpainted(self, prompts: Sequence[str]) -> None:
+        """The same for its calls of the denoiser alone: no picture is decoded, where the pipeline
+        can leave that out."""
+        known = inspect.signature(self.pipe.__call__).parameters
+        self(prompts, **({"output_type": "latent"} if "output_type" in known else {}))
+
     def arguments(self, prompts: Sequence[str] | None = None, **changed: Any) -> dict[str, Any]:
         """The arguments of the pipeline's call. Generators are drawn from, so they are new ones
         each time."""
         texts = [self.prompt] if prompts is None else list(prompts)
         given = self.settings | changed
-        repeated = {name: _repeated(name, value, len(texts)) for name, value in given.items()}
         noise = [torch.Generator().manual_seed(self.seed) for _ in texts]
+        if len(texts) == 1:  # some take no lists
+            return {"prompt": texts[0], "generator": noise[0], **given}
+        repeated = {name: _repeated(name, value, len(texts)) for name, value in given.items()}
         return {"prompt": texts, "generator": noise, **repeated}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from t2i_xattn.errors import shown
 from t2i_xattn.explaining.evidence import Evidence, Grade, Interval
@@ -33,7 +33,7 @@ _COLUMNS = {
 
 def sentence(
     word: str,
-    other: str | None,
+    others: Sequence[str | None],
     share: float,
     sizes: Mapping[str, Interval],
     evidence: Evidence,
@@ -44,7 +44,7 @@ def sentence(
 
     Args:
         word: the word.
-        other: what stood in its place; None: it was left out.
+        others: what stood in its place, one after the other; None: it was left out.
         share: of attention, 0 to 1.
         sizes: by intervention.
         evidence, carriers, grade: see `ExplainedWord`.
@@ -55,8 +55,9 @@ def sentence(
             f"{name} gets {share:.1%} of the attention and does nothing beyond the placebo: "
             f"without it the picture's making changes by {_size(evidence.size)}; {_TRUSTED[grade]}."
         )
+    named = [shown(each, 60) for each in others if each]
     way = {
-        "text": f"with {shown(other, 60)} in its place" if other else "left out",
+        "text": f"with {' or '.join(named)} in its place" if named else "left out",
         "attention": "with its keys hidden",
         "embedding": "with its columns emptied",
     }.get(evidence.found_by, evidence.found_by)
@@ -64,13 +65,13 @@ def sentence(
     parts = []
     if evidence.attention_effect is not None and evidence.found_by != "attention":
         parts.append(f"hiding its own keys does {evidence.attention_effect:.0%} of that")
-    named = [
+    through = [
         f"{_COLUMNS.get(group, group)} ({part:.0%})"
         for group, part in sorted(carriers.items(), key=lambda each: -each[1])
         if part >= MOST
     ]
-    if named:
-        parts.append(f"it acts through {' and '.join(named)}")
+    if through:
+        parts.append(f"it acts through {' and '.join(through)}")
     if evidence.iou >= AGREE:
         parts.append("its attention map agrees")
     else:

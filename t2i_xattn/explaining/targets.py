@@ -22,19 +22,28 @@ class Target:
         phrase: as typed.
         places: where it stands in the prompt.
         columns: of the text.
-        other: what stands in its place under `text`; None: it is left out.
-        text: the prompt with that.
+        others: what stands in its place under `text`, one after the other; None: it is left out.
+        texts: the prompt with each.
     """
 
     phrase: str
     places: tuple[tuple[int, int], ...]
     columns: tuple[int, ...]
-    other: str | None
-    text: str
+    others: tuple[str | None, ...]
+    texts: tuple[str, ...]
+
+    @property
+    def other(self) -> str | None:
+        """The first of `others`."""
+        return self.others[0]
 
 
 def targets(
-    pipe: Any, trace: Trace, words: Sequence[str] | None, instead: Mapping[str, str | None]
+    pipe: Any,
+    trace: Trace,
+    words: Sequence[str] | None,
+    instead: Mapping[str, str | None],
+    alternatives: int = 1,
 ) -> list[Target]:
     """What is asked about in a recorded run.
 
@@ -43,6 +52,7 @@ def targets(
         trace: of the run.
         words: words or phrases; None: every word of the prompt once, where it stands first.
         instead: what is put in the place of some of them; None: nothing.
+        alternatives: how many others of a word's kind, of those that are not in `instead`.
 
     Raises:
         UserError: for a word that the prompt does not have or that was cut off, for two that are
@@ -74,7 +84,7 @@ def targets(
             )
     given = {word.casefold(): other for word, other in instead.items()}
     count = _token_counts(pipe)
-    return [_target(each, prompt, found, given, count) for each in phrases]
+    return [_target(each, prompt, found, given, count, alternatives) for each in phrases]
 
 
 def _target(
@@ -83,6 +93,7 @@ def _target(
     words: Sequence[Word],
     instead: Mapping[str, str | None],
     count: Tokens,
+    alternatives: int,
 ) -> Target:
     columns = find_phrase(words, phrase)
     places = tuple(phrase_spans(prompt, phrase))
@@ -92,8 +103,18 @@ def _target(
             "leave it out, or ask what attention says of it with record(…, spans=…)"
         )
     folded = phrase.casefold()
-    other = instead[folded] if folded in instead else _of_its_kind(phrase, prompt, count)
-    return Target(phrase, places, columns, other, with_another(prompt, places, other))
+    others: list[str | None] = [instead[folded]] if folded in instead else []
+    said = prompt
+    while not others or (len(others) < alternatives and folded not in instead):
+        other = _of_its_kind(phrase, said, count)
+        if other is None and others:
+            break
+        others.append(other)
+        if other is None:
+            break
+        said = f"{said} {other}"  # not twice the same
+    texts = tuple(with_another(prompt, places, other) for other in others)
+    return Target(phrase, places, columns, tuple(others), texts)
 
 
 def _of_its_kind(phrase: str, prompt: str, count: Tokens) -> str | None:

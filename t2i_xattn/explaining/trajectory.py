@@ -26,6 +26,7 @@ class TrajectoryCall:
         rows: by branch, the row of the batch that is the picture's.
         step: the conditional branch's number; None in a call without it.
         latents: what the conditional row was given; None in a call without it.
+        tokens: columns of its text.
         given: the arguments for that row alone; None where they are not kept.
         answer: what the denoiser gave, in whatever holds it.
     """
@@ -33,6 +34,7 @@ class TrajectoryCall:
     rows: Mapping[str, int]
     step: int | None
     latents: Tensor | None
+    tokens: int
     given: Mapping[str, Any] | None
     answer: Any
 
@@ -97,5 +99,5 @@ def for_pictures(call: TrajectoryCall, rows: Mapping[str, Rows]) -> Tensor:
     order: list[int] = [0] * sum(map(len, rows.values()))
     for branch, places in rows.items():
         for row in places:
-            order[row] = call.rows[branch]
+            order[row] = call.rows.get(branch, 0)
     return given[order]
