@@ -93,7 +93,7 @@ def regions_request(
                 f"expected each word once in --words and --background, but came {shown(word)} "
                 "twice; leave one out"
             )
-    return RegionsRequest(words, others, _threshold(threshold))
+    return RegionsRequest(words, others, parse_threshold(threshold))
 
 
 def write_regions(
@@ -165,7 +165,12 @@ def print_regions(rows: Sequence[RegionReport]) -> None:
     Console(soft_wrap=not sys.stdout.isatty()).print(table)
 
 
-def _threshold(text: str | None) -> float | Literal["otsu"] | None:
+def parse_threshold(text: str | None) -> float | Literal["otsu"] | None:
+    """`"0.3"` or `"otsu"`, read; None of None.
+
+    Raises:
+        UserError: if it is neither.
+    """
     if text is None:
         return None
     if text.strip().casefold() == "otsu":
