@@ -16,6 +16,7 @@ from lab.evaluation import regions_report, report, steering
 from lab.evaluation.inversions import evaluate_inversions
 from lab.evaluation.judging import SPOILINGS, JudgeAccuracy, judge_accuracy
 from lab.evaluation.maps import TIMESTEPS, evaluate_maps
+from lab.evaluation.painted_regions import evaluate_painted_regions
 from lab.evaluation.painting import Painting
 from lab.evaluation.pictures import Keep, judge_prompts, picture_figures
 from lab.evaluation.prompts import Prompt, benchmark_prompts
@@ -222,21 +223,35 @@ def regions(
     model: Model = None,
     batch: Batch = 20,
     limit: Limit = None,
+    painted: Annotated[
+        int,
+        typer.Option(
+            min=0, max=100, help="Pictures to paint and judge as well; models of the world only."
+        ),
+    ] = 0,
     json: Json = None,
     device: Device = "cpu",
 ) -> None:
     """Hold regions of words that compete against drawn objects, and their quality estimate."""
     scenes = limit or SCENES
-    settings = {"model": model, "timesteps": TIMESTEPS, "limit": limit}
+    settings = {"model": model, "timesteps": TIMESTEPS, "limit": limit, "painted": painted}
 
     def measure() -> dict[str, Any]:
-        figures, ranks = evaluate_regions(_load(model, device, "world"), scenes, batch=batch)
+        pipe = _load(model, device, "world")
+        figures, ranks = evaluate_regions(pipe, scenes, batch=batch)
         Console().print(regions_report.regions_table(figures, scenes))
         Console().print(regions_report.ranks_table(ranks))
-        return {
+        told: dict[str, Any] = {
             "regions": [vars(each) for each in figures],
             "quality": [vars(each) for each in ranks],
         }
+        if painted:
+            judged, orders = evaluate_painted_regions(pipe, load_segmenter(), painted)
+            Console().print(regions_report.painted_table(judged))
+            Console().print(regions_report.ranks_table(orders))
+            told["painted"] = [vars(each) for each in judged]
+            told["quality painted"] = [vars(each) for each in orders]
+        return told
 
     _run(json, settings, measure)
 

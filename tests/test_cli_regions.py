@@ -44,6 +44,7 @@ def test_regions_are_written_and_shown(model: Path, tmp_path: Path) -> None:
         ]
     table = json.loads((tmp_path / "out" / "regions.json").read_text("utf-8"))
     assert [row["quality"]["word"] for row in table["words"]] == ["circle", "Blue"]
+    assert table["words"][0]["threshold"] == 0.4
     assert table["words"][0]["quality"]["area"] == pytest.approx(expected.quality("circle").area)
     assert table["words"][1]["box"] == (expected.box("blue") and list(expected.box("blue") or ()))
     assert (Regions.load(tmp_path / "out" / "regions.npz").labels == expected.labels).all()

@@ -9,20 +9,24 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from typer.testing import CliRunner
 
 from evaluate import app
+from lab.evaluation.one_pass import own_size, recorded_pass
 from lab.evaluation.published import measuring, opened
 from lab.evaluation.published.labelled import VOID
 from lab.evaluation.published.measuring import NOTHING, evaluate_published, prompt_of
 from lab.evaluation.published.names import read_names
 from lab.evaluation.published.scores import BinaryScores, ClassScores, average_precision
 from lab.evaluation.published.voc import CLASSES
+from lab.evaluation.ways import chosen_ways
 from lab.models import load_model
 from published_formats import counts, scenes, write_coco, write_imagenet_seg, write_voc
 from t2i_xattn.errors import UserError
 from t2i_xattn.traces.heat_map import HeatMap
+from tiny_pipelines import make_sdxl
 
 SHAPES = ("circle", "square", "triangle", "star", "heart", "diamond", "crescent", "cross")
 NUMBERS = {shape: number for number, shape in enumerate(SHAPES, start=2)}
@@ -317,7 +321,7 @@ def test_damaged_files_are_told(voc: Path, tmp_path: Path) -> None:
 
 def test_other_pipelines_are_told(pipe: Any, voc: Path) -> None:
     test = opened("voc", voc, NAMES)
-    with pytest.raises(UserError, match="a pipeline whose UNet is given one text"):
+    with pytest.raises(UserError, match="a pipeline of Stable Diffusion 1, 2 or XL"):
         evaluate_published(object(), test)
     with pytest.raises(UserError, match="from 0 to 999, but came 1000"):
         evaluate_published(pipe, test, timestep=1000)
@@ -339,6 +343,28 @@ def test_the_command_prints_the_table(pipe: Any, voc: Path, tmp_path: Path) -> N
     for each in figures["published"]:
         assert f"{100 * each['mean_iou']:.2f} %" in done.output
     assert figures["settings"]["format"] == "voc"
+
+
+def test_the_unet_is_given_what_its_pipeline_gives(pipe: Any, draw: Any) -> None:
+    """Of both kinds: the text, and of SDXL the pooled one and the sizes."""
+    for each in (pipe, make_sdxl()):
+        seen: list[Any] = []
+
+        def watch(module: Any, args: Any, kwargs: Any, seen: list[Any] = seen) -> None:
+            seen.append(kwargs)
+
+        handle = each.unet.register_forward_pre_hook(watch, with_kwargs=True)
+        each.set_progress_bar_config(disable=True)
+        draw(each, guidance_scale=1.0)
+        side = own_size(each)
+        latents = torch.zeros(1, 4, *[side // each.vae_scale_factor] * 2)
+        trace = recorded_pass(each, ["a red circle"], latents, 300, 0, chosen_ways(["mean"]))
+        handle.remove()
+        first, last = seen[0], seen[-1]
+        assert torch.equal(first["encoder_hidden_states"], last["encoder_hidden_states"])
+        for name, value in (first["added_cond_kwargs"] or {}).items():
+            assert torch.equal(value, last["added_cond_kwargs"][name])
+        assert trace["mean"].heatmap("circle").array.shape == (side, side)
 
 
 @pytest.mark.slow

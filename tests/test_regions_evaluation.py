@@ -62,7 +62,9 @@ def test_ranks_by_hand() -> None:
     every = [
         (float(fit), Quality("x", 1 - fit, 0.5, fit**3, rng.random(), 1.0, fit**2)) for fit in fits
     ]
-    found = evaluation._rank_figures({("mean", 200): every[:20], ("mean", 500): every[20:]})
+    found = evaluation.rank_figures(
+        {("mean", None): every, ("mean", 200): every[:20], ("mean", 500): every[20:]}
+    )
     by_key = {(each.timestep, each.measure): each for each in found}
     assert len(found) == 3 * len(MEASURES)
     assert by_key[None, "margin"].correlation == pytest.approx(1)

@@ -41,6 +41,7 @@ class RegionReport:
 
     Attributes:
         label: the word's value in the PNG.
+        threshold: what its map needs at a place, from its lowest (0) to its highest (1).
         box: around its largest part (top, left, bottom, right), in fractions of the picture; None
             if it has no region.
         parts: how many connected parts the region has.
@@ -48,6 +49,7 @@ class RegionReport:
     """
 
     label: int
+    threshold: float
     box: Box | None
     parts: int
     quality: Quality
@@ -126,12 +128,17 @@ def write_regions(
     texts = {LEGEND: json.dumps(labels)}
     save_png(palette_picture(found), folder / names[0], made, number, texts)
     rows = tuple(
-        RegionReport(label, found.box(word), len(found.parts(word)), found.quality(word))
+        RegionReport(
+            label,
+            found.cuts[label - 1],
+            found.box(word),
+            len(found.parts(word)),
+            found.quality(word),
+        )
         for label, word in enumerate(found.words, start=1)
     )
     table: dict[str, Any] = {
         "prompt": trace.prompts[number],
-        "threshold": asked.threshold,
         **labels,
         "words": [asdict(each) for each in rows],
     }

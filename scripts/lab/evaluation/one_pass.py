@@ -21,19 +21,27 @@ from t2i_xattn.inversion.latents import encoded
 from t2i_xattn.recording.record import record
 from t2i_xattn.traces.trace import Trace
 
+_SDXL = "text_time"
+
 
 def check_pipeline(pipe: Any) -> None:
     """
     Raises:
-        UserError: if it is not of Stable Diffusion's kind, a UNet that is given one text.
+        UserError: if it is not of Stable Diffusion's kind, or of SDXL's.
     """
-    unet = getattr(pipe, "unet", None)
-    given = getattr(unet, "config", {}).get("addition_embed_type") if unet is not None else None
-    if unet is None or given is not None or not hasattr(pipe, "encode_prompt"):
+    kind = _addition(pipe) if hasattr(pipe, "unet") and hasattr(pipe, "encode_prompt") else "other"
+    if kind not in (None, _SDXL):
         raise UserError(
-            "expected a pipeline whose UNet is given one text, such as StableDiffusionPipeline, "
-            f"but came {type(pipe).__name__}; take a model of Stable Diffusion 1 or 2"
+            "expected a pipeline of Stable Diffusion 1, 2 or XL, whose UNet is given a prompt, but "
+            f"came {type(pipe).__name__}; take a StableDiffusionPipeline or "
+            "StableDiffusionXLPipeline"
         )
+
+
+def _addition(pipe: Any) -> str | None:
+    """What the UNet is given beside the text's columns; None: nothing."""
+    found: str | None = pipe.unet.config.get("addition_embed_type")
+    return found
 
 
 def own_size(pipe: Any) -> int:
@@ -83,6 +91,19 @@ def recorded_pass(
             auto: stack.enter_context(record(pipe, heads="auto" if auto else "mean", walk=walk))
             for auto in {way.auto for way in ways.values()}
         }
-        text, _ = pipe.encode_prompt(list(prompts), latents.device, 1, False)
-        pipe.unet(noisy.to(pipe.unet.dtype), level[0], encoder_hidden_states=text)
+        pipe.unet(noisy.to(pipe.unet.dtype), level[0], **_conditions(pipe, prompts, latents))
     return {name: traces[way.auto] for name, way in ways.items()}
+
+
+def _conditions(pipe: Any, prompts: Sequence[str], latents: Tensor) -> dict[str, Any]:
+    """What the UNet is given beside latents and level, as the pipeline itself gives it."""
+    settings = {"num_images_per_prompt": 1, "do_classifier_free_guidance": False}
+    told = pipe.encode_prompt(list(prompts), device=latents.device, **settings)
+    if _addition(pipe) is None:
+        return {"encoder_hidden_states": told[0]}
+    text, _, pooled, _ = told
+    # The size that the picture had and has, in which nothing was cut off.
+    height, width = (int(side * pipe.vae_scale_factor) for side in latents.shape[2:])
+    sizes = torch.tensor([[height, width, 0, 0, height, width]] * len(prompts))
+    added = {"text_embeds": pooled, "time_ids": sizes.to(text)}
+    return {"encoder_hidden_states": text, "added_cond_kwargs": added}

@@ -117,7 +117,7 @@ def evaluate_regions(
             raise UserError(f"expected {name} of 1 or more, but came {value}")
     ways = chosen_ways(WAYS)
     tally: dict[tuple[str, float | str, str, float], _Tally] = defaultdict(_Tally)
-    ranked: dict[tuple[str, int], list[tuple[float, Quality]]] = defaultdict(list)
+    ranked: dict[tuple[str, int | None], list[tuple[float, Quality]]] = defaultdict(list)
     with tqdm(total=scenes, desc="regions of drawn scenes", unit="scene", disable=None) as bar:
         for start in range(0, scenes, batch):
             part = [
@@ -135,9 +135,10 @@ def evaluate_regions(
                     found = Regions.of(maps, threshold=DEFAULTS[way])
                     for label, mask in enumerate(masks, start=1):
                         fit = iou(found.labels == label, mask)
-                        ranked[way, timestep].append((fit, found.qualities[label - 1]))
+                        for level in (None, timestep):
+                            ranked[way, level].append((fit, found.qualities[label - 1]))
             bar.update(len(part))
-    return [each.figure(*key) for key, each in tally.items()], _rank_figures(ranked)
+    return [each.figure(*key) for key, each in tally.items()], rank_figures(ranked)
 
 
 def _nouns(
@@ -223,13 +224,14 @@ class _Tally:
         )
 
 
-def _rank_figures(
-    ranked: Mapping[tuple[str, int], list[tuple[float, Quality]]],
+def rank_figures(
+    groups: Mapping[tuple[str, int | None], Sequence[tuple[float, Quality]]],
 ) -> list[RankFigure]:
-    groups: dict[tuple[str, int | None], list[tuple[float, Quality]]] = defaultdict(list)
-    for (way, timestep), every in ranked.items():
-        groups[way, None].extend(every)
-        groups[way, timestep].extend(every)
+    """How each measure orders the regions of each way and noise level.
+
+    Args:
+        groups: by way and level, the IoU and the quality of each region.
+    """
     found = []
     for (way, level), every in groups.items():
         fits = np.array([fit for fit, _ in every])

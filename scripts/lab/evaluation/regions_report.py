@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
+from lab.evaluation.painted_regions import PaintedFigure
 from lab.evaluation.published.measuring import PublishedFigure
 from lab.evaluation.regions import RankFigure, RegionFigure
 
@@ -32,6 +33,17 @@ def regions_table(figures: Sequence[RegionFigure], scenes: int) -> Table:
             f"{100 * each.void:.1f} %",
             str(each.n),
         )
+    return table
+
+
+def painted_table(figures: Sequence[PaintedFigure]) -> Table:
+    """Regions in painted pictures, as the judge sees them."""
+    title = "Regions of two things that compete, painted pictures, against the judge"
+    table = Table("way", title=title, title_justify="left")
+    for name in ("IoU", "things", "not seen by the judge"):
+        table.add_column(name, justify="right")
+    for each in figures:
+        table.add_row(each.way, f"{each.iou:.3f}", str(each.n), str(each.unseen))
     return table
 
 
