@@ -50,6 +50,9 @@ def test_regions_are_written_and_shown(model: Path, tmp_path: Path) -> None:
     assert (Regions.load(tmp_path / "out" / "regions.npz").labels == expected.labels).all()
     assert f"{expected.quality('circle').area:.1%}" in printed
     assert str(tmp_path / "out" / "regions.png") in printed.replace("\n", "")
+    # What is chosen where nothing is said, of a run with a walk.
+    assert trace.regions(["circle"]).cuts == (0.3,)
+    assert trace.regions(["circle"], stream="text").cuts == (0.5,)
     # Another run of the command without regions leaves none of the earlier one.
     assert run("inspect", PROMPT, *options)[0] == 0
     assert not set(FILES) & set(written(tmp_path / "out"))

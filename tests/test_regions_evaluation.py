@@ -15,6 +15,7 @@ from evaluate import app
 from lab.evaluation import regions as evaluation
 from lab.evaluation.regions import DEFAULTS, MEASURES, SCALES, THRESHOLDS, evaluate_regions
 from t2i_xattn.errors import UserError
+from t2i_xattn.recording.record import record
 from t2i_xattn.traces.heat_map import HeatMap
 from t2i_xattn.traces.quality import Quality
 
@@ -54,6 +55,13 @@ def test_regions_of_a_tiny_pipeline(pipe: Any) -> None:
     assert (figures, ranks) == evaluate_regions(pipe, 5, timesteps=(500,), batch=2)
     with pytest.raises(UserError, match="scenes of 1 or more, but came 0"):
         evaluate_regions(pipe, 0)
+
+
+def test_the_defaults_are_those_of_a_trace(pipe: Any, draw: Any) -> None:
+    for way, walk in (("mean", 0), ("agreed", 1)):
+        with record(pipe, walk=walk) as trace:
+            draw(pipe)
+        assert trace.regions(["circle"]).cuts == (DEFAULTS[way],)
 
 
 def test_ranks_by_hand() -> None:

@@ -118,6 +118,7 @@ def write_regions(
         asked: the words, and how they compete.
         made: how the picture was made, which is written beside; None where that is not known.
     """
+    from t2i_xattn.traces.competing import connected_parts
     from t2i_xattn.traces.regions_file import LEGEND, legend, palette_picture
 
     found = trace.regions(
@@ -132,7 +133,7 @@ def write_regions(
             label,
             found.cuts[label - 1],
             found.box(word),
-            len(found.parts(word)),
+            len(connected_parts(found.mask(word))[1]) - 1,
             found.quality(word),
         )
         for label, word in enumerate(found.words, start=1)

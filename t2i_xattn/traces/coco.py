@@ -53,7 +53,7 @@ def coco_of(
     height, width = found.labels.shape
     annotations: list[dict[str, Any]] = []
     for label, word in enumerate(found.words, start=1):
-        for part in found.parts(word, smallest):
+        for part in found.each_part(word, smallest):
             annotations.append(
                 {
                     "id": int(first_id) + len(annotations),

@@ -24,8 +24,8 @@ class Quality:
     Attributes:
         word: whose region it is.
         area: its share of the picture.
-        overlap: the share of the places where the word's map reaches its threshold that another
-            word, or one of the background, has or claims too.
+        overlap: the share of the places where the word's map reaches its threshold at which
+            another's does too, a word's or one's of the background.
         margin: how far the map stands above the second, the mean over the region, as a part of
             what is possible: the second is the highest other map, or the word's own threshold.
         stability: IoU of the region with all thresholds 0.1 lower and with all 0.1 higher. With

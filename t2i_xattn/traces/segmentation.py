@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -135,11 +135,14 @@ class Regions:
     def box(self, word: str) -> Box | None:
         """The box around the largest connected part of a word's region, in fractions of the
         picture; None if it has no region."""
-        parts = self.parts(word)
-        return regions.bounding_box(parts[0]) if parts else None
+        return regions.bounding_box(regions.largest_component(self.mask(word)))
 
     def parts(self, word: str, smallest: float = 0.0) -> list[Mask]:
-        """The connected parts of a word's region, the largest first.
+        """The connected parts of a word's region, the largest first; see `each_part`."""
+        return list(self.each_part(word, smallest))
+
+    def each_part(self, word: str, smallest: float = 0.0) -> Iterator[Mask]:
+        """The connected parts of a word's region, one after the other, the largest first.
 
         Pixels are connected by a side or a corner.
 
@@ -153,9 +156,9 @@ class Regions:
         if not regions.is_number(smallest) or not 0 <= smallest <= 1:
             raise UserError(f"expected smallest= from 0 to 1, but came {shown(smallest)}")
         parts, sizes = connected_parts(self.mask(word))
-        least = max(smallest * parts.size, 1)
-        order = sorted(range(1, len(sizes)), key=lambda number: -sizes[number])
-        return [parts == number for number in order if sizes[number] >= least]
+        order = 1 + np.argsort(-sizes[1:], kind="stable")
+        for number in order[sizes[order] >= smallest * parts.size]:
+            yield parts == number
 
     @cached_property
     def qualities(self) -> tuple[Quality, ...]:
