@@ -12,15 +12,20 @@ import typer
 from PIL import Image
 from rich.console import Console
 
-from lab.evaluation import report, steering
+from lab.evaluation import regions_report, report, steering
 from lab.evaluation.inversions import evaluate_inversions
 from lab.evaluation.judging import SPOILINGS, JudgeAccuracy, judge_accuracy
 from lab.evaluation.maps import TIMESTEPS, evaluate_maps
+from lab.evaluation.painted_regions import evaluate_painted_regions
 from lab.evaluation.painting import Painting
 from lab.evaluation.pictures import Keep, judge_prompts, picture_figures
 from lab.evaluation.prompts import Prompt, benchmark_prompts
+from lab.evaluation.published import FORMATS, opened
+from lab.evaluation.published.measuring import evaluate_published
+from lab.evaluation.published.names import read_names
 from lab.evaluation.recall import SHAPES_RECIPE, evaluate_recall
 from lab.evaluation.reconstruction import evaluate_autoencoder
+from lab.evaluation.regions import evaluate_regions
 from lab.evaluation.segmentation import mean_iou
 from lab.evaluation.ways import USUAL, WAYS, chosen_ways
 from lab.evaluation.world_judging import judge_scenes, seen_by
@@ -38,6 +43,7 @@ from lab.models import load_model
 from lab.training.recipe import load_recipe
 from t2i_xattn.commands.one_sentence import mistakes_told
 from t2i_xattn.commands.output import output_folder
+from t2i_xattn.commands.regions import parse_threshold
 
 SCENES = 600
 
@@ -210,6 +216,105 @@ def maps(
     chosen_ways(chosen)  # a name that is none is told before a model is loaded
     settings = {"model": model, "ways": chosen, "timesteps": TIMESTEPS, "limit": limit}
     _run(json, settings, lambda: {"maps": _maps(_load(model, device), limit, batch, chosen)})
+
+
+@app.command()
+def regions(
+    model: Model = None,
+    batch: Batch = 20,
+    limit: Limit = None,
+    painted: Annotated[
+        int,
+        typer.Option(
+            min=0, max=100, help="Pictures to paint and judge as well; models of the world only."
+        ),
+    ] = 0,
+    json: Json = None,
+    device: Device = "cpu",
+) -> None:
+    """Hold regions of words that compete against drawn objects, and their quality estimate."""
+    scenes = limit or SCENES
+    settings = {"model": model, "timesteps": TIMESTEPS, "limit": limit, "painted": painted}
+
+    def measure() -> dict[str, Any]:
+        pipe = _load(model, device, "world")
+        figures, ranks = evaluate_regions(pipe, scenes, batch=batch)
+        Console().print(regions_report.regions_table(figures, scenes))
+        Console().print(regions_report.ranks_table(ranks))
+        told: dict[str, Any] = {
+            "regions": [vars(each) for each in figures],
+            "quality": [vars(each) for each in ranks],
+        }
+        if painted:
+            judged, orders = evaluate_painted_regions(pipe, load_segmenter(), painted)
+            Console().print(regions_report.painted_table(judged))
+            Console().print(regions_report.ranks_table(orders))
+            told["painted"] = [vars(each) for each in judged]
+            told["quality painted"] = [vars(each) for each in orders]
+        return told
+
+    _run(json, settings, measure)
+
+
+@app.command()
+def published(
+    data: Annotated[
+        Path, typer.Option(help="The test's folder, or its .mat file.", show_default=False)
+    ],
+    kind: Annotated[
+        str, typer.Option("--format", help=f"One of {', '.join(FORMATS)}.", show_default=False)
+    ],
+    names: Annotated[
+        Path | None,
+        typer.Option(
+            help="What classes are called in prompts: JSON, or lines of class and word.",
+            show_default="their own names",
+        ),
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option(help="The test's list.", show_default="val, or val2017")
+    ] = None,
+    model: Model = None,
+    ways: Annotated[
+        str, typer.Option(help=f"How maps are made, of: {', '.join(WAYS)}.")
+    ] = "mean,agreed",
+    timestep: Annotated[int, typer.Option(help="The noise level.")] = 500,
+    threshold: Annotated[
+        str | None,
+        typer.Option(
+            help="0 to 1 or otsu; imagenet-seg is always cut at the mean.",
+            show_default="0.3 of agreed maps, or 0.5",
+        ),
+    ] = None,
+    batch: Batch = 8,
+    limit: Annotated[int | None, typer.Option(min=1, help="The first pictures only.")] = None,
+    json: Json = None,
+    device: Device = "cpu",
+) -> None:
+    """Print a published table of segmentation with a model of your own; see docs/regions.md."""
+    chosen = [each.strip() for each in ways.split(",")]
+    chosen_ways(chosen)  # what is wrong is told before a model is loaded
+    level = parse_threshold(threshold)
+    test = opened(kind, data, read_names(names), split)
+    settings = {
+        "format": kind,
+        "split": split,
+        "model": model,
+        "ways": chosen,
+        "timestep": timestep,
+        "threshold": level,
+        "limit": limit,
+    }
+
+    def measure() -> dict[str, Any]:
+        figures = evaluate_published(
+            _load(model, device, "world"), test, ways=chosen, timestep=timestep, threshold=level,
+            batch=batch, limit=limit,
+        )  # fmt: skip
+        Console().print(regions_report.published_table(figures, kind, timestep))
+        return {"published": [vars(each) for each in figures]}
+
+    _run(json, settings, measure)
 
 
 @app.command()

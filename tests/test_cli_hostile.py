@@ -54,6 +54,9 @@ WRONG = {
     "--region": ["", "0,0,1,1", "0,0,1,1=", "=red", "nan,0,1,1=red", "0,0,1e9,1=red", HUGE],
     "--attend": ["!", "x", "x" * 10**6, ",".join("abc" * 200)],
     "--words": ["!", "x", "x" * 10**6, ",".join("abc" * 200)],
+    "--regions": ["", "x"],
+    "--background": ["x", "blue", "x" * 10**6],  # without --regions; with it: test_cli_regions
+    "--threshold": [*NO_NUMBERS, "0.5", "otsu", "-1", "2", LONG, HUGE],
     "--negative": ["a " * 80, "a" * 10**6, "\udcff"],
 }
 """What no option of that name can take."""

@@ -20,6 +20,7 @@ from t2i_xattn.denoisers.sites import choose_sites
 from t2i_xattn.errors import UserError, shown
 from t2i_xattn.traces import regions
 from t2i_xattn.traces.heat_map import HeatMap
+from t2i_xattn.traces.segmentation import Regions
 from t2i_xattn.traces.trace import Trace
 from test_trace import make_run
 
@@ -27,6 +28,7 @@ TRACE, RUN = Trace(make_run()), make_run()
 HEAT = TRACE.heatmap("cat")
 PICTURE = Image.new("RGB", (40, 24))
 MASK = HEAT.mask()
+REGIONS = TRACE.regions(["cat", "red"])
 
 simple = st.one_of(
     st.none(),
@@ -97,6 +99,17 @@ CALLS: dict[str, Callable[[Any], Any]] = {
     "iou": lambda x: regions.iou(x, MASK),
     "iou of one": lambda x: regions.iou(x, x),
     "pointing_hit": lambda x: regions.pointing_hit(x, MASK),
+    "regions": lambda x: TRACE.regions(x),
+    "regions' background": lambda x: TRACE.regions(["cat"], background=x),
+    "regions' threshold": lambda x: TRACE.regions(["cat"], threshold=x),
+    "regions' smallest": lambda x: TRACE.regions(["cat"], smallest=x, undecided=x),
+    "regions' stream": lambda x: TRACE.regions(["cat"], stream=x, image=x),
+    "regions of": lambda x: Regions.of(x),
+    "a region": lambda x: REGIONS.mask(x),
+    "parts": lambda x: REGIONS.parts("cat", smallest=x),
+    "coco": lambda x: REGIONS.coco(image_id=x, first_id=x, file_name=x, smallest=x),
+    "regions saved": lambda x: REGIONS.save(x),
+    "regions loaded": lambda x: Regions.load(x),
     "pixels": lambda x: regions.Box(0, 0, 1, 1).pixels(x, 8),
     "pixels of": lambda x: regions.Box(0, x, 1, 1).pixels(8, 8),
 }

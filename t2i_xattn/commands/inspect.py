@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +16,7 @@ from t2i_xattn.commands.json_output import Json, print_json
 from t2i_xattn.commands.limits import check_limits, check_phrases
 from t2i_xattn.commands.output import output_folder
 from t2i_xattn.commands.parsing import parse_list, parse_size
+from t2i_xattn.commands.regions import RegionsRequest, regions_request, write_regions
 from t2i_xattn.commands.request import Request, check_text, paint
 from t2i_xattn.errors import UserError, shown_path
 from t2i_xattn.files import is_file
@@ -46,6 +48,23 @@ def inspect_command(
     negative: options.Negative = None,
     words: options.Words = None,
     walk: options.Walk = 1,
+    regions: Annotated[
+        bool,
+        typer.Option(
+            "--regions", help="Which of --words each place belongs to, as PNG, JSON and NPZ."
+        ),
+    ] = False,
+    background: Annotated[
+        str | None,
+        typer.Option(help="With --regions: words whose places are background.", show_default=False),
+    ] = None,
+    threshold: Annotated[
+        str | None,
+        typer.Option(
+            help="With --regions: 0 to 1 of a word's map, or otsu.",
+            show_default="0.3, or 0.5 with --walk 0",
+        ),
+    ] = None,
     trace: Annotated[
         Path | None,
         typer.Option(help="A saved trace to look into, instead of painting.", show_default=False),
@@ -64,6 +83,9 @@ def inspect_command(
 ) -> None:
     """Paint a prompt and show where each of its words acted; or look into a saved trace."""
     phrases = parse_list(words)
+    wanted = regions_request(regions, phrases, background, threshold)
+    if wanted is not None and not no_limits:
+        check_phrases("--background", wanted.background)
     if trace is not None:
         if prompt is not None or (ignored := options.given(context, *OF_A_RUN)):
             came = "a prompt" if prompt is not None else ", ".join(ignored)
@@ -73,17 +95,18 @@ def inspect_command(
             )
         if not no_limits:
             check_phrases("--words", phrases)
-        found = inspect_trace(trace, picture or [], phrases, out, no_limits)
+        found = inspect_trace(trace, picture or [], phrases, out, no_limits, wanted)
     elif prompt is None:
         raise UserError('expected a prompt, such as "a red circle", or --trace, but came neither')
     elif picture:
         raise UserError("expected --picture with --trace only, but came no --trace; leave it out")
     else:
         request = Request(prompt, seed, steps, guidance, parse_size(size), count, negative, phrases)
+        every = replace(request, words=(*phrases, *(wanted.background if wanted else ())))
         if not no_limits:
-            check_limits(request, walk)
-        request.check()
-        found = inspect_run(request, model, walk, out, device, options.asked(context))
+            check_limits(every, walk)
+        every.check()
+        found = inspect_run(request, model, walk, out, device, options.asked(context), wanted)
     if as_json:
         print_json({"command": "inspect", **found.as_json()})
     else:
@@ -97,11 +120,13 @@ def inspect_run(
     out: Path,
     device: str | None,
     asked: Mapping[str, Any],
+    wanted: RegionsRequest | None = None,
 ) -> Inspection:
     """Paints a request, records it, and writes what its words did; `asked` are the options."""
     with output_folder(out, "inspect") as folder:
         pipe = options.load(model, device)
-        request.check_against(pipe)
+        others = wanted.background if wanted else ()
+        replace(request, words=(*request.words, *others)).check_against(pipe)
         from t2i_xattn.recording.record import record
 
         with record(pipe, walk=walk) as trace:
@@ -114,14 +139,21 @@ def inspect_run(
         for number, (picture, maps) in enumerate(zip(pictures, of_words, strict=True)):
             # One picture lies in the folder itself, several in a folder each.
             place = Path(f"seed-{request.seed + number}") if len(pictures) > 1 else Path()
-            found.add(
-                write_inspection(folder, out, place, picture, maps, request.prompt, made, number)
-            )
+            each = write_inspection(folder, out, place, picture, maps, request.prompt, made, number)
+            if wanted is not None:
+                its = write_regions(folder, out, place, trace, number, wanted, made)
+                each = replace(each, regions=its)
+            found.add(each)
     return found
 
 
 def inspect_trace(
-    path: Path, pictures: list[Path], phrases: tuple[str, ...], out: Path, no_limits: bool
+    path: Path,
+    pictures: list[Path],
+    phrases: tuple[str, ...],
+    out: Path,
+    no_limits: bool,
+    wanted: RegionsRequest | None = None,
 ) -> Inspection:
     """Writes what the words of a saved trace did, over its pictures or over grey.
 
@@ -129,7 +161,7 @@ def inspect_trace(
         UserError: there is no trace, it is not of that many pictures, or it lies in `out`, where
             it would be replaced with the earlier run.
     """
-    for phrase in phrases:
+    for phrase in (*phrases, *(wanted.background if wanted else ())):
         check_text(phrase)
     from t2i_xattn.pictures import MAX_PIXELS, read_picture
     from t2i_xattn.traces.trace import Trace
@@ -159,7 +191,11 @@ def inspect_trace(
             picture = read[number] if read else None
             text = trace.prompts[number] or ""
             made = _made_with(trace, pictures[number] if pictures else None)
-            found.add(write_inspection(folder, out, place, picture, maps, text, made, number))
+            each = write_inspection(folder, out, place, picture, maps, text, made, number)
+            if wanted is not None:
+                its = write_regions(folder, out, place, trace, number, wanted, made)
+                each = replace(each, regions=its)
+            found.add(each)
     return found
 
 

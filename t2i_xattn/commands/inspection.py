@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from t2i_xattn.commands.regions import WrittenRegions, print_regions
 from t2i_xattn.errors import UserError, shown
 from t2i_xattn.provenance.made import Made
 from t2i_xattn.provenance.png import save_png
@@ -55,6 +56,7 @@ class Inspected:
         sheet, table: the files of all words, as a picture and as JSON.
         overlays: a file a word.
         words: the rows of the table.
+        regions: which word each place belongs to, where that was asked for.
     """
 
     prompt: str
@@ -63,6 +65,7 @@ class Inspected:
     table: Path
     overlays: tuple[Path, ...]
     words: tuple[WordReport, ...]
+    regions: WrittenRegions | None = None
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,9 @@ class Inspection:
             if each.picture is not None:
                 typer.echo(f"picture: {each.picture}")
             typer.echo(f"words:   {each.sheet}")
+            if each.regions is not None:
+                print_regions(each.regions.words)
+                typer.echo(f"regions: {each.regions.picture}")
 
 
 def heatmaps(trace: Trace, image: int = 0, phrases: Sequence[str] = ()) -> list[HeatMap]:

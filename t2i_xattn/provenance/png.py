@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,24 +12,30 @@ if TYPE_CHECKING:
     from PIL import Image
 
 
-def save_png(picture: Image.Image, path: Path, made: Made | None, number: int = 0) -> None:
+def save_png(
+    picture: Image.Image,
+    path: Path,
+    made: Made | None,
+    number: int = 0,
+    texts: Mapping[str, str] | None = None,
+) -> None:
     """Saves a picture as PNG with `parameters` and the JSON in its texts.
 
     Args:
         picture: it.
         path: where to.
-        made: how the run made it; None: that is not known, and there are no texts.
+        made: how the run made it; None: that is not known, and there are no such texts.
         number: of the picture in its run, whose seed is that of the run and this.
+        texts: others, by name.
 
     The texts are compressed where they are long, in UTF-8 where they have to be.
     """
     from PIL.PngImagePlugin import PngInfo
 
-    if made is None:
-        picture.save(path, format="PNG")
-        return
-    info = PngInfo()
-    for name, text in (("parameters", made.parameters(number)), (KEY, made.as_json())):
+    info, every = PngInfo(), dict(texts or {})
+    if made is not None:
+        every |= {"parameters": made.parameters(number), KEY: made.as_json()}
+    for name, text in every.items():
         # Most programs look for plain texts; those are Latin-1.
         if text.isascii():
             info.add_text(name, text)

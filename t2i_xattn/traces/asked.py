@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from itertools import islice
 from typing import Any
 
@@ -76,6 +77,21 @@ def checked_phrase(phrase: Any) -> str:
             "words, and columns=[…] asks by number"
         )
     return phrase
+
+
+def checked_phrases(name: str, phrases: Any) -> list[str]:
+    """Raises `UserError` unless it is a list of texts."""
+    found: list[Any] = [None]
+    # A text would be taken for its letters.
+    if isinstance(phrases, Iterable) and not isinstance(phrases, str | bytes | Mapping):
+        with suppress(TypeError):  # an array of numpy without axes
+            found = list(islice(phrases, 1000))  # more than may compete
+    if not all(isinstance(each, str) for each in found):
+        raise UserError(
+            f"expected {name}= as a list of words or phrases, but came {shown(phrases)}; give "
+            "one such as ['red circle', 'blue square']"
+        )
+    return [str(each) for each in found]
 
 
 def checked_stream(run: RecordedRun, stream: Any) -> str:

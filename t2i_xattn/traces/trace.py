@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from os import PathLike
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ from t2i_xattn.traces.asked import (
     checked_frame,
     checked_image,
     checked_phrase,
+    checked_phrases,
     checked_stream,
     checked_stream_of_places,
 )
@@ -30,6 +31,9 @@ from t2i_xattn.traces.heat_map import HeatMap
 from t2i_xattn.traces.parts import difference, mean, selected
 from t2i_xattn.traces.recorded_run import RecordedRun, of_steps
 from t2i_xattn.traces.shares import Shares, shares_of
+
+if TYPE_CHECKING:
+    from t2i_xattn.traces.segmentation import Regions
 
 
 class Trace:
@@ -200,6 +204,59 @@ class Trace:
             if WALKED in run.maps and set(chosen) <= set(run.walked_columns or chosen):
                 array = agreed(array, pooled(WALKED, mean_over_sites))
         return HeatMap(label, array, run.crop)
+
+    def regions(
+        self,
+        words: Sequence[str],
+        *,
+        background: Sequence[str] = (),
+        threshold: float | Literal["otsu"] | None = None,
+        smallest: float = 0.0,
+        undecided: float = 0.0,
+        image: int = 0,
+        frame: int | None = None,
+        stream: str | None = None,
+    ) -> Regions:
+        """Which of some words each place of a picture belongs to: the one whose map is highest.
+
+        Args:
+            words: words or phrases of the prompt, or names of concepts, that compete.
+            background: others that take part, and whose places are background.
+            threshold: what a map needs somewhere, from its lowest place (0) to its highest (1), or
+                `"otsu"`; by default what fits drawn scenes best: 0.3 of maps that are held against
+                those carried along self-attention (a run with `walk=…`), 0.5 of others.
+            smallest: connected parts of less than this share of the picture become background.
+            undecided: places at most this far below a threshold are marked as undecided.
+            image: which picture of the batch, 0 the first.
+            frame: which frame of a video; by default the mean of all.
+            stream: as for `heatmap`.
+
+        Raises:
+            UserError: as `heatmap` and `Regions.of` do.
+
+        Example:
+            >>> found = trace.regions(["red circle", "blue square"])
+            >>> found.mask("red circle"), found.box("blue square"), found.quality("red circle")
+            >>> found.save("regions.png")
+        """
+        from t2i_xattn.traces.segmentation import Regions
+
+        maps, others = (
+            [
+                self.heatmap(each, image=image, frame=frame, stream=stream)
+                for each in checked_phrases(name, phrases)
+            ]
+            for name, phrases in (("words", words), ("background", background))
+        )
+        if threshold is None:
+            threshold = 0.3 if stream is None and WALKED in self.run.maps else 0.5
+        return Regions.of(
+            maps,
+            background=others,
+            threshold=threshold,
+            smallest=smallest,
+            undecided=undecided,
+        )
 
     def between(
         self, phrase: str, other: str, *, image: int = 0, sites: Sites | None = None

@@ -1,30 +1,26 @@
 """Hold heat maps of words against the pixels that the words name.
 
 Rendered scenes are encoded, noised to a level, and passed through the denoiser once under their
-own prompt. So the picture is known, and only the attention is the model's.
+own prompt (`one_pass`).
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-import torch
-from diffusers import DDPMScheduler
 from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
 from lab.evaluation.figures import Share
+from lab.evaluation.one_pass import encoded_pictures, own_size, recorded_pass
 from lab.evaluation.ways import USUAL, Way, chosen_ways
 from lab.scenes import NamingWord, RenderedScene, render_scene
 from t2i_xattn.errors import UserError
-from t2i_xattn.inversion.latents import encoded
-from t2i_xattn.recording.record import record
 from t2i_xattn.traces.heat_map import HeatMap
 from t2i_xattn.traces.regions import iou, pointing_hit
 from t2i_xattn.traces.trace import Trace
@@ -133,7 +129,7 @@ def evaluate_maps(
     for name, value in (("scenes", scenes), ("batch", batch)):
         if value < 1:
             raise UserError(f"expected {name} of 1 or more, but came {value}")
-    size = pipe.unet.config.sample_size * pipe.vae_scale_factor
+    size = own_size(pipe)
     fits: dict[tuple[str, str, int | None, MapOf], list[Fit]] = defaultdict(list)
     with tqdm(total=scenes, desc="maps of rendered scenes", unit="scene", disable=None) as bar:
         for start in range(0, scenes, batch):
@@ -141,7 +137,7 @@ def evaluate_maps(
                 render_scene(FIRST_SEED + index, size=size, split="any")
                 for index in range(start, min(start + batch, scenes))
             ]
-            latents = _encoded(pipe, part)
+            latents = encoded_pictures(pipe, [scene.image for scene in part])
             for timestep in timesteps:
                 traces = _recorded(pipe, part, latents, timestep, FIRST_SEED + start, chosen)
                 for (way, kind, map_of), each in _fits(traces, chosen, part):
@@ -160,17 +156,6 @@ def evaluate_maps(
     ]
 
 
-@torch.no_grad()
-def _encoded(pipe: Any, scenes: Sequence[RenderedScene]) -> Tensor:
-    """Latents `(scenes, channels, height, width)` of the pictures, as the denoiser knows them."""
-    pixels = np.stack([np.asarray(scene.image) for scene in scenes])
-    pictures = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
-    shift = getattr(pipe.vae.config, "shift_factor", None) or 0.0
-    scaled: Tensor = (encoded(pipe.vae, pictures) - shift) * pipe.vae.config.scaling_factor
-    return scaled
-
-
-@torch.no_grad()
 def _recorded(
     pipe: Any,
     scenes: Sequence[RenderedScene],
@@ -180,22 +165,8 @@ def _recorded(
     ways: Mapping[str, Way],
 ) -> dict[str, Trace]:
     """For each way, the trace of one pass of the denoiser over the noised latents."""
-    # Whatever sampler the pipeline has, it was trained with this noise.
-    scheduler = DDPMScheduler.from_config(pipe.scheduler.config)
-    noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(seed + timestep))
-    level = torch.tensor([timestep], device=latents.device)
-    noisy = scheduler.add_noise(latents, noise.to(latents), level)
-    walk = max(way.walk for way in ways.values())
-    with ExitStack() as stack:
-        # Of one pass: recordings nest.
-        traces = {
-            auto: stack.enter_context(record(pipe, heads="auto" if auto else "mean", walk=walk))
-            for auto in {way.auto for way in ways.values()}
-        }
-        prompts = [scene.prompt for scene in scenes]
-        text, _ = pipe.encode_prompt(prompts, latents.device, 1, False)
-        pipe.unet(noisy.to(pipe.unet.dtype), level[0], encoder_hidden_states=text)
-    return {name: traces[way.auto] for name, way in ways.items()}
+    prompts = [scene.prompt for scene in scenes]
+    return recorded_pass(pipe, prompts, latents, timestep, seed, ways)
 
 
 def _fits(
