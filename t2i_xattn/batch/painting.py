@@ -7,11 +7,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from t2i_xattn.asking.limits import check_edit_limits, check_phrases
+from t2i_xattn.asking.painting import pictures_of
 from t2i_xattn.batch.line import Line
 from t2i_xattn.batch.many import Batch, recorded_call
 from t2i_xattn.commands.edit import first_steps
-from t2i_xattn.commands.limits import check_edit_limits, check_phrases
-from t2i_xattn.commands.painting import pictures_of
 from t2i_xattn.errors import UserError, is_out_of_memory
 from t2i_xattn.inversion.flow import guidance_of
 from t2i_xattn.provenance.made import Made

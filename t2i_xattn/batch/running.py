@@ -37,7 +37,7 @@ class BatchRun:
         traces: which are kept.
         batch_size: lines of one shape in one call of the pipeline, at most.
         strict: whether a line that fails stops the run.
-        no_limits: see `commands.limits`.
+        no_limits: see `asking.limits`.
     """
 
     prompts: Path

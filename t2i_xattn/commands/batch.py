@@ -7,10 +7,10 @@ from typing import Annotated, Literal
 
 import typer
 
+from t2i_xattn.asking.parsing import parse_size
+from t2i_xattn.asking.request import Request
 from t2i_xattn.commands import options
 from t2i_xattn.commands.config import Config
-from t2i_xattn.commands.parsing import parse_size
-from t2i_xattn.commands.request import Request
 
 
 @options.one_sentence

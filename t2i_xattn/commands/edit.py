@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from t2i_xattn.asking.edit_request import EditRequest, parse_boxes, parse_regions, parse_weights
+from t2i_xattn.asking.limits import check_edit_limits
+from t2i_xattn.asking.painting import painted
+from t2i_xattn.asking.parsing import parse_list, parse_pairs, parse_size
+from t2i_xattn.asking.request import Request, paint
 from t2i_xattn.commands import options
 from t2i_xattn.commands.config import Config
-from t2i_xattn.commands.edit_request import EditRequest, parse_boxes, parse_regions, parse_weights
 from t2i_xattn.commands.inspection import heatmaps
 from t2i_xattn.commands.json_output import Json, print_json
-from t2i_xattn.commands.limits import check_edit_limits
 from t2i_xattn.commands.output import output_folder
-from t2i_xattn.commands.painting import painted
-from t2i_xattn.commands.parsing import parse_list, parse_pairs, parse_size
-from t2i_xattn.commands.request import Request, paint
 from t2i_xattn.errors import UserError
 from t2i_xattn.provenance.made import Made
 from t2i_xattn.provenance.png import save_png
