@@ -7,11 +7,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from t2i_xattn.asking.edits import edits_of
 from t2i_xattn.asking.limits import check_edit_limits, check_phrases
 from t2i_xattn.asking.painting import pictures_of
 from t2i_xattn.batch.line import Line
 from t2i_xattn.batch.many import Batch, recorded_call
-from t2i_xattn.commands.edit import first_steps
 from t2i_xattn.errors import UserError, is_out_of_memory
 from t2i_xattn.inversion.flow import guidance_of
 from t2i_xattn.provenance.made import Made
@@ -139,23 +139,12 @@ class Painter:
     def _edited(self, line: Line) -> list[tuple[Any, Trace]]:
         """The picture after the edits; with other words, beside the one that it is made from."""
         from t2i_xattn.editing.edit import edit
-        from t2i_xattn.edits.prompt_to_prompt import Replace, SelfReplace
-        from t2i_xattn.edits.regional import RegionalPrompts
-        from t2i_xattn.edits.weights import Reweight
 
         asked, request = line.asked, line.request
-        edits: list[Any] = []
-        prompts, images = [request.prompt], [0]
-        if asked.replace:
-            prompts, images = [request.prompt, asked.target], [1]
-            early, earlier = (first_steps(share, request.steps) for share in (0.8, 0.4))
-            edits += [Replace(dict(asked.replace), steps=early), SelfReplace(steps=earlier)]
-        edits += [Reweight(word, weight, images=images) for word, weight in asked.weights.items()]
-        if asked.regions:
-            edits.append(RegionalPrompts(asked.regions, images=images))
+        prompts = [request.prompt, asked.target] if asked.replace else [request.prompt]
         beside = [request.seed] * len(prompts), [request.negative] * len(prompts)
         arguments = self._arguments(line)
-        with edit(self.pipe, *edits):
+        with edit(self.pipe, *edits_of(asked, images=[len(prompts) - 1])):
             found = recorded_call(
                 self.pipe, prompts, *beside, options=self.options, arguments=arguments
             )

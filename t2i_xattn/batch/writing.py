@@ -16,9 +16,9 @@ from t2i_xattn.batch.folder import BatchFolder
 from t2i_xattn.batch.line import Line
 from t2i_xattn.batch.painting import Painted, told_in_a_line
 from t2i_xattn.batch.word_maps import of_words
-from t2i_xattn.commands.inspection import heatmaps, word_reports
 from t2i_xattn.errors import UserError
 from t2i_xattn.provenance.png import save_png
+from t2i_xattn.traces.word_reports import heatmaps, word_reports
 
 THREADS = 2
 WAITING = 4
