@@ -19,6 +19,7 @@ from pyarrow import parquet
 from batch_files import files_of, records_of, write_lines
 from command_line import run
 from conftest import make_pipeline
+from failing import Failing
 from t2i_xattn.batch import writing
 from t2i_xattn.batch.folder import read_records
 from t2i_xattn.batch.index import ROWS, schema
@@ -237,19 +238,6 @@ def test_a_batch_is_the_same_whatever_its_processes(pipe: Any, tmp_path: Path) -
 def _pixels(path: Path) -> NDArray[np.float64]:
     with Image.open(path) as picture:
         return np.asarray(picture, dtype=np.float64)
-
-
-class Failing:
-    """A UNet that fails where a run has the seed's noise of one picture, whatever its batch."""
-
-    def __init__(self, pipe: Any, seed: int, error: Exception) -> None:
-        generator = torch.Generator().manual_seed(seed)
-        self.noise, self.error = torch.randn(1, 4, 8, 8, generator=generator), error
-        pipe.unet.register_forward_pre_hook(self)
-
-    def __call__(self, module: Any, inputs: tuple[Any, ...]) -> None:
-        if any(torch.equal(each, self.noise[0]) for each in inputs[0]):
-            raise self.error
 
 
 @pytest.mark.parametrize("size", [1, 4])

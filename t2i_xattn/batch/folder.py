@@ -22,6 +22,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from t2i_xattn.batch.done import Done
 from t2i_xattn.errors import UserError
 
 A_THOUSAND = 1000
@@ -70,13 +71,13 @@ class BatchFolder:
                     f"came {plan.get(key)!r}; give the same, or another --out"
                 )
 
-    def done(self) -> bytearray:
-        """A byte for each number of a line: whether it is done, by whichever process."""
-        numbers = bytearray()
+    def done(self) -> Done:
+        """Which lines are done, by whichever process."""
+        done = Done()
         for shard in self.shards():
             for _, record in read_records(shard):
-                mark(numbers, record["line"])
-        return numbers
+                done.note(record)
+        return done
 
     def shards(self) -> list[Path]:
         """The records of all processes."""
@@ -182,15 +183,6 @@ def read_records(shard: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             if isinstance(record, dict) and isinstance(record.get("line"), int):
                 yield begin, record
             begin += len(raw)
-
-
-def mark(numbers: bytearray, number: int) -> bool:
-    """Sets the byte of a number, and says whether it was not set before."""
-    if number >= len(numbers):
-        numbers.extend(bytes(max(number + 1 - len(numbers), len(numbers))))
-    new = not numbers[number]
-    numbers[number] = 1
-    return new
 
 
 def _ends_line(file: Any, end: int) -> bool:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
+from t2i_xattn.batch.done import Done
 from t2i_xattn.batch.folder import open_folder
 from t2i_xattn.batch.index import check_pyarrow, write_index
 from t2i_xattn.batch.line import Defaults, Line
@@ -37,6 +38,7 @@ class BatchRun:
         traces: which are kept.
         batch_size: lines of one shape in one call of the pipeline, at most.
         strict: whether a line that fails stops the run.
+        retry: whether lines that failed in an earlier run are tried again.
         no_limits: see `asking.limits`.
     """
 
@@ -48,6 +50,7 @@ class BatchRun:
     traces: Traces = "words"
     batch_size: int = 1
     strict: bool = False
+    retry: bool = False
     no_limits: bool = False
 
     def plan(self, sha256: str, lines: int) -> dict[str, Any]:
@@ -103,8 +106,11 @@ def run_batch(run: BatchRun, process: Process, load: Callable[[], Any]) -> Outco
     plan = run.plan(found.sha256, found.lines)
     with open_folder(run.out, process.rank) as folder:
         folder.check_plan(plan)
-        finished = folder.done()
-        todo, before = _count(run, process, finished)
+        done = folder.done()
+        again = set(done.failed) if run.retry else set()
+        for line in again:
+            done.forget(line)
+        todo, before = _count(run, process, done)
         failed = 0
         if todo:
             pipe = load()
@@ -115,12 +121,15 @@ def run_batch(run: BatchRun, process: Process, load: Callable[[], Any]) -> Outco
             off = None if process.rank == 0 else True
             with (
                 tqdm(total=todo + before, initial=before, unit="line", disable=off) as bar,
-                Writer(folder, run.model, run.traces, run.strict) as writer,
+                Writer(folder, run.model, run.traces, run.strict, done.failed) as writer,
             ):
                 for number, batch in enumerate(_own(run, process)):
-                    left = {line.number for line in _left(batch, finished)}
+                    left = _left(batch, done)
                     if left:
-                        _paint(batch, left, painter, writer)
+                        # Beside those that only failed nothing is painted that has worked; else all
+                        # of the batch is, since its pictures may depend on it.
+                        alone = all(line.number in again for line in left)
+                        _paint(left if alone else batch, left, painter, writer)
                         bar.update(len(left))
                     if number % EVERY == EVERY - 1:
                         give_back()
@@ -136,22 +145,23 @@ def _own(run: BatchRun, process: Process) -> Iterator[tuple[Line, ...]]:
             yield batch
 
 
-def _left(batch: tuple[Line, ...], finished: bytearray) -> list[Line]:
-    return [each for each in batch if not (each.number < len(finished) and finished[each.number])]
+def _left(batch: Sequence[Line], done: Done) -> list[Line]:
+    return [each for each in batch if each.number not in done]
 
 
-def _count(run: BatchRun, process: Process, finished: bytearray) -> tuple[int, int]:
+def _count(run: BatchRun, process: Process, done: Done) -> tuple[int, int]:
     """How many lines of its part are left, and how many are done."""
     todo = total = 0
     for batch in _own(run, process):
         total += len(batch)
-        todo += len(_left(batch, finished))
+        todo += len(_left(batch, done))
     return todo, total - todo
 
 
-def _paint(batch: tuple[Line, ...], left: set[int], painter: Painter, writer: Writer) -> None:
-    """Paints a whole batch, also where half of it is done, since its pictures may depend on it."""
+def _paint(batch: Sequence[Line], left: Sequence[Line], painter: Painter, writer: Writer) -> None:
+    """Paints lines together, and has those written that are left to do."""
     start = time.perf_counter()
     painted = list(painter.paint(batch))
     seconds = (time.perf_counter() - start) / len(batch)
-    writer.put((each for each in painted if each.line.number in left), seconds)
+    wanted = {line.number for line in left}
+    writer.put((each for each in painted if each.line.number in wanted), seconds)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from functools import partial
@@ -37,15 +37,24 @@ class Writer:
         failed: lines whose record has an error.
     """
 
-    def __init__(self, folder: BatchFolder, model: str, traces: Traces, strict: bool) -> None:
+    def __init__(
+        self,
+        folder: BatchFolder,
+        model: str,
+        traces: Traces,
+        strict: bool,
+        tried: Mapping[int, int] | None = None,
+    ) -> None:
         """
         Args:
             folder: where to.
             model: what the index calls the model.
             traces: which to keep.
             strict: whether a line that failed is a failure of the run.
+            tried: by the number of a line, how often it was tried in earlier runs.
         """
         self.folder, self.model, self.traces, self.strict = folder, model, traces, strict
+        self.tried = tried or {}
         self.failed = 0
         self._failure: BaseException | None = None
         self._room = threading.BoundedSemaphore(WAITING)
@@ -115,7 +124,8 @@ class Writer:
         record["error"] = found.error or record["error"]
         if record["error"] is not None and self.strict:
             raise UserError(f"line {found.line.number} of the prompts: {record['error']}")
-        return record | {"seconds": round(seconds, 4)}
+        tries = self.tried.get(found.line.number, 0) + 1
+        return record | {"seconds": round(seconds, 4), "try": tries}
 
     def _moved(self, kind: str, number: int, ending: str, save: Callable[[Path], None]) -> str:
         made = self.folder.work / f"{number}.{ending}"

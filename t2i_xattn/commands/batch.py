@@ -33,6 +33,7 @@ def batch_command(
         int, typer.Option(help="Lines of one size, steps and guidance in one call, at most.")
     ] = 1,
     strict: Annotated[bool, typer.Option(help="Stop at a line that fails.")] = False,
+    retry: Annotated[bool, typer.Option(help="Try lines again that failed before.")] = False,
     out: options.Out = Path("out"),
     device: options.Device = None,
     config: Config = None,
@@ -59,6 +60,7 @@ def batch_command(
         traces,
         batch_size=batch_size,
         strict=strict,
+        retry=retry,
         no_limits=no_limits,
     )
     with this_process(device) as process:
