@@ -2,6 +2,7 @@
 
 ```
 batch.json                        the plan: the prompts' hash, the model and the options
+stdin.jsonl                       the prompts, where they came by a pipe (or stdin.csv, .txt)
 pictures/0001/001234.png          by the number of the line, a thousand a folder
 traces/0001/001234.safetensors
 records/process-00000.jsonl       what each process did; a line that stands here is done
@@ -17,13 +18,14 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
 from t2i_xattn.batch.done import Done
-from t2i_xattn.errors import UserError
+from t2i_xattn.errors import UserError, shown
 
 A_THOUSAND = 1000
 
@@ -64,12 +66,34 @@ class BatchFolder:
                 f"expected what a batch was begun with in {self.path / 'batch.json'}, but it is "
                 "damaged; choose another --out"
             ) from None
+        before = {"form": plan.get("form")} | before  # begun before that was written down
         for key in dict.fromkeys([*plan, *before]):
             if plan.get(key) != before.get(key):
                 raise UserError(
                     f"expected the {key} that {self.path} was begun with, {before.get(key)!r}, but "
                     f"came {plan.get(key)!r}; give the same, or another --out"
                 )
+
+    def keep_prompts(self, prompts: Path, name: str) -> None:
+        """Writes a copy of the prompts, which nobody has otherwise."""
+        shutil.copyfile(prompts, self.work / name)
+        self.move(self.work / name, name)
+
+    def check_prompts(self, prompts: Path, name: str) -> None:
+        """Raises `UserError` if the prompts are not those that the batch was begun with."""
+        kept = self.path / name
+        if not (self.path / "batch.json").exists() or not kept.exists():
+            return
+        with kept.open("rb") as before, prompts.open("rb") as now:
+            for number, (one, other) in enumerate(zip_longest(before, now), 1):
+                if one != other:
+                    came = (
+                        "none" if other is None else shown(other.decode(errors="replace").strip())
+                    )
+                    raise UserError(
+                        f"expected the lines that {self.path} was begun with, which stand in "
+                        f"{kept}, but as line {number} came {came}; give the same, or another --out"
+                    )
 
     def done(self) -> Done:
         """Which lines are done, by whichever process."""

@@ -19,7 +19,7 @@ from t2i_xattn.batch.memory import EVERY, give_back
 from t2i_xattn.batch.painting import Painter
 from t2i_xattn.batch.plan import batches
 from t2i_xattn.batch.processes import Process
-from t2i_xattn.batch.reading import read_lines, survey
+from t2i_xattn.batch.reading import Form, form_of, read_lines, survey
 from t2i_xattn.batch.writing import Traces, Writer
 
 FORMAT = 1
@@ -40,6 +40,8 @@ class BatchRun:
         strict: whether a line that fails stops the run.
         retry: whether lines that failed in an earlier run are tried again.
         no_limits: see `asking.limits`.
+        form: what the prompts are; None: told by the end of the file's name.
+        keep_prompts: whether the folder gets a copy of them, since they came by a pipe.
     """
 
     prompts: Path
@@ -52,6 +54,13 @@ class BatchRun:
     strict: bool = False
     retry: bool = False
     no_limits: bool = False
+    form: Form | None = None
+    keep_prompts: bool = False
+
+    @property
+    def known_form(self) -> Form:
+        """What the prompts are. Raises `UserError` if that is not known."""
+        return self.form or form_of(self.prompts)
 
     def plan(self, sha256: str, lines: int) -> dict[str, Any]:
         """What must be the same where a run goes on, as JSON has it."""
@@ -61,6 +70,7 @@ class BatchRun:
         return {
             "format": FORMAT,
             "prompts (SHA-256)": sha256,
+            "form": self.known_form,
             "lines": lines,
             "model": self.model,
             **defaults,
@@ -102,9 +112,12 @@ def run_batch(run: BatchRun, process: Process, load: Callable[[], Any]) -> Outco
     """
     check_batch_size(run.batch_size)
     check_pyarrow()
-    found = survey(run.prompts, run.defaults)
+    found = survey(run.prompts, run.defaults, run.form)
     plan = run.plan(found.sha256, found.lines)
     with open_folder(run.out, process.rank) as folder:
+        copy = f"stdin.{run.known_form}"
+        if run.keep_prompts:
+            folder.check_prompts(run.prompts, copy)
         folder.check_plan(plan)
         done = folder.done()
         again = set(done.failed) if run.retry else set()
@@ -115,6 +128,8 @@ def run_batch(run: BatchRun, process: Process, load: Callable[[], Any]) -> Outco
         if todo:
             pipe = load()
             pipe.set_progress_bar_config(disable=True)
+            if run.keep_prompts:
+                folder.keep_prompts(run.prompts, copy)
             folder.keep_plan(plan)
             painter = Painter(pipe, run.model, run.batch_size, run.walk, run.no_limits)
             # Without a terminal there is none, and of several processes the first has it.
@@ -139,7 +154,7 @@ def run_batch(run: BatchRun, process: Process, load: Callable[[], Any]) -> Outco
 
 def _own(run: BatchRun, process: Process) -> Iterator[tuple[Line, ...]]:
     """The batches of one process: every so-manieth, so that all have work to the end."""
-    lines = read_lines(run.prompts, run.defaults)
+    lines = read_lines(run.prompts, run.defaults, run.form)
     for number, batch in enumerate(batches(lines, run.batch_size)):
         if number % process.world == process.rank:
             yield batch

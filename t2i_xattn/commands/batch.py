@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -11,12 +15,22 @@ from t2i_xattn.asking.parsing import parse_size
 from t2i_xattn.asking.request import Request
 from t2i_xattn.commands import options
 from t2i_xattn.commands.config import Config
+from t2i_xattn.errors import UserError
+
+if TYPE_CHECKING:
+    from t2i_xattn.batch.processes import Process
+    from t2i_xattn.batch.running import BatchRun
+
+STANDARD_INPUT = Path("-")
 
 
 @options.one_sentence
 def batch_command(
     prompts: Annotated[
-        Path, typer.Argument(help="Prompts: .jsonl, .csv with a header, or .txt, one a line.")
+        Path,
+        typer.Argument(
+            help="Prompts: .jsonl, .csv with a header, or .txt, one a line; - from standard input."
+        ),
     ],
     model: options.Model = None,
     seed: Annotated[int, typer.Option(help="To which each line's number is added.")] = 0,
@@ -34,6 +48,15 @@ def batch_command(
     ] = 1,
     strict: Annotated[bool, typer.Option(help="Stop at a line that fails.")] = False,
     retry: Annotated[bool, typer.Option(help="Try lines again that failed before.")] = False,
+    form: Annotated[
+        Literal["jsonl", "csv", "txt"] | None,
+        typer.Option(
+            "--format",
+            help="What the prompts are; by default told by the name, or by the first line that "
+            "comes from standard input.",
+            show_default=False,
+        ),
+    ] = None,
     out: options.Out = Path("out"),
     device: options.Device = None,
     config: Config = None,
@@ -62,8 +85,11 @@ def batch_command(
         strict=strict,
         retry=retry,
         no_limits=no_limits,
+        form=form,
     )
-    with this_process(device) as process:
+    with this_process(device) as process, ExitStack() as stack:
+        if prompts == STANDARD_INPUT:
+            run = stack.enter_context(_from_standard_input(run, process))
         outcome = run_batch(run, process, lambda: options.load(model, process.device))
     of = "" if process.world == 1 else f"process {process.rank} of {process.world}: "
     before = f", {outcome.before} before" if outcome.before else ""
@@ -71,3 +97,17 @@ def batch_command(
     typer.echo(f"{of}{outcome.done} lines done{before}{failed}")
     if outcome.index:
         typer.echo(out / "index.parquet")
+
+
+@contextmanager
+def _from_standard_input(run: BatchRun, process: Process) -> Iterator[BatchRun]:
+    """The batch with what standard input says as its prompts."""
+    from t2i_xattn.batch.incoming import written_down
+
+    if process.world > 1:
+        raise UserError(
+            f"expected a file of prompts for {process.world} processes, but came -, and standard "
+            "input can be read by one only; write the prompts into a file first"
+        )
+    with written_down(sys.stdin.buffer, run.form) as (path, form):
+        yield replace(run, prompts=path, form=form, keep_prompts=True)
