@@ -210,6 +210,47 @@ def test_which_traces_are_kept(pipe: Any, tmp_path: Path) -> None:
         np.testing.assert_array_equal(whole.to_numpy()[site], array)
 
 
+@pytest.mark.parametrize("size", [1, 2])
+def test_pictures_only(pipe: Any, tmp_path: Path, size: int) -> None:
+    lines = [LINES[0], {"prompt": "blue left"}, LINES[2], *LINES[3:6]]
+    prompts = write_lines(tmp_path / "p.jsonl", lines)
+    run_here(prompts, tmp_path / "maps", pipe, batch_size=size)
+    out = tmp_path / "out"
+    outcome = run_here(prompts, out, pipe, batch_size=size, maps=False)
+    assert (outcome.done, outcome.failed, outcome.index) == (6, 1, True)
+    maps, found = files_of(tmp_path / "maps"), files_of(out)
+    pictures = [name for name in maps if name.endswith(".png")]
+    assert len(pictures) == 5
+    assert set(found) == {*pictures, "batch.json", "index.parquet"}
+    assert all(found[name] == maps[name] for name in pictures)
+    rows, others = (
+        parquet.read_table(each / "index.parquet").to_pylist() for each in (out, tmp_path / "maps")
+    )
+    assert rows == [row | {"words": [], "trace": None} for row in others]
+    with pytest.raises(UserError, match=r"the maps that .* was begun with, False, but came True"):
+        run_here(prompts, out, pipe, batch_size=size)
+
+
+def test_a_batch_that_was_begun_before_there_was_a_choice(pipe: Any, tmp_path: Path) -> None:
+    prompts, out = prompts_of(tmp_path, 1), tmp_path / "out"
+    run_here(prompts, out, pipe)
+    plan = json.loads((out / "batch.json").read_text("utf-8"))
+    for key in ("form", "maps"):
+        del plan[key]
+    (out / "batch.json").write_text(json.dumps(plan), "utf-8")
+    assert run_here(prompts, out, pipe).before == 1
+    with pytest.raises(UserError, match=r"the maps that .* was begun with, True, but came False"):
+        run_here(prompts, out, pipe, maps=False)
+
+
+def test_no_maps_beside_what_asks_for_some(tmp_path: Path) -> None:
+    prompts = prompts_of(tmp_path, 1)
+    given = ["--out", tmp_path / "out", "--no-maps", "--traces", "all", "--walk", 2]
+    code, printed, error = run("batch", prompts, *given)
+    assert (code, printed) == (2, "")
+    assert "expected no --traces and --walk beside --no-maps" in error
+
+
 def test_a_batch_is_the_same_whatever_its_processes(pipe: Any, tmp_path: Path) -> None:
     shapes: list[dict[str, Any]] = [
         {"steps": 1},

@@ -88,8 +88,8 @@ def test_what_fails_again_has_its_new_reason(pipe: Any, tmp_path: Path) -> None:
 
 
 def test_the_best_record_counts_in_any_order() -> None:
-    failed = [{"line": 2, "try": n, "error": f"try {n}"} for n in (1, 2, 3)]
-    worked = {"line": 2, "try": 4, "error": None}
+    failed: list[dict[str, Any]] = [{"line": 2, "try": n, "error": f"try {n}"} for n in (1, 2, 3)]
+    worked: dict[str, Any] = {"line": 2, "try": 4, "error": None}
     for records in itertools.permutations([*failed, worked]):
         done = Done()
         best = [record for record in records if done.note(record)][-1]

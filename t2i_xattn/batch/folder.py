@@ -66,7 +66,8 @@ class BatchFolder:
                 f"expected what a batch was begun with in {self.path / 'batch.json'}, but it is "
                 "damaged; choose another --out"
             ) from None
-        before = {"form": plan.get("form")} | before  # begun before that was written down
+        # Begun before these were written down.
+        before = {"form": plan.get("form"), "maps": True} | before
         for key in dict.fromkeys([*plan, *before]):
             if plan.get(key) != before.get(key):
                 raise UserError(

@@ -35,6 +35,7 @@ class BatchRun:
         model: by name, as in the index.
         defaults: what holds for a line that does not say it.
         walk: see `record`.
+        maps: whether attention is recorded; without, there are pictures only.
         traces: which are kept.
         batch_size: lines of one shape in one call of the pipeline, at most.
         strict: whether a line that fails stops the run.
@@ -56,6 +57,7 @@ class BatchRun:
     no_limits: bool = False
     form: Form | None = None
     keep_prompts: bool = False
+    maps: bool = True
 
     @property
     def known_form(self) -> Form:
@@ -76,6 +78,7 @@ class BatchRun:
             **defaults,
             "walk": self.walk,
             "traces": self.traces,
+            "maps": self.maps,
             "batch size": self.batch_size,
         }
 
@@ -131,7 +134,8 @@ def run_batch(run: BatchRun, process: Process, load: Callable[[], Any]) -> Outco
             if run.keep_prompts:
                 folder.keep_prompts(run.prompts, copy)
             folder.keep_plan(plan)
-            painter = Painter(pipe, run.model, run.batch_size, run.walk, run.no_limits)
+            walk = run.walk if run.maps else None
+            painter = Painter(pipe, run.model, run.batch_size, walk, run.no_limits)
             # Without a terminal there is none, and of several processes the first has it.
             off = None if process.rank == 0 else True
             with (

@@ -26,6 +26,7 @@ STANDARD_INPUT = Path("-")
 
 @options.one_sentence
 def batch_command(
+    context: typer.Context,
     prompts: Annotated[
         Path,
         typer.Argument(
@@ -43,6 +44,9 @@ def batch_command(
         Literal["none", "words", "all"],
         typer.Option(help="Traces to keep: of the words looked into, or of every column."),
     ] = "words",
+    maps: Annotated[
+        bool, typer.Option("--maps/--no-maps", help="Look into words, or paint pictures only.")
+    ] = True,
     batch_size: Annotated[
         int, typer.Option(help="Lines of one size, steps and guidance in one call, at most.")
     ] = 1,
@@ -72,6 +76,11 @@ def batch_command(
     from t2i_xattn.batch.processes import this_process
     from t2i_xattn.batch.running import BatchRun, run_batch
 
+    if not maps and (said := options.given(context, "traces", "walk")):
+        raise UserError(
+            f"expected no {' and '.join(said)} beside --no-maps, which records nothing; leave one "
+            "of them out"
+        )
     defaults = Defaults(seed, steps, guidance, parse_size(size), negative)
     Request("a prompt", seed, steps, guidance).check()
     run = BatchRun(
@@ -79,13 +88,14 @@ def batch_command(
         out,
         model or "world",
         defaults,
-        walk,
-        traces,
+        walk if maps else 0,
+        traces if maps else "none",
         batch_size=batch_size,
         strict=strict,
         retry=retry,
         no_limits=no_limits,
         form=form,
+        maps=maps,
     )
     with this_process(device) as process, ExitStack() as stack:
         if prompts == STANDARD_INPUT:
