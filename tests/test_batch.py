@@ -121,6 +121,29 @@ def test_pandas_opens_the_index(done: tuple[Path, str]) -> None:
     assert frame.set_index("line").loc[3].words[0]["word"] == "red circle"
 
 
+def test_datasets_opens_the_index(
+    done: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"):
+        monkeypatch.setenv(name, "1")
+    datasets = pytest.importorskip("datasets", reason="Hugging Face's datasets is not installed")
+    index = done[0] / "index.parquet"
+    given = {"data_files": str(index), "split": "train", "cache_dir": str(tmp_path)}
+    rows = parquet.read_table(index).to_pylist()
+    for streaming in (False, True):
+        found = datasets.load_dataset("parquet", **given, streaming=streaming)
+        assert list(found.column_names) == schema().names
+        assert list(found) == rows
+    table = datasets.load_dataset("parquet", **given)
+    painted = table.filter(lambda row: row["error"] is None)
+    assert painted["line"][:] == [1, 2, 3, 5, 6, 7]
+    # Paths are from the folder on: so they become pictures.
+    whole = painted.map(lambda row: {"picture": str(done[0] / row["picture"])})
+    pictures = whole.cast_column("picture", datasets.Image())
+    with Image.open(done[0] / painted[2]["picture"]) as expected:
+        assert pictures[2]["picture"].tobytes() == expected.tobytes()
+
+
 @pytest.mark.slow
 def test_pictures_are_those_of_generate(
     done: tuple[Path, str], options: list[Any], tmp_path: Path
