@@ -19,6 +19,7 @@ from pyarrow import parquet
 from batch_files import files_of, records_of, write_lines
 from command_line import run
 from conftest import make_pipeline
+from failing import Failing
 from t2i_xattn.batch import writing
 from t2i_xattn.batch.folder import read_records
 from t2i_xattn.batch.index import ROWS, schema
@@ -120,6 +121,29 @@ def test_pandas_opens_the_index(done: tuple[Path, str]) -> None:
     assert frame.set_index("line").loc[3].words[0]["word"] == "red circle"
 
 
+def test_datasets_opens_the_index(
+    done: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"):
+        monkeypatch.setenv(name, "1")
+    datasets = pytest.importorskip("datasets", reason="Hugging Face's datasets is not installed")
+    index = done[0] / "index.parquet"
+    given = {"data_files": str(index), "split": "train", "cache_dir": str(tmp_path)}
+    rows = parquet.read_table(index).to_pylist()
+    for streaming in (False, True):
+        found = datasets.load_dataset("parquet", **given, streaming=streaming)
+        assert list(found.column_names) == schema().names
+        assert list(found) == rows
+    table = datasets.load_dataset("parquet", **given)
+    painted = table.filter(lambda row: row["error"] is None)
+    assert painted["line"][:] == [1, 2, 3, 5, 6, 7]
+    # Paths are from the folder on: so they become pictures.
+    whole = painted.map(lambda row: {"picture": str(done[0] / row["picture"])})
+    pictures = whole.cast_column("picture", datasets.Image())
+    with Image.open(done[0] / painted[2]["picture"]) as expected:
+        assert pictures[2]["picture"].tobytes() == expected.tobytes()
+
+
 @pytest.mark.slow
 def test_pictures_are_those_of_generate(
     done: tuple[Path, str], options: list[Any], tmp_path: Path
@@ -209,6 +233,47 @@ def test_which_traces_are_kept(pipe: Any, tmp_path: Path) -> None:
         np.testing.assert_array_equal(whole.to_numpy()[site], array)
 
 
+@pytest.mark.parametrize("size", [1, 2])
+def test_pictures_only(pipe: Any, tmp_path: Path, size: int) -> None:
+    lines = [LINES[0], {"prompt": "blue left"}, LINES[2], *LINES[3:6]]
+    prompts = write_lines(tmp_path / "p.jsonl", lines)
+    run_here(prompts, tmp_path / "maps", pipe, batch_size=size)
+    out = tmp_path / "out"
+    outcome = run_here(prompts, out, pipe, batch_size=size, maps=False)
+    assert (outcome.done, outcome.failed, outcome.index) == (6, 1, True)
+    maps, found = files_of(tmp_path / "maps"), files_of(out)
+    pictures = [name for name in maps if name.endswith(".png")]
+    assert len(pictures) == 5
+    assert set(found) == {*pictures, "batch.json", "index.parquet"}
+    assert all(found[name] == maps[name] for name in pictures)
+    rows, others = (
+        parquet.read_table(each / "index.parquet").to_pylist() for each in (out, tmp_path / "maps")
+    )
+    assert rows == [row | {"words": [], "trace": None} for row in others]
+    with pytest.raises(UserError, match=r"the maps that .* was begun with, False, but came True"):
+        run_here(prompts, out, pipe, batch_size=size)
+
+
+def test_a_batch_that_was_begun_before_there_was_a_choice(pipe: Any, tmp_path: Path) -> None:
+    prompts, out = prompts_of(tmp_path, 1), tmp_path / "out"
+    run_here(prompts, out, pipe)
+    plan = json.loads((out / "batch.json").read_text("utf-8"))
+    for key in ("form", "maps"):
+        del plan[key]
+    (out / "batch.json").write_text(json.dumps(plan), "utf-8")
+    assert run_here(prompts, out, pipe).before == 1
+    with pytest.raises(UserError, match=r"the maps that .* was begun with, True, but came False"):
+        run_here(prompts, out, pipe, maps=False)
+
+
+def test_no_maps_beside_what_asks_for_some(tmp_path: Path) -> None:
+    prompts = prompts_of(tmp_path, 1)
+    given = ["--out", tmp_path / "out", "--no-maps", "--traces", "all", "--walk", 2]
+    code, printed, error = run("batch", prompts, *given)
+    assert (code, printed) == (2, "")
+    assert "expected no --traces and --walk beside --no-maps" in error
+
+
 def test_a_batch_is_the_same_whatever_its_processes(pipe: Any, tmp_path: Path) -> None:
     shapes: list[dict[str, Any]] = [
         {"steps": 1},
@@ -237,19 +302,6 @@ def test_a_batch_is_the_same_whatever_its_processes(pipe: Any, tmp_path: Path) -
 def _pixels(path: Path) -> NDArray[np.float64]:
     with Image.open(path) as picture:
         return np.asarray(picture, dtype=np.float64)
-
-
-class Failing:
-    """A UNet that fails where a run has the seed's noise of one picture, whatever its batch."""
-
-    def __init__(self, pipe: Any, seed: int, error: Exception) -> None:
-        generator = torch.Generator().manual_seed(seed)
-        self.noise, self.error = torch.randn(1, 4, 8, 8, generator=generator), error
-        pipe.unet.register_forward_pre_hook(self)
-
-    def __call__(self, module: Any, inputs: tuple[Any, ...]) -> None:
-        if any(torch.equal(each, self.noise[0]) for each in inputs[0]):
-            raise self.error
 
 
 @pytest.mark.parametrize("size", [1, 4])

@@ -20,6 +20,7 @@ import torch
 
 from batch_files import files_of, records_of, write_lines
 from conftest import make_pipeline
+from failing import Failing
 from t2i_xattn.batch.line import Defaults
 from t2i_xattn.batch.processes import Process
 from t2i_xattn.batch.running import BatchRun, run_batch
@@ -89,6 +90,30 @@ def test_killed_and_gone_on(tmp_path: Path, batch_size: int, count: int) -> None
     assert outcome.done == count - before
     assert files_of(tmp_path / "out") == files_of(tmp_path / "plain")
     assert [each["line"] for each in records_of(tmp_path / "out")] == list(range(1, count + 1))
+
+
+@pytest.mark.slow
+def test_killed_while_trying_again(tmp_path: Path) -> None:
+    count, seeds, pipe = 9, (1, 2, 5, 7, 8), make_pipeline()
+    prompts = [{"prompt": f"a red circle {n}"} for n in range(count)]
+    write_lines(tmp_path / "p.jsonl", prompts)
+    run_batch(asked(tmp_path, "plain"), Process(0, 1, "cpu"), lambda: pipe)
+    failing = [Failing(pipe, seed, ValueError("no")) for seed in seeds]
+    run_batch(asked(tmp_path, "out"), Process(0, 1, "cpu"), lambda: pipe)
+    for each in failing:
+        each.hook.remove()
+    run, shard = asked(tmp_path, "out", retry=True), tmp_path / "out/records/process-00000.jsonl"
+    for _ in range(2):
+        process = begin(run, 0, 1, pipe, 1)
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+    again = done_in(shard) - count
+    assert again >= 2
+    outcome = run_batch(run, Process(0, 1, "cpu"), lambda: pipe)
+    assert (outcome.done, outcome.before) == (len(seeds) - again, count - len(seeds) + again)
+    assert files_of(tmp_path / "out") == files_of(tmp_path / "plain")
+    lines = sorted(each["line"] for each in records_of(tmp_path / "out"))
+    assert lines == sorted([*range(1, count + 1), *seeds])
 
 
 def done_in(shard: Path) -> int:

@@ -201,7 +201,7 @@ def test_batches(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     figures = json.loads(path.read_text("utf-8"))
     assert figures["plain"]["median"] == 1
-    for name in ("recorded", "batch", "batch against recorded"):
+    for name in ("recorded", "batch", "batch without maps", "batch against recorded"):
         assert figures[name]["median"] > 0.5
     for what in ("lines", "loops"):
         assert all(figures[f"{what} a second, {count}"] > 0 for count in (1, 2))

@@ -12,10 +12,10 @@ from PIL import Image
 
 from command_line import PROMPT, as_loud_as_before, run, written
 from conftest import make_pipeline
-from t2i_xattn.commands.edit_request import parse_boxes
+from t2i_xattn.asking.edit_request import parse_boxes
+from t2i_xattn.asking.parsing import parse_list
+from t2i_xattn.asking.request import Request
 from t2i_xattn.commands.inspection import shown_box
-from t2i_xattn.commands.parsing import parse_list
-from t2i_xattn.commands.request import Request
 from t2i_xattn.errors import UserError
 from t2i_xattn.traces.regions import Box
 from t2i_xattn.traces.trace import Trace

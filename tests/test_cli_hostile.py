@@ -81,7 +81,7 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Any:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setattr("t2i_xattn.commands.options.load", lambda *_: pipe)
-        patch.setattr("t2i_xattn.commands.request.painted", taken)
+        patch.setattr("t2i_xattn.asking.request.painted", taken)
         patch.setattr("t2i_xattn.commands.edit.painted", taken)
         yield folder
 

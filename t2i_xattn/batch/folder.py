@@ -2,6 +2,7 @@
 
 ```
 batch.json                        the plan: the prompts' hash, the model and the options
+stdin.jsonl                       the prompts, where they came by a pipe (or stdin.csv, .txt)
 pictures/0001/001234.png          by the number of the line, a thousand a folder
 traces/0001/001234.safetensors
 records/process-00000.jsonl       what each process did; a line that stands here is done
@@ -17,12 +18,14 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from t2i_xattn.errors import UserError
+from t2i_xattn.batch.done import Done
+from t2i_xattn.errors import UserError, shown
 
 A_THOUSAND = 1000
 
@@ -63,6 +66,8 @@ class BatchFolder:
                 f"expected what a batch was begun with in {self.path / 'batch.json'}, but it is "
                 "damaged; choose another --out"
             ) from None
+        # Begun before these were written down.
+        before = {"form": plan.get("form"), "maps": True} | before
         for key in dict.fromkeys([*plan, *before]):
             if plan.get(key) != before.get(key):
                 raise UserError(
@@ -70,13 +75,34 @@ class BatchFolder:
                     f"came {plan.get(key)!r}; give the same, or another --out"
                 )
 
-    def done(self) -> bytearray:
-        """A byte for each number of a line: whether it is done, by whichever process."""
-        numbers = bytearray()
+    def keep_prompts(self, prompts: Path, name: str) -> None:
+        """Writes a copy of the prompts, which nobody has otherwise."""
+        shutil.copyfile(prompts, self.work / name)
+        self.move(self.work / name, name)
+
+    def check_prompts(self, prompts: Path, name: str) -> None:
+        """Raises `UserError` if the prompts are not those that the batch was begun with."""
+        kept = self.path / name
+        if not (self.path / "batch.json").exists() or not kept.exists():
+            return
+        with kept.open("rb") as before, prompts.open("rb") as now:
+            for number, (one, other) in enumerate(zip_longest(before, now), 1):
+                if one != other:
+                    came = (
+                        "none" if other is None else shown(other.decode(errors="replace").strip())
+                    )
+                    raise UserError(
+                        f"expected the lines that {self.path} was begun with, which stand in "
+                        f"{kept}, but as line {number} came {came}; give the same, or another --out"
+                    )
+
+    def done(self) -> Done:
+        """Which lines are done, by whichever process."""
+        done = Done()
         for shard in self.shards():
             for _, record in read_records(shard):
-                mark(numbers, record["line"])
-        return numbers
+                done.note(record)
+        return done
 
     def shards(self) -> list[Path]:
         """The records of all processes."""
@@ -182,15 +208,6 @@ def read_records(shard: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             if isinstance(record, dict) and isinstance(record.get("line"), int):
                 yield begin, record
             begin += len(raw)
-
-
-def mark(numbers: bytearray, number: int) -> bool:
-    """Sets the byte of a number, and says whether it was not set before."""
-    if number >= len(numbers):
-        numbers.extend(bytes(max(number + 1 - len(numbers), len(numbers))))
-    new = not numbers[number]
-    numbers[number] = 1
-    return new
 
 
 def _ends_line(file: Any, end: int) -> bool:

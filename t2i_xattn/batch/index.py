@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
-from t2i_xattn.batch.folder import BatchFolder, mark, read_records
+from t2i_xattn.batch.done import Done
+from t2i_xattn.batch.folder import BatchFolder, read_records
 from t2i_xattn.errors import UserError
 
 if TYPE_CHECKING:
@@ -82,8 +83,8 @@ def write_index(folder: BatchFolder, lines: int) -> bool:
     import pyarrow as pa
     from pyarrow import parquet
 
-    places = _places(folder)
-    if len(places) // 3 < lines:
+    places, count = _places(folder)
+    if count < lines:
         return False
     kind = schema()
     made = folder.work / "index.parquet"
@@ -100,27 +101,29 @@ def write_index(folder: BatchFolder, lines: int) -> bool:
     return True
 
 
-def _places(folder: BatchFolder) -> array[int]:
-    """Of every record once, one after the other: the line, the number of its file, the byte where
-    it begins."""
+def _places(folder: BatchFolder) -> tuple[array[int], int]:
+    """Of every record that is the best of its line so far, one after the other: the line, the
+    number of its file, the byte where it begins; and how many lines there are."""
     places = array("q")
-    seen = bytearray()
+    done = Done()
     for shard, path in enumerate(folder.shards()):
         for begin, record in read_records(path):
-            if mark(seen, record["line"]):
+            if done.note(record):
                 places.extend((record["line"], shard, begin))
-    return places
+    return places, len(done)
 
 
 def _in_order(folder: BatchFolder, places: array[int]) -> Iterator[dict[str, Any]]:
-    """The records by the number of their line."""
+    """The best record of each line, by its number."""
     import numpy as np
 
     table = np.frombuffer(places, dtype=np.int64).reshape(-1, 3)
     with ExitStack() as stack:
         files = [stack.enter_context(path.open("rb")) for path in folder.shards()]
-        for place in np.argsort(table[:, 0], kind="stable"):
-            _, shard, begin = table[place]
+        ordered = table[np.argsort(table[:, 0], kind="stable")]
+        # Of one line the last is the best.
+        best = np.append(ordered[1:, 0] != ordered[:-1, 0], True)
+        for _, shard, begin in ordered[best]:
             files[shard].seek(int(begin))
             record = json.loads(files[shard].readline())
             box = ("top", "left", "bottom", "right")

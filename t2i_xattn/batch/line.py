@@ -7,13 +7,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from t2i_xattn.commands.edit_request import (
+from t2i_xattn.asking.edit_request import (
     EditRequest,
     parse_regions,
     parse_weights,
 )
-from t2i_xattn.commands.parsing import parse_list, parse_pairs, parse_size
-from t2i_xattn.commands.request import Request, tokenizer_of
+from t2i_xattn.asking.parsing import parse_list, parse_pairs, parse_size
+from t2i_xattn.asking.request import Request, tokenizer_of
 from t2i_xattn.errors import UserError, nearest, shown
 from t2i_xattn.prompts.words import find_phrase, split_words
 

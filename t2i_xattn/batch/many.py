@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import count, islice, repeat
 from numbers import Integral
-from typing import Any
+from typing import Any, TypeVar
 
 from t2i_xattn.arguments import checked
 from t2i_xattn.errors import UserError, is_out_of_memory, shown
 from t2i_xattn.traces.trace import Trace
+
+Came = TypeVar("Came")
+
+Call = Callable[[Sequence[str], Sequence[int], Sequence[str | None]], list[Came]]
+"""Calls a pipeline with prompts, seeds and negative prompts, one a picture; gives what came of
+each."""
 
 _OWN = {
     "prompt": "prompts",
@@ -85,6 +92,7 @@ def _each(
 ) -> Iterator[tuple[Any, Trace]]:
     negative = arguments.pop("negative_prompt", None)
     negatives = repeat(negative) if isinstance(negative, str | None) else iter(negative)
+    call = partial(recorded_call, pipe, options=options, arguments=arguments)
     while texts := list(islice(prompts, batch.size)):
         beside: dict[str, list[Any]] = {"seeds": list(islice(seeds, len(texts)))}
         beside["negative_prompt"] = list(islice(negatives, len(texts)))
@@ -96,7 +104,7 @@ def _each(
                 )
         _check_texts(texts, beside["negative_prompt"])
         _check_seeds(beside["seeds"])
-        yield from batch.recorded(pipe, texts, **beside, options=options, arguments=arguments)
+        yield from batch.in_parts(call, texts, beside["seeds"], beside["negative_prompt"])
 
 
 def _check_texts(prompts: Sequence[Any], negatives: Sequence[Any]) -> None:
@@ -126,23 +134,21 @@ class Batch:
     def __init__(self, size: int) -> None:
         self.size = size
 
-    def recorded(
+    def in_parts(
         self,
-        pipe: Any,
+        call: Call[Came],
         prompts: Sequence[str],
         seeds: Sequence[int],
         negative_prompt: Sequence[str | None],
-        *,
-        options: Mapping[str, Any],
-        arguments: Mapping[str, Any],
-    ) -> list[tuple[Any, Trace]]:
-        """`recorded_call` of the prompts, in parts that fit; a single one that does not, raises."""
-        found: list[tuple[Any, Trace]] = []
+    ) -> list[Came]:
+        """What a call gives for each of the prompts, called for parts that fit; a single one that
+        does not, raises."""
+        found: list[Came] = []
         while len(found) < len(prompts):
             part = slice(len(found), len(found) + self.size)
             of_part = prompts[part], seeds[part], negative_prompt[part]
             try:
-                found += recorded_call(pipe, *of_part, options=options, arguments=arguments)
+                found += call(*of_part)
                 continue
             except RuntimeError as error:
                 if not is_out_of_memory(error) or len(of_part[0]) == 1:
@@ -170,9 +176,25 @@ def recorded_call(
         options: of `record`.
         arguments: of the pipeline.
     """
-    import torch
-
     from t2i_xattn.recording.record import record
+
+    with record(pipe, **options) as trace:
+        pictures = painted_call(pipe, prompts, seeds, negative_prompt, arguments=arguments)
+    if len(prompts) == 1:
+        return [(pictures[0], trace)]
+    return [(picture, trace.select(images=n)) for n, picture in enumerate(pictures)]
+
+
+def painted_call(
+    pipe: Any,
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    negative_prompt: Sequence[str | None],
+    *,
+    arguments: Mapping[str, Any],
+) -> list[Any]:
+    """The pictures of one call of the pipeline; see `recorded_call`."""
+    import torch
 
     given: dict[str, Any] = {
         "prompt": list(prompts),
@@ -183,12 +205,8 @@ def recorded_call(
     if len(prompts) == 1:
         # As one prompt is given by hand.
         given = {name: value[0] for name, value in given.items()}
-    with record(pipe, **options) as trace:
-        result = pipe(**given, **arguments)
-    pictures = result.images if hasattr(result, "images") else result.frames
-    if len(prompts) == 1:
-        return [(pictures[0], trace)]
-    return [(picture, trace.select(images=n)) for n, picture in enumerate(pictures)]
+    result = pipe(**given, **arguments)
+    return list(result.images if hasattr(result, "images") else result.frames)
 
 
 def _let_go() -> None:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from t2i_xattn.asking.edits import edits_of
+from t2i_xattn.asking.limits import check_edit_limits, check_phrases
+from t2i_xattn.asking.painting import pictures_of
 from t2i_xattn.batch.line import Line
-from t2i_xattn.batch.many import Batch, recorded_call
-from t2i_xattn.commands.edit import first_steps
-from t2i_xattn.commands.limits import check_edit_limits, check_phrases
-from t2i_xattn.commands.painting import pictures_of
+from t2i_xattn.batch.many import Batch, painted_call, recorded_call
 from t2i_xattn.errors import UserError, is_out_of_memory
 from t2i_xattn.inversion.flow import guidance_of
 from t2i_xattn.provenance.made import Made
@@ -23,7 +24,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Painted:
-    """A line and what came of it: a picture, its trace and how they were made, or an error."""
+    """A line and what came of it: a picture, its trace and how they were made, or an error.
+
+    What a run gives beside a picture and its trace stands here, for the writer's products.
+    """
 
     line: Line
     picture: Image.Image | None = None
@@ -37,15 +41,23 @@ class Painter:
 
     Attributes:
         pipe: the pipeline.
-        options: of `record`.
+        options: of `record`; None: nothing is recorded.
     """
 
     def __init__(
-        self, pipe: Any, model: str, batch_size: int, walk: int, no_limits: bool = False
+        self, pipe: Any, model: str, batch_size: int, walk: int | None, no_limits: bool = False
     ) -> None:
+        """
+        Args:
+            pipe: the pipeline.
+            model: by name, as in the pictures.
+            batch_size: see `BatchRun`.
+            walk: see `record`; None: nothing is recorded.
+            no_limits: see `BatchRun`.
+        """
         self.pipe, self.model, self.no_limits = pipe, model, no_limits
         self._made = Made.by(pipe, "generate", {}, (0, 0))
-        self.options = {"walk": walk}
+        self.options = None if walk is None else {"walk": walk}
         self._batch = Batch(batch_size)
         self._known = set(inspect.signature(pipe.__call__).parameters)
 
@@ -125,41 +137,37 @@ class Painter:
         }
         return {name: value for name, value in given.items() if name in self._known}
 
-    def _plain(self, lines: Sequence[Line]) -> list[tuple[Any, Trace]]:
+    def _call(
+        self,
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        negatives: Sequence[str | None],
+        arguments: Mapping[str, Any],
+    ) -> list[tuple[Any, Trace | None]]:
+        """The pictures of one call of the pipeline, each with its trace."""
+        given = self.pipe, prompts, seeds, negatives
+        if self.options is None:
+            return [(each, None) for each in painted_call(*given, arguments=arguments)]
+        return list(recorded_call(*given, options=self.options, arguments=arguments))
+
+    def _plain(self, lines: Sequence[Line]) -> list[tuple[Any, Trace | None]]:
         requests = [line.request for line in lines]
-        return self._batch.recorded(
-            self.pipe,
+        return self._batch.in_parts(
+            partial(self._call, arguments=self._arguments(lines[0])),
             [each.prompt for each in requests],
             [each.seed for each in requests],
             [each.negative for each in requests],
-            options=self.options,
-            arguments=self._arguments(lines[0]),
         )
 
-    def _edited(self, line: Line) -> list[tuple[Any, Trace]]:
+    def _edited(self, line: Line) -> list[tuple[Any, Trace | None]]:
         """The picture after the edits; with other words, beside the one that it is made from."""
         from t2i_xattn.editing.edit import edit
-        from t2i_xattn.edits.prompt_to_prompt import Replace, SelfReplace
-        from t2i_xattn.edits.regional import RegionalPrompts
-        from t2i_xattn.edits.weights import Reweight
 
         asked, request = line.asked, line.request
-        edits: list[Any] = []
-        prompts, images = [request.prompt], [0]
-        if asked.replace:
-            prompts, images = [request.prompt, asked.target], [1]
-            early, earlier = (first_steps(share, request.steps) for share in (0.8, 0.4))
-            edits += [Replace(dict(asked.replace), steps=early), SelfReplace(steps=earlier)]
-        edits += [Reweight(word, weight, images=images) for word, weight in asked.weights.items()]
-        if asked.regions:
-            edits.append(RegionalPrompts(asked.regions, images=images))
+        prompts = [request.prompt, asked.target] if asked.replace else [request.prompt]
         beside = [request.seed] * len(prompts), [request.negative] * len(prompts)
-        arguments = self._arguments(line)
-        with edit(self.pipe, *edits):
-            found = recorded_call(
-                self.pipe, prompts, *beside, options=self.options, arguments=arguments
-            )
-        return found[-1:]
+        with edit(self.pipe, *edits_of(asked, images=[len(prompts) - 1])):
+            return self._call(prompts, *beside, self._arguments(line))[-1:]
 
 
 def told_in_a_line(error: Exception) -> str:

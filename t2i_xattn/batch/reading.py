@@ -8,13 +8,18 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from t2i_xattn.batch.line import KEYS, Defaults, Line, line_of
 from t2i_xattn.errors import UserError, nearest
 
 LONGEST = 1 << 16
 """Bytes of the longest line: a file of another kind is told and not read whole."""
+
+Form = Literal["jsonl", "csv", "txt"]
+"""What a file of prompts may be: JSON lines, CSV with a header, or a prompt a line."""
+
+_ENDINGS: dict[str, Form] = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".txt": "txt"}
 
 Numbered = Iterator[tuple[int, str]]
 """Lines with their numbers, 1 the first, and with what ends them."""
@@ -33,7 +38,40 @@ class Survey:
     sha256: str
 
 
-def survey(path: Path, defaults: Defaults) -> Survey:
+def form_of(path: Path) -> Form:
+    """What a file of prompts is, by the end of its name.
+
+    Raises:
+        UserError: an ending that says nothing.
+    """
+    form = _ENDINGS.get(path.suffix.lower())
+    if form is None:
+        raise UserError(
+            f"expected a file of prompts that ends with {', '.join(_ENDINGS)}, but came "
+            f"{path.name!r}; name it by what it holds, or say it with --format"
+        )
+    return form
+
+
+def detected(first: bytes) -> Form:
+    """What prompts without a name are, by the first line that is not empty."""
+    text = first.decode("utf-8-sig", errors="replace").strip()
+    if text.startswith("{"):
+        return "jsonl"
+    names = [cell.strip() for cell in next(csv.reader([text]), [])]
+    return "csv" if "prompt" in names and set(names) <= set(KEYS) else "txt"
+
+
+def check_length(number: int, raw: bytes, name: object) -> None:
+    """Raises `UserError` for a line that is too long, of prompts with a name."""
+    if len(raw) > LONGEST:
+        raise UserError(
+            f"expected lines of at most {LONGEST} bytes, but line {number} of {name} is longer; "
+            "write a prompt a line"
+        )
+
+
+def survey(path: Path, defaults: Defaults, form: Form | None = None) -> Survey:
     """Reads the whole file once, line by line, and keeps none.
 
     Raises:
@@ -42,7 +80,7 @@ def survey(path: Path, defaults: Defaults) -> Survey:
     ids: dict[str, int] = {}
     count = 0
     digest = hashlib.sha256()
-    for line in read_lines(path, defaults, digest):
+    for line in read_lines(path, defaults, form, digest):
         count += 1
         if line.id is not None and ids.setdefault(line.id, line.number) != line.number:
             raise UserError(
@@ -54,27 +92,24 @@ def survey(path: Path, defaults: Defaults) -> Survey:
     return Survey(count, digest.hexdigest())
 
 
-def read_lines(path: Path, defaults: Defaults, digest: Any = None) -> Iterator[Line]:
-    """The lines of a file, by the end of its name: .jsonl or .ndjson, .csv, .txt.
+def read_lines(
+    path: Path, defaults: Defaults, form: Form | None = None, digest: Any = None
+) -> Iterator[Line]:
+    """The lines of a file.
 
     Empty lines are left out, and counted. A byte order mark and CRLF are taken as what they are.
 
     Args:
         path: the file.
         defaults: what holds for a line that does not say it.
+        form: what it is; None: told by the end of its name.
         digest: of `hashlib`; gets every byte of the file.
 
     Raises:
         UserError: a file that cannot be read or is of another kind; by the number of the line, one
             that is too long, not UTF-8, or not what the kind of file has; see `line_of`.
     """
-    kinds = {".jsonl": _json_lines, ".ndjson": _json_lines, ".csv": _csv_lines, ".txt": _texts}
-    read = kinds.get(path.suffix.lower())
-    if read is None:
-        raise UserError(
-            f"expected a file of prompts that ends with {', '.join(kinds)}, but came {path.name!r};"
-            " name it by what it holds"
-        )
+    read = {"jsonl": _json_lines, "csv": _csv_lines, "txt": _texts}[form or form_of(path)]
     for number, fields in read(_numbered(path, digest)):
         yield line_of(number, fields, defaults)
 
@@ -85,11 +120,7 @@ def _numbered(path: Path, digest: Any) -> Numbered:
             number = 0
             while raw := file.readline(LONGEST + 1):
                 number += 1
-                if len(raw) > LONGEST:
-                    raise UserError(
-                        f"expected lines of at most {LONGEST} bytes, but line {number} of {path} "
-                        "is longer; write a prompt a line"
-                    )
+                check_length(number, raw, path)
                 if digest is not None:
                     digest.update(raw)
                 try:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
+from t2i_xattn.batch.done import Done
 from t2i_xattn.batch.folder import open_folder
 from t2i_xattn.batch.index import check_pyarrow, write_index
 from t2i_xattn.batch.line import Defaults, Line
@@ -18,7 +19,7 @@ from t2i_xattn.batch.memory import EVERY, give_back
 from t2i_xattn.batch.painting import Painter
 from t2i_xattn.batch.plan import batches
 from t2i_xattn.batch.processes import Process
-from t2i_xattn.batch.reading import read_lines, survey
+from t2i_xattn.batch.reading import Form, form_of, read_lines, survey
 from t2i_xattn.batch.writing import Traces, Writer
 
 FORMAT = 1
@@ -34,10 +35,14 @@ class BatchRun:
         model: by name, as in the index.
         defaults: what holds for a line that does not say it.
         walk: see `record`.
+        maps: whether attention is recorded; without, there are pictures only.
         traces: which are kept.
         batch_size: lines of one shape in one call of the pipeline, at most.
         strict: whether a line that fails stops the run.
-        no_limits: see `commands.limits`.
+        retry: whether lines that failed in an earlier run are tried again.
+        no_limits: see `asking.limits`.
+        form: what the prompts are; None: told by the end of the file's name.
+        keep_prompts: whether the folder gets a copy of them, since they came by a pipe.
     """
 
     prompts: Path
@@ -48,7 +53,16 @@ class BatchRun:
     traces: Traces = "words"
     batch_size: int = 1
     strict: bool = False
+    retry: bool = False
     no_limits: bool = False
+    form: Form | None = None
+    keep_prompts: bool = False
+    maps: bool = True
+
+    @property
+    def known_form(self) -> Form:
+        """What the prompts are. Raises `UserError` if that is not known."""
+        return self.form or form_of(self.prompts)
 
     def plan(self, sha256: str, lines: int) -> dict[str, Any]:
         """What must be the same where a run goes on, as JSON has it."""
@@ -58,11 +72,13 @@ class BatchRun:
         return {
             "format": FORMAT,
             "prompts (SHA-256)": sha256,
+            "form": self.known_form,
             "lines": lines,
             "model": self.model,
             **defaults,
             "walk": self.walk,
             "traces": self.traces,
+            "maps": self.maps,
             "batch size": self.batch_size,
         }
 
@@ -99,28 +115,40 @@ def run_batch(run: BatchRun, process: Process, load: Callable[[], Any]) -> Outco
     """
     check_batch_size(run.batch_size)
     check_pyarrow()
-    found = survey(run.prompts, run.defaults)
+    found = survey(run.prompts, run.defaults, run.form)
     plan = run.plan(found.sha256, found.lines)
     with open_folder(run.out, process.rank) as folder:
+        copy = f"stdin.{run.known_form}"
+        if run.keep_prompts:
+            folder.check_prompts(run.prompts, copy)
         folder.check_plan(plan)
-        finished = folder.done()
-        todo, before = _count(run, process, finished)
+        done = folder.done()
+        again = set(done.failed) if run.retry else set()
+        for line in again:
+            done.forget(line)
+        todo, before = _count(run, process, done)
         failed = 0
         if todo:
             pipe = load()
             pipe.set_progress_bar_config(disable=True)
+            if run.keep_prompts:
+                folder.keep_prompts(run.prompts, copy)
             folder.keep_plan(plan)
-            painter = Painter(pipe, run.model, run.batch_size, run.walk, run.no_limits)
+            walk = run.walk if run.maps else None
+            painter = Painter(pipe, run.model, run.batch_size, walk, run.no_limits)
             # Without a terminal there is none, and of several processes the first has it.
             off = None if process.rank == 0 else True
             with (
                 tqdm(total=todo + before, initial=before, unit="line", disable=off) as bar,
-                Writer(folder, run.model, run.traces, run.strict) as writer,
+                Writer(folder, run.model, run.traces, run.strict, done.failed) as writer,
             ):
                 for number, batch in enumerate(_own(run, process)):
-                    left = {line.number for line in _left(batch, finished)}
+                    left = _left(batch, done)
                     if left:
-                        _paint(batch, left, painter, writer)
+                        # Beside those that only failed nothing is painted that has worked; else all
+                        # of the batch is, since its pictures may depend on it.
+                        alone = all(line.number in again for line in left)
+                        _paint(left if alone else batch, left, painter, writer)
                         bar.update(len(left))
                     if number % EVERY == EVERY - 1:
                         give_back()
@@ -130,28 +158,29 @@ def run_batch(run: BatchRun, process: Process, load: Callable[[], Any]) -> Outco
 
 def _own(run: BatchRun, process: Process) -> Iterator[tuple[Line, ...]]:
     """The batches of one process: every so-manieth, so that all have work to the end."""
-    lines = read_lines(run.prompts, run.defaults)
+    lines = read_lines(run.prompts, run.defaults, run.form)
     for number, batch in enumerate(batches(lines, run.batch_size)):
         if number % process.world == process.rank:
             yield batch
 
 
-def _left(batch: tuple[Line, ...], finished: bytearray) -> list[Line]:
-    return [each for each in batch if not (each.number < len(finished) and finished[each.number])]
+def _left(batch: Sequence[Line], done: Done) -> list[Line]:
+    return [each for each in batch if each.number not in done]
 
 
-def _count(run: BatchRun, process: Process, finished: bytearray) -> tuple[int, int]:
+def _count(run: BatchRun, process: Process, done: Done) -> tuple[int, int]:
     """How many lines of its part are left, and how many are done."""
     todo = total = 0
     for batch in _own(run, process):
         total += len(batch)
-        todo += len(_left(batch, finished))
+        todo += len(_left(batch, done))
     return todo, total - todo
 
 
-def _paint(batch: tuple[Line, ...], left: set[int], painter: Painter, writer: Writer) -> None:
-    """Paints a whole batch, also where half of it is done, since its pictures may depend on it."""
+def _paint(batch: Sequence[Line], left: Sequence[Line], painter: Painter, writer: Writer) -> None:
+    """Paints lines together, and has those written that are left to do."""
     start = time.perf_counter()
     painted = list(painter.paint(batch))
     seconds = (time.perf_counter() - start) / len(batch)
-    writer.put((each for each in painted if each.line.number in left), seconds)
+    wanted = {line.number for line in left}
+    writer.put((each for each in painted if each.line.number in wanted), seconds)

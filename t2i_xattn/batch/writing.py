@@ -5,20 +5,23 @@ from __future__ import annotations
 import json
 import os
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from t2i_xattn.batch.folder import BatchFolder
 from t2i_xattn.batch.line import Line
 from t2i_xattn.batch.painting import Painted, told_in_a_line
 from t2i_xattn.batch.word_maps import of_words
-from t2i_xattn.commands.inspection import heatmaps, word_reports
 from t2i_xattn.errors import UserError
 from t2i_xattn.provenance.png import save_png
+from t2i_xattn.traces.word_reports import heatmaps, word_reports
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 THREADS = 2
 WAITING = 4
@@ -26,6 +29,20 @@ WAITING = 4
 
 Traces = Literal["none", "words", "all"]
 """Which traces are kept: none, those of the words looked into, or those of every column."""
+
+
+class Product(NamedTuple):
+    """What comes of a line as a file of its own.
+
+    Attributes:
+        kind: the folder in which the files of this kind lie.
+        ending: of its name.
+        save: writes it.
+    """
+
+    kind: str
+    ending: str
+    save: Callable[[Path], None]
 
 
 class Writer:
@@ -37,15 +54,24 @@ class Writer:
         failed: lines whose record has an error.
     """
 
-    def __init__(self, folder: BatchFolder, model: str, traces: Traces, strict: bool) -> None:
+    def __init__(
+        self,
+        folder: BatchFolder,
+        model: str,
+        traces: Traces,
+        strict: bool,
+        tried: Mapping[int, int] | None = None,
+    ) -> None:
         """
         Args:
             folder: where to.
             model: what the index calls the model.
             traces: which to keep.
             strict: whether a line that failed is a failure of the run.
+            tried: by the number of a line, how often it was tried in earlier runs.
         """
         self.folder, self.model, self.traces, self.strict = folder, model, traces, strict
+        self.tried = tried or {}
         self.failed = 0
         self._failure: BaseException | None = None
         self._room = threading.BoundedSemaphore(WAITING)
@@ -96,35 +122,46 @@ class Writer:
     def _written(self, found: Painted, seconds: float) -> dict[str, Any]:
         """The record of a line, whose files are there."""
         record = record_of(found.line, self.model)
-        if found.picture is not None and found.trace is not None:
+        if found.picture is not None:
+            record["width"], record["height"] = found.picture.size
             try:
-                record["width"], record["height"] = found.picture.size
-                maps = heatmaps(found.trace, 0, found.line.words)
-                record["words"] = [_word(asdict(report)) for report in word_reports(maps)]
-                trace = found.trace
-                if self.traces == "words":
-                    trace = of_words(trace, [heat.word for heat in maps])
+                record["words"], products = self._products(found, found.picture)
             except Exception as error:
                 record["error"] = told_in_a_line(error)
             else:
-                number = found.line.number
-                keep = partial(save_png, found.picture, made=found.made)
-                record["picture"] = self._moved("pictures", number, "png", keep)
-                if self.traces != "none":
-                    record["trace"] = self._moved("traces", number, "safetensors", trace.save)
+                for column, product in products.items():
+                    record[column] = self._moved(product, found.line.number)
         record["error"] = found.error or record["error"]
         if record["error"] is not None and self.strict:
             raise UserError(f"line {found.line.number} of the prompts: {record['error']}")
-        return record | {"seconds": round(seconds, 4)}
+        tries = self.tried.get(found.line.number, 0) + 1
+        return record | {"seconds": round(seconds, 4), "try": tries}
 
-    def _moved(self, kind: str, number: int, ending: str, save: Callable[[Path], None]) -> str:
-        made = self.folder.work / f"{number}.{ending}"
+    def _products(
+        self, found: Painted, picture: Image.Image
+    ) -> tuple[list[dict[str, Any]], dict[str, Product]]:
+        """The words of a picture, and by the column of the index what is to be a file."""
+        words: list[dict[str, Any]] = []
+        save = partial(save_png, picture, made=found.made)
+        products = {"picture": Product("pictures", "png", save)}
+        if found.trace is not None:
+            maps = heatmaps(found.trace, 0, found.line.words)
+            words = [_word(asdict(report)) for report in word_reports(maps)]
+            if self.traces != "none":
+                trace = found.trace
+                if self.traces == "words":
+                    trace = of_words(trace, [heat.word for heat in maps])
+                products["trace"] = Product("traces", "safetensors", trace.save)
+        return words, products
+
+    def _moved(self, product: Product, number: int) -> str:
+        made = self.folder.work / f"{number}.{product.ending}"
         try:
-            save(made)
+            product.save(made)
         except UserError as error:
             # A disk that is full is told for the folder, not for a file of `work`.
             raise (error.__cause__ or error) from None
-        place = self.folder.place(kind, number, ending)
+        place = self.folder.place(product.kind, number, product.ending)
         self.folder.move(made, place)
         return place
 

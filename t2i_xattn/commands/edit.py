@@ -10,19 +10,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from t2i_xattn.asking.edit_request import EditRequest, parse_boxes, parse_regions, parse_weights
+from t2i_xattn.asking.edits import edits_of
+from t2i_xattn.asking.limits import check_edit_limits
+from t2i_xattn.asking.painting import painted
+from t2i_xattn.asking.parsing import parse_list, parse_pairs, parse_size
+from t2i_xattn.asking.request import Request, paint
 from t2i_xattn.commands import options
 from t2i_xattn.commands.config import Config
-from t2i_xattn.commands.edit_request import EditRequest, parse_boxes, parse_regions, parse_weights
-from t2i_xattn.commands.inspection import heatmaps
 from t2i_xattn.commands.json_output import Json, print_json
-from t2i_xattn.commands.limits import check_edit_limits
 from t2i_xattn.commands.output import output_folder
-from t2i_xattn.commands.painting import painted
-from t2i_xattn.commands.parsing import parse_list, parse_pairs, parse_size
-from t2i_xattn.commands.request import Request, paint
 from t2i_xattn.errors import UserError
 from t2i_xattn.provenance.made import Made
 from t2i_xattn.provenance.png import save_png
+from t2i_xattn.traces.word_reports import heatmaps
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -155,9 +156,6 @@ def paint_edited(pipe: Any, asked: EditRequest) -> Edited:
         UserError: the picture that is to be edited has a size that the model cannot take.
     """
     from t2i_xattn.editing.edit import edit
-    from t2i_xattn.edits.prompt_to_prompt import Replace, SelfReplace
-    from t2i_xattn.edits.regional import RegionalPrompts
-    from t2i_xattn.edits.weights import Reweight
     from t2i_xattn.guidance.guide import guide
     from t2i_xattn.losses import AttendAndExcite, GuidanceLoss, Layout
     from t2i_xattn.recording.record import record
@@ -170,9 +168,7 @@ def paint_edited(pipe: Any, asked: EditRequest) -> Edited:
             losses.append(AttendAndExcite(list(asked.attend)))
         with record(pipe, walk=WALK) as plain:
             (before,) = paint(pipe, asked.request)
-        edits: list[Any] = [Reweight(word, weight) for word, weight in asked.weights.items()]
-        if asked.regions:
-            edits.append(RegionalPrompts(asked.regions))
+        edits = edits_of(asked, images=None)
         with ExitStack() as stack:
             stack.enter_context(guide(pipe, *losses))
             if edits:
@@ -181,15 +177,8 @@ def paint_edited(pipe: Any, asked: EditRequest) -> Edited:
             (after,) = paint(pipe, asked.request)
         return Edited(before, after, heatmaps(plain), heatmaps(trace))
 
-    edits = []
-    if asked.replace:
-        early, earlier = (first_steps(share, asked.request.steps) for share in (0.8, 0.4))
-        edits += [Replace(dict(asked.replace), steps=early), SelfReplace(steps=earlier)]
-    edits += [Reweight(word, weight, images=[1]) for word, weight in asked.weights.items()]
-    if asked.regions:
-        edits.append(RegionalPrompts(asked.regions, images=[1]))
     arguments = _two_rows(pipe, asked)
-    with edit(pipe, *edits), record(pipe, walk=WALK) as trace:
+    with edit(pipe, *edits_of(asked, images=[1])), record(pipe, walk=WALK) as trace:
         before, after = painted(pipe, **arguments)
     return Edited(before, after, heatmaps(trace, 0), heatmaps(trace, 1))
 
@@ -225,11 +214,6 @@ def _two_rows(pipe: Any, asked: EditRequest) -> dict[str, Any]:
         "negative_prompt": None if request.negative is None else [request.negative] * 2,
         "generator": [torch.Generator().manual_seed(request.seed) for _ in prompts],
     }
-
-
-def first_steps(share: float, steps: int) -> tuple[float, float]:
-    """The window of the first steps of a run, a share of them but one at least."""
-    return (0, share) if int(share * steps + 1e-6) else (0, 1)
 
 
 def _read(path: Path, no_limits: bool) -> Image.Image:

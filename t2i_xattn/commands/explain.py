@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from t2i_xattn.asking.limits import check_limits, check_phrases
+from t2i_xattn.asking.parsing import parse_list, parse_pairs, parse_size
+from t2i_xattn.asking.request import Request, check_text
 from t2i_xattn.commands import options
 from t2i_xattn.commands.config import Config
 from t2i_xattn.commands.json_output import Json, print_json
-from t2i_xattn.commands.limits import check_limits, check_phrases
 from t2i_xattn.commands.output import output_folder
-from t2i_xattn.commands.parsing import parse_list, parse_pairs, parse_size
-from t2i_xattn.commands.request import Request, check_text
 from t2i_xattn.errors import UserError
 from t2i_xattn.provenance.made import Made
 from t2i_xattn.provenance.png import save_png

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import typer
 
+from t2i_xattn.asking.limits import check_limits
+from t2i_xattn.asking.parsing import parse_size
+from t2i_xattn.asking.request import Request, paint
 from t2i_xattn.commands import options
 from t2i_xattn.commands.config import Config
 from t2i_xattn.commands.json_output import Json, print_json
-from t2i_xattn.commands.limits import check_limits
 from t2i_xattn.commands.output import output_folder
-from t2i_xattn.commands.parsing import parse_size
-from t2i_xattn.commands.request import Request, paint
 from t2i_xattn.provenance.made import Made
 from t2i_xattn.provenance.png import save_png
 

@@ -9,19 +9,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from t2i_xattn.asking.limits import check_limits, check_phrases
+from t2i_xattn.asking.parsing import parse_list, parse_size
+from t2i_xattn.asking.request import Request, check_text, paint
 from t2i_xattn.commands import options
 from t2i_xattn.commands.config import Config
-from t2i_xattn.commands.inspection import Inspection, heatmaps, write_inspection
+from t2i_xattn.commands.inspection import Inspection, write_inspection
 from t2i_xattn.commands.json_output import Json, print_json
-from t2i_xattn.commands.limits import check_limits, check_phrases
 from t2i_xattn.commands.output import output_folder
-from t2i_xattn.commands.parsing import parse_list, parse_size
 from t2i_xattn.commands.regions import RegionsRequest, regions_request, write_regions
-from t2i_xattn.commands.request import Request, check_text, paint
 from t2i_xattn.errors import UserError, shown_path
 from t2i_xattn.files import is_file
 from t2i_xattn.provenance.made import Made
 from t2i_xattn.provenance.reading import made_of
+from t2i_xattn.traces.word_reports import heatmaps
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from t2i_xattn.commands.parsing import parse_list
+from t2i_xattn.asking.parsing import parse_list
 from t2i_xattn.errors import UserError, shown
 from t2i_xattn.provenance.made import Made
 from t2i_xattn.provenance.png import save_png

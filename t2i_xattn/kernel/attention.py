@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from t2i_xattn.kernel.modes import without_autocast
 from t2i_xattn.shapes import Float
 
 
@@ -99,9 +100,9 @@ def attention_probs(
         fp32 probs `(batch, heads, queries, tokens)`, 0 to 1, summing to 1 over the tokens; zeros
         for a query whose tokens are all masked.
     """
-    # Under autocast the product of two fp32 tensors would be rounded to bf16 again.
-    with torch.autocast(device_type=query.device.type, enabled=False):
-        scores = torch.matmul(query.float() * scale, key.float().transpose(-1, -2))
+    with without_autocast(query.device):
+        # The scale is multiplied into the keys, since a text has fewer of them than queries.
+        scores = torch.matmul(query.float(), key.float().mul(scale).transpose(-1, -2))
         if mask is None:
             return scores.softmax(dim=-1)
         if mask.dtype == torch.bool:
@@ -147,7 +148,7 @@ def mixed_values(
     value: Float[Tensor, "#batch heads tokens d"],
 ) -> Float[Tensor, "_ heads queries d"]:
     """P V, fp32 `(batch, heads, queries, d)` under autocast too: values in the shares of probs."""
-    with torch.autocast(device_type=value.device.type, enabled=False):
+    with without_autocast(value.device):
         return torch.matmul(probs, value.float())
 
 
@@ -219,7 +220,7 @@ def head_weights(
         fp32 `(batch, heads, queries)`, 0 to 1, summing to 1 over the heads.
     """
     matrix = _matrix(to_out, values).float()
-    with torch.autocast(device_type=probs.device.type, enabled=False):
+    with without_autocast(probs.device):
         parts = torch.matmul(probs, values.float())
         added = parts.transpose(1, 2).flatten(2) @ matrix.mT
         # ⟨Oₕ, O⟩ = (Aₕ Vₕ) · (O Wₕᵀ), without forming the heads' outputs one by one.

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from t2i_xattn.kernel.attention import attention_probs
+from t2i_xattn.kernel.modes import without_autocast
 from t2i_xattn.shapes import Float
 
 
@@ -35,7 +36,7 @@ def output_shares(
         fp32 `(rows, 1, places, concepts)`, 0 to 1, summing to 1 over the concepts.
     """
     means = torch.stack([concepts[:, :, list(each)].float().mean(dim=2) for each in groups], dim=2)
-    with torch.autocast(device_type=picture.device.type, enabled=False):
+    with without_autocast(picture.device):
         scores = torch.einsum("rhpd,rhcd->rpc", picture.float(), means)
     return scores.softmax(dim=-1)[:, None]
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from t2i_xattn.kernel.call import KernelCall, Places, Rows, taken
+from t2i_xattn.kernel.modes import without_autocast
 from t2i_xattn.shapes import Float, Shaped
 
 CHUNK = 1024
@@ -53,7 +54,7 @@ def shares_of(
     query = at_places(call.query, rows, queries).float()
     key = at_places(call.key, rows, keys).float()
     whole = _logsumexp(call, rows, queries)[..., None]
-    with torch.autocast(device_type=query.device.type, enabled=False):
+    with without_autocast(query.device):
         scores = torch.matmul(query * call.scale, key.transpose(-1, -2))
         scores = _masked(scores, call.mask_of(rows), rows, queries, keys)
         # A query whose keys are all masked has looked at nothing: exp(−∞) are its shares.
@@ -205,7 +206,7 @@ def _logsumexp(call: KernelCall, rows: Rows, queries: Places) -> Tensor:
     query = at_places(call.query, rows, queries).float() * call.scale
     key, mask = taken(call.key, rows), call.mask_of(rows)
     total: Tensor | None = None
-    with torch.autocast(device_type=query.device.type, enabled=False):
+    with without_autocast(query.device):
         for first in range(0, key.shape[-2], CHUNK):
             chunk = range(first, min(first + CHUNK, key.shape[-2]))
             scores = torch.matmul(query, key[:, :, first : chunk.stop].float().transpose(-1, -2))

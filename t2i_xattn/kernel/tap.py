@@ -129,13 +129,13 @@ class _Mode(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        if func is Tensor.unflatten:  # which torch.compile knows as a method alone
-            return args[0].unflatten(*args[1:], **kwargs)
         if func is scaled_dot_product_attention:
             self.saw.append(True)
             both = fused(*args, **kwargs) if self.tap.logsumexp else None
             output, logsumexp = (func(*args, **kwargs), None) if both is None else both
             return self.tap.seen(output, logsumexp, *args, **kwargs)
+        if func is Tensor.unflatten:  # which torch.compile knows as a method alone
+            return args[0].unflatten(*args[1:], **kwargs)
         output = func(*args, **kwargs)
         if func is torch.bmm and self.unfused is not None:
             self.unfused.multiplied(args)

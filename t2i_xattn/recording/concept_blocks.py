@@ -18,6 +18,7 @@ from t2i_xattn.denoisers.text_blocks import TextBlocks
 from t2i_xattn.denoisers.text_pass import TextPass
 from t2i_xattn.errors import UserError
 from t2i_xattn.kernel.concepts import output_shares
+from t2i_xattn.kernel.modes import without_gradients
 from t2i_xattn.kernel.shares import at_places
 from t2i_xattn.prompts.concepts import Concept, as_given
 
@@ -122,5 +123,5 @@ class BlockConceptCall:
             return
         picture, rows, later = found
         concepts = at_places(seen.kernel.output, rows, portion.text_queries)
-        with torch.inference_mode(False), torch.no_grad():
+        with without_gradients():
             later(output_shares(picture, concepts, self._groups))

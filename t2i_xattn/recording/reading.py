@@ -16,6 +16,7 @@ from t2i_xattn.denoisers.streams import BETWEEN, CONCEPTS, EDITED, LOOKS, OTHERS
 from t2i_xattn.errors import UserError
 from t2i_xattn.kernel.attention import attention_probs, carried, head_weights
 from t2i_xattn.kernel.call import KernelCall, taken
+from t2i_xattn.kernel.modes import without_gradients
 from t2i_xattn.kernel.shares import Portion, at_one, of_row, shares_of
 from t2i_xattn.recording.concepts import ConceptCall
 from t2i_xattn.recording.site_weights import agreement, reference_affinity, reference_site
@@ -61,7 +62,7 @@ class RecordingCall:
             and (store._sums(number).calls[keep.branches.index(branch)] - 1) % keep.walk_every == 0
             for branch, number in windows.items()
         }
-        self._rows = [layout.rows[branch] for branch in windows]
+        self._rows = tuple(row for branch in windows for row in layout.rows[branch])
         self._carries: dict[tuple[str, str], Carry] = {}
         self._reference: dict[str, tuple[Tensor, tuple[int, int]]] = {}
 
@@ -84,12 +85,12 @@ class RecordingCall:
         known = name in self._names or name in self._self_names
         if not known or seen.stream == OTHERS:
             return
-        problem = seen.problem_of(tuple(row for each in self._rows for row in each))
+        problem = seen.problem_of(self._rows)
         if problem is not None:
             self._cannot(seen.site, problem)
             return
         assert seen.size is not None
-        with torch.inference_mode(False), torch.no_grad():
+        with without_gradients():
             for branch in self.windows:
                 # In joint attention the picture looks at itself in the same call.
                 if name in self._self_names and seen.stream in (SELF, TEXT):
@@ -100,7 +101,7 @@ class RecordingCall:
     def end(self) -> None:
         """Takes in what can be told after the whole call only."""
         store = self.store
-        with torch.inference_mode(False), torch.no_grad():
+        with without_gradients():
             for branch, (query, size) in self._reference.items():
                 affinity = reference_affinity(query)
                 for site in store.sites:
@@ -231,7 +232,7 @@ class RecordingCall:
         """The heads and tokens of `(rows, heads, queries, tokens)` that are kept."""
         if weights is not None:
             probs = (probs * weights[..., None]).sum(dim=1, keepdim=True)
-        elif self.store.keep.heads != "each":
+        elif self.store.keep.heads != "each" and probs.shape[1] > 1:
             probs = probs.mean(dim=1, keepdim=True)
         return probs if chosen is None else self._selected(probs, chosen)
 

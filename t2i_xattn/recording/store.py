@@ -175,7 +175,9 @@ class MapStore:
         total = sums.place(key, index, (*maps.shape[:-1], length), maps.device)
         if fresh:
             self._check_budget()
-        total[..., first : first + maps.shape[-1]].add_(maps)
+        if total.shape[-1] != maps.shape[-1]:
+            total = total[..., first : first + maps.shape[-1]]
+        total.add_(maps)
         if first == 0:
             sums.counts[key][index] += 1
 

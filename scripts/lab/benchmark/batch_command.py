@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -14,12 +15,18 @@ from lab.benchmark.numbers import numbers
 from lab.evaluation.report import check_writable, circumstances, write_json
 from t2i_xattn.models.default import load_default
 
+_CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+
 
 def batch_command(
     lines: Annotated[int, typer.Option(min=4, help="Lines of a run that is timed.")] = 12,
     steps: Annotated[int, typer.Option(min=1, help="Steps of a picture.")] = 10,
     walk: Annotated[int, typer.Option(min=0, help="As of t2i-xattn batch.")] = 1,
     limit: Annotated[int, typer.Option(min=1, help="Pairs of runs.")] = 5,
+    clock: Annotated[
+        Literal["wall", "cpu"],
+        typer.Option(help="Time to compare: cpu leaves out what others on the machine take."),
+    ] = "wall",
     processes: Annotated[str, typer.Option(help="To compare; '' for none.")] = "1,2",
     counts: Annotated[str, typer.Option(help="Lines to compare memory of; '' for none.")] = (
         "200,2000"
@@ -33,9 +40,13 @@ def batch_command(
     table = Table(title=f"The model in the box, {steps} steps, walk {walk}, {lines} lines a run")
     table.add_column("what")
     table.add_column("figure", justify="right")
-    figures: dict[str, Any] = {"settings": {"lines": lines, "steps": steps, "walk": walk}}
+    figures: dict[str, Any] = {
+        "settings": {"lines": lines, "steps": steps, "walk": walk, "clock": clock}
+    }
     try:
-        for name, found in overhead(load_default(), lines, steps, walk, limit).items():
+        for name, found in overhead(
+            load_default(), lines, steps, walk, limit, _CLOCKS[clock]
+        ).items():
             figures[name] = vars(found)
             table.add_row(f"{name}, {found.seconds / lines:.2f} s a line", str(found))
         for world in worlds:

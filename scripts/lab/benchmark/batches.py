@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,9 @@ from t2i_xattn.batch.processes import Process
 from t2i_xattn.batch.running import BatchRun, run_batch
 from t2i_xattn.recording.record import record
 
-WAYS = ("plain", "recorded", "batch")
-"""A loop over the pipeline that keeps nothing, one inside `record`, and a batch that writes all."""
+WAYS = ("plain", "recorded", "batch", "batch without maps")
+"""A loop over the pipeline that keeps nothing, one inside `record`, a batch that writes all, and
+one that writes pictures alone."""
 
 _COMMAND = """
 import resource, sys
@@ -70,7 +71,14 @@ def write_prompts(folder: Path, lines: int) -> Path:
     return path
 
 
-def overhead(pipe: Any, lines: int, steps: int, walk: int, pairs: int) -> dict[str, Ratio]:
+def overhead(
+    pipe: Any,
+    lines: int,
+    steps: int,
+    walk: int,
+    pairs: int,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, Ratio]:
     """Times of `WAYS`, each against the plain one and `batch` against `recorded` as well."""
     pipe.set_progress_bar_config(disable=True)
     chosen = WAYS[0]
@@ -86,9 +94,10 @@ def overhead(pipe: Any, lines: int, steps: int, walk: int, pairs: int) -> dict[s
         texts = [json.loads(line)["prompt"] for line in prompts.read_text("utf-8").splitlines()]
 
         def run(count: int = lines) -> None:
-            if chosen == "batch":
+            if chosen.startswith("batch"):
                 with tempfile.TemporaryDirectory(dir=folder) as out:
-                    asked = BatchRun(prompts, Path(out), "world", Defaults(steps=steps), walk)
+                    defaults, maps = Defaults(steps=steps), chosen == "batch"
+                    asked = BatchRun(prompts, Path(out), "world", defaults, walk, maps=maps)
                     run_batch(asked, Process(0, 1, None), lambda: pipe)
                 return
             for number, text in enumerate(texts[:count], 1):
@@ -100,7 +109,7 @@ def overhead(pipe: Any, lines: int, steps: int, walk: int, pairs: int) -> dict[s
                 else:
                     pipe(text, **given)
 
-        *_, seconds = time_in_turn(run, WAYS, enter, pairs, warm_up=lambda: run(1))
+        *_, seconds = time_in_turn(run, WAYS, enter, pairs, warm_up=lambda: run(1), clock=clock)
     found = {name: ratio(seconds[name], seconds["plain"]) for name in WAYS}
     return found | {"batch against recorded": ratio(seconds["batch"], seconds["recorded"])}
 

@@ -134,9 +134,10 @@ def _of_block(
     block: nn.Module, block_name: str, place: Place, level: int
 ) -> Iterator[tuple[str, Any, Place, int]]:
     for name, module in block.named_modules(prefix=block_name):
-        over_time = any(part in _OVER_TIME for part in name.split("."))
-        is_attention = hasattr(module, "set_processor") and hasattr(module, "is_cross_attention")
-        if is_attention and not over_time:
+        # The class first: a module that lacks an attribute takes its time to say so.
+        if not hasattr(type(module), "set_processor") or not hasattr(module, "is_cross_attention"):
+            continue
+        if not any(part in _OVER_TIME for part in name.split(".")):
             yield name, module, place, level
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from t2i_xattn.commands.edit_request import EditRequest
-from t2i_xattn.commands.request import Request
+from t2i_xattn.asking.edit_request import EditRequest
+from t2i_xattn.asking.request import Request
 from t2i_xattn.errors import UserError, shown
 
 PIXELS = 2048 * 2048

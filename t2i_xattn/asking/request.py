@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from t2i_xattn.commands.painting import painted
+from t2i_xattn.asking.painting import painted
 from t2i_xattn.errors import UserError, listed, shown
 from t2i_xattn.prompts.own_tokenizer import tokenizer_beside
 from t2i_xattn.prompts.words import cut_words, find_phrase, split_words

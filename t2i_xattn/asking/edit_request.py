@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from t2i_xattn.commands.parsing import parse_pairs, unquoted
-from t2i_xattn.commands.request import Request, check_text, tokenizer_of
+from t2i_xattn.asking.parsing import parse_pairs, unquoted
+from t2i_xattn.asking.request import Request, check_text, tokenizer_of
 from t2i_xattn.errors import UserError, shown
 from t2i_xattn.prompts.words import check_whole, find_phrase, phrase_spans, split_words
 
