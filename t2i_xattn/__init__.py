@@ -37,7 +37,6 @@ __all__ = [
     "edit",
     "edits",
     "explain",
-    "find_sites",
     "guide",
     "invert",
     "load_default",
@@ -48,7 +47,8 @@ __all__ = [
     "swap",
 ]
 
-# Where each public name lives, and `AttentionSite`, which annotations name; modules are themselves.
+# Where each public name lives, and `find_sites` and `AttentionSite`, which few need; modules are
+# themselves.
 # They are imported when they are first asked for (PEP 562), since torch and diffusers take seconds.
 _HOMES = {
     "AttentionSite": "denoisers.sites",

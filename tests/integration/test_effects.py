@@ -53,7 +53,7 @@ class Watch:
     def __enter__(self) -> Called:
         def note(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
             given = dict(zip(self.names, args, strict=False)) | kwargs
-            self.called.given.append(given)
+            self.called.given.append(copied(given))  # some change their latents in place
             self.called.gave.append(output)
 
         self.hook = self.module.register_forward_hook(note, with_kwargs=True)
@@ -61,6 +61,14 @@ class Watch:
 
     def __exit__(self, *error: object) -> None:
         self.hook.remove()
+
+
+def copied(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.clone()
+    if isinstance(value, dict):
+        return {key: copied(each) for key, each in value.items()}
+    return type(value)(map(copied, value)) if isinstance(value, list | tuple) else value
 
 
 def first_of(output: Any) -> Tensor:
@@ -106,7 +114,7 @@ def by_hand(module: Any, plain: Called, other: Called) -> Tensor:
         if type(module).__name__ == "Kandinsky5Transformer3DModel":  # channels last
             difference = difference.movedim(-1, 1)
         elif difference.ndim > 3:  # a variance behind the picture's own channels
-            sample = given.get("sample", given.get("hidden_states", given.get("x")))
+            sample: Any = given.get("sample", given.get("hidden_states", given.get("x")))
             difference = difference[:, : sample[0].shape[0]]
         lengths = difference.norm(dim=-1 if difference.ndim == 3 else 1).sum(dim=0)
         total = lengths if total is None else total + lengths
