@@ -19,6 +19,7 @@ from t2i_xattn.commands.limits import check_edit_limits
 from t2i_xattn.commands.output import output_folder
 from t2i_xattn.commands.painting import painted
 from t2i_xattn.commands.parsing import parse_list, parse_pairs, parse_size
+from t2i_xattn.commands.recording import recorded
 from t2i_xattn.commands.request import Request, paint
 from t2i_xattn.errors import UserError
 from t2i_xattn.provenance.made import Made
@@ -160,7 +161,6 @@ def paint_edited(pipe: Any, asked: EditRequest) -> Edited:
     from t2i_xattn.edits.weights import Reweight
     from t2i_xattn.guidance.guide import guide
     from t2i_xattn.losses import AttendAndExcite, GuidanceLoss, Layout
-    from t2i_xattn.recording.record import record
 
     if asked.boxes or asked.attend:
         losses: list[GuidanceLoss] = []
@@ -168,7 +168,7 @@ def paint_edited(pipe: Any, asked: EditRequest) -> Edited:
             losses.append(Layout(asked.boxes))
         if asked.attend:
             losses.append(AttendAndExcite(list(asked.attend)))
-        with record(pipe, walk=WALK) as plain:
+        with recorded(pipe, WALK) as plain:
             (before,) = paint(pipe, asked.request)
         edits: list[Any] = [Reweight(word, weight) for word, weight in asked.weights.items()]
         if asked.regions:
@@ -177,7 +177,7 @@ def paint_edited(pipe: Any, asked: EditRequest) -> Edited:
             stack.enter_context(guide(pipe, *losses))
             if edits:
                 stack.enter_context(edit(pipe, *edits))
-            trace = stack.enter_context(record(pipe, walk=WALK))
+            trace = stack.enter_context(recorded(pipe, WALK))
             (after,) = paint(pipe, asked.request)
         return Edited(before, after, heatmaps(plain), heatmaps(trace))
 
@@ -189,7 +189,7 @@ def paint_edited(pipe: Any, asked: EditRequest) -> Edited:
     if asked.regions:
         edits.append(RegionalPrompts(asked.regions, images=[1]))
     arguments = _two_rows(pipe, asked)
-    with edit(pipe, *edits), record(pipe, walk=WALK) as trace:
+    with edit(pipe, *edits), recorded(pipe, WALK) as trace:
         before, after = painted(pipe, **arguments)
     return Edited(before, after, heatmaps(trace, 0), heatmaps(trace, 1))
 

@@ -15,6 +15,7 @@ from t2i_xattn.commands.json_output import Json, print_json
 from t2i_xattn.commands.limits import check_limits, check_phrases
 from t2i_xattn.commands.output import output_folder
 from t2i_xattn.commands.parsing import parse_list, parse_size
+from t2i_xattn.commands.recording import recorded
 from t2i_xattn.commands.request import Request, check_text, paint
 from t2i_xattn.errors import UserError, shown_path
 from t2i_xattn.files import is_file
@@ -102,9 +103,7 @@ def inspect_run(
     with output_folder(out, "inspect") as folder:
         pipe = options.load(model, device)
         request.check_against(pipe)
-        from t2i_xattn.recording.record import record
-
-        with record(pipe, walk=walk) as trace:
+        with recorded(pipe, walk) as trace:
             pictures = paint(pipe, request)
         made = Made.by(pipe, "inspect", asked, pictures[0].size)
         trace.settings["made"] = made.as_dict()

@@ -23,7 +23,9 @@ class HeatMap:
     Attributes:
         word: the word or phrase.
         array: fp32 `(height, width)` of the picture, read-only: the share of attention that each
-            place gave to the word, 0 to 1.
+            place gave to the word, 0 to 1. Of a run with `walk=…` or `contributions=True` the
+            mean alone is the word's share, and its places say how it is spread; see
+            `Trace.heatmap`.
         crop: left, top, right and bottom, in pixels, of the part of a larger picture that the map
             is of; None: all of the picture.
     """
@@ -89,6 +91,45 @@ class HeatMap:
         """The box around the largest connected part of the mask, in fractions of the picture, as
         edits and losses take it; None if the mask is empty."""
         return regions.bounding_box(regions.largest_component(self.mask(threshold)))
+
+    def sharpened(self, image: Image.Image, radius: float = 1 / 8) -> HeatMap:
+        """The map brought to the edges of its picture, which are finer than the sites' maps.
+
+        By the guided filter (`traces.guided_filter`): within a window, places of like colour come
+        to have like values. So it is a guess from the picture, not from the model: where a thing
+        has many colours, or its surroundings its own, it may be wrong. The mean is kept.
+
+        Args:
+            image: that the map is of; brought to the map's size.
+            radius: of the windows, as a share of the picture's shorter side; that of a cell of the
+                coarsest site is a good choice.
+
+        Raises:
+            UserError: if `image` is no picture, or the radius not above 0 and below 1/2.
+        """
+        import PIL.Image
+
+        from t2i_xattn.traces.guided_filter import guided
+
+        if not isinstance(image, PIL.Image.Image):
+            raise UserError(
+                f"expected the picture that the map is of, a PIL image, but came {shown(image)}; "
+                "give the one that the pipeline painted"
+            )
+        if not regions.is_number(radius) or not 0 < radius < 0.5:
+            raise UserError(
+                f"expected a radius above 0 and below 0.5, but came {shown(radius)}; it is a share "
+                "of the picture's shorter side"
+            )
+        height, width = self.array.shape
+        fitted = image.convert("RGB").resize((width, height), PIL.Image.Resampling.BICUBIC)
+        guide = np.asarray(fitted, dtype=np.float32) / 255
+        pixels = max(1, round(radius * min(height, width)))
+        # No share is below 0, which a linear function of colours may come to.
+        array = guided(self.array, guide, pixels).clip(min=min(0.0, float(self.array.min())))
+        mean = float(array.mean(dtype=np.float64))
+        scale = self.share / mean if mean > 0 else 1.0
+        return HeatMap(self.word, array * np.float32(scale), self.crop)
 
     def overlay(
         self, image: Image.Image, colormap: str = "inferno", alpha: float = 0.6
