@@ -52,6 +52,8 @@ from t2i_xattn.commands.output import output_folder
 
 SCENES = 600
 
+MAP_SCENES = 500
+
 app = typer.Typer(
     help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
 )
@@ -154,7 +156,7 @@ def _maps(
     first_seed: int = FIRST_SEED,
     trained: bool = True,
 ) -> list[MapFigure]:
-    scenes = limit or SCENES
+    scenes = limit or MAP_SCENES
     figures = evaluate_maps(
         pipe, scenes, source=source, first_seed=first_seed, batch=batch, ways=ways
     )

@@ -20,7 +20,7 @@ from t2i_xattn.denoisers.sites import AttentionSite
 from t2i_xattn.denoisers.streams import Groups
 from t2i_xattn.errors import UserError
 from t2i_xattn.kernel.attention import mixed_values
-from t2i_xattn.kernel.contribution import contribution
+from t2i_xattn.kernel.contribution import contributions
 from t2i_xattn.prompts.encoded import Text
 from t2i_xattn.prompts.listening import Ears, can_listen, text_encoders
 from t2i_xattn.prompts.without_words import encoded_without
@@ -140,14 +140,18 @@ class ContributionCall:
         kept = len(self._of_images[0]) if self._axis is None else len(self._axis)
         maps = query.new_zeros((len(rows), 1, query.shape[2], kept), dtype=torch.float32)
         for image, texts in enumerate(self._of_images):
-            own = slice(image * self._frames, (image + 1) * self._frames)
-            for number, text in enumerate(texts):  # one by one: each is as long as a whole prompt
-                states, scale = text.embedding.to(query), seen.kernel.scale
-                part = contribution(seen.module, query[own], taken[own], scale, states)
-                places = [number] if self._axis is None else map(self._axis.index, text.columns)
-                for place in places:
-                    share = 1 if self._axis is None else len(text.columns)
-                    maps[own, 0, :, place] = part / share
+            own, scale = slice(image * self._frames, (image + 1) * self._frames), seen.kernel.scale
+            of_texts = [
+                contributions(seen.module, query[own], taken[own], scale, without.to(query))
+                for without in _of_one_length([text.embedding for text in texts])
+            ]
+            found = torch.cat(of_texts, dim=-1).unbind(dim=-1) if texts else ()
+            for number, (text, part) in enumerate(zip(texts, found, strict=True)):
+                if self._axis is None:
+                    maps[own, 0, :, number] = part
+                else:
+                    places = [self._axis.index(column) for column in text.columns]
+                    maps[own, 0, :, places] = (part / len(places))[..., None]
         self._sites[seen.site.name] = maps[:, 0].transpose(1, 2), seen.size
         return maps
 
@@ -159,6 +163,13 @@ class ContributionCall:
         ]
         mean = torch.stack(enlarged).mean(dim=0)
         return mean.flatten(2).transpose(1, 2)[:, None]
+
+
+def _of_one_length(embeddings: Sequence[Tensor]) -> list[Tensor]:
+    """Embeddings `(tokens, channels)` together; each by itself where they are not of one length."""
+    if len({each.shape for each in embeddings}) == 1:
+        return [torch.stack(list(embeddings))]
+    return [each[None] for each in embeddings]
 
 
 def finest(

@@ -152,14 +152,12 @@ class RecordedDenoiser(FollowedDenoiser):
         if run.contributions is None:
             return None
         groups = None if store.groups is None else store.groups[CONDITIONAL]
-        axis = store.walked_columns if groups is None else None
-        if groups is None and axis is None:
-            return None
         of_images = [
             run.contributions.prepare(text, None if groups is None else groups[image])
             for image, text in enumerate(layout.texts[CONDITIONAL])
         ]
-        return ContributionCall(layout, of_images, axis)
+        axis = store.walked_columns if groups is None else None
+        return ContributionCall(layout, of_images, axis) if any(of_images) else None
 
 
 class RecordingRun(FollowedRun):
