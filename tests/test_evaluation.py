@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 
 from evaluate import app
 from lab.evaluation import report
-from lab.evaluation.drawn import draw
+from lab.evaluation.drawn import draw, recorded_scenes
 from lab.evaluation.figures import Estimate, Share
 from lab.evaluation.fit import fit, uniform_fit
 from lab.evaluation.judging import JudgeAccuracy
@@ -231,7 +231,7 @@ def test_maps_of_a_tiny_pipeline(pipe: Any) -> None:
     assert len(keys) == len(figures)
     scenes = draw("shapes", range(20_000_000, 20_000_006), 64)
     words = [word for scene in scenes for word in scene.description.words]
-    objects = sum(len(scene.scene.objects) for scene in scenes)
+    objects = sum(word.kind == "shape" for word in words)
     for each in figures:
         for name in MEASURES:
             estimate = getattr(each, name)
@@ -273,7 +273,7 @@ def test_maps_of_a_denoiser_that_looks_in_the_right_place(
     from t2i_xattn.traces.recorded_run import RecordedRun
     from t2i_xattn.traces.trace import Trace
 
-    real = evaluation.recorded_scenes
+    real = recorded_scenes
 
     def perfect(pipe: Any, scenes: Sequence[Any], *args: Any, **kwargs: Any) -> dict[str, Trace]:
         traces = real(pipe, scenes, *args, **kwargs)

@@ -81,7 +81,7 @@ class Contributions:
                 "contributions out"
             )
         words = [each for each in text.words if each.columns]
-        parts = [(word,) for word in words]
+        parts: list[tuple[Word, ...]] = [(word,) for word in words]
         if groups is not None:
             parts = [_inside(words, group) for group in groups]
         columns = tuple(tuple(c for word in each for c in word.columns) for each in parts)

@@ -234,7 +234,7 @@ class RecordingRun(FollowedRun):
                     words = self.words(text, CONDITIONAL, text.picture, len(every))
                     groups = self.keep.groups([words], len(text.embedding))
                 if self.contributions is not None:
-                    self.contributions.prepare(text, groups and groups[0])
+                    self.contributions.prepare(text, None if groups is None else groups[0])
 
     def concepts(self) -> tuple[Concept, ...]:
         """The concepts as the pipeline encodes them; made once a run.

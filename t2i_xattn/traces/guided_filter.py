@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -30,13 +32,14 @@ def guided(array: FloatMap, guide: FloatMap, radius: int) -> FloatMap:
     # Here, since scipy takes a while and not every use of a heat map needs it.
     from scipy.ndimage import uniform_filter
 
-    def mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    def mean(values: NDArray[Any]) -> NDArray[np.float64]:
         """Over the window around each pixel; other axes are left as they are."""
         size = (2 * radius + 1, 2 * radius + 1, *[1] * (values.ndim - 2))
         filtered: NDArray[np.float64] = uniform_filter(values, size=size, mode="reflect")
         return filtered
 
-    colours, values = guide.astype(np.float64), array.astype(np.float64)[..., None]
+    colours: NDArray[np.float64] = guide.astype(np.float64)
+    values: NDArray[np.float64] = array.astype(np.float64)[..., None]
     of_colours, of_values = mean(colours), mean(values)
     squares = mean(colours[..., :, None] * colours[..., None, :])
     spread = squares - of_colours[..., :, None] * of_colours[..., None, :]

@@ -123,7 +123,7 @@ class HeatMap:
             )
         height, width = self.array.shape
         fitted = image.convert("RGB").resize((width, height), PIL.Image.Resampling.BICUBIC)
-        guide = np.asarray(fitted, dtype=np.float32) / 255
+        guide = np.asarray(fitted, dtype=np.float32) / np.float32(255)
         pixels = max(1, round(radius * min(height, width)))
         # No share is below 0, which a linear function of colours may come to.
         array = guided(self.array, guide, pixels).clip(min=min(0.0, float(self.array.min())))
