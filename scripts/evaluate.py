@@ -260,7 +260,7 @@ def maps(
             failing = ", ".join(report.above_uniform(figures)) or "none"
             typer.echo(f"failing, above a map that knows nothing: {failing}")
         (scene,) = draw(source, [first], SIDE)
-        pairs, steps = (1, 2) if limit else (5, 25)
+        pairs, steps = (1, 2) if limit else (3, 25)
         costs = map_costs(pipe, scene.prompt, chosen, steps=steps, pairs=pairs)
         Console().print(report.map_costs_table(costs, steps))
         return {

@@ -349,7 +349,9 @@ def test_tables_show_every_figure(pipe: Any) -> None:
     console.print(report.judge_table([judge]))
     figures = {"objects right": Share(3, 4), "relation right": Share(1, 4)}
     console.print(report.pictures_table({"held_out_pairs": figures}, {"held_out_pairs": 2}, judge))
-    console.print(report.maps_table(evaluate_maps(pipe, 2, timesteps=(500,)), 2))
+    table = report.maps_table(evaluate_maps(pipe, 2, timesteps=(500,)), 2)
+    assert all(column.header for column in table.columns)
+    console.print(table)
     text = console.export_text()
     for expected in ("85.0 %", "held out pairs", "75.0 %", "25.0 %", "80.0 %", "uniform", "finest"):
         assert expected in text

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.stats import binomtest
 
 
@@ -82,6 +84,14 @@ class Mean:
 RESAMPLES = 2000
 
 
+@cache
+def _drawn(groups: int, resamples: int) -> NDArray[np.float64]:
+    """How often each group is drawn in each resample, `(groups, resamples)`; always the same."""
+    rng = np.random.default_rng(0)
+    shares = np.full(groups, 1 / groups)
+    return rng.multinomial(groups, shares, size=resamples).T.astype(np.float64)
+
+
 @dataclass(frozen=True)
 class Estimate:
     """The mean of `n` values that come in groups, with a 95 % interval by the bootstrap.
@@ -115,10 +125,9 @@ class Estimate:
         counts = np.array([[len(group) for group in kind] for kind in kinds], dtype=np.float64)
         if not sums.size or not counts.sum():
             return cls(float("nan"), float("nan"), float("nan"), 0)
-        rng = np.random.default_rng(0)
-        drawn = rng.integers(sums.shape[1], size=(resamples, sums.shape[1]))
+        drawn = _drawn(sums.shape[1], resamples)
         with np.errstate(invalid="ignore"):
-            means = sums[:, drawn].sum(axis=-1) / counts[:, drawn].sum(axis=-1)
+            means = (sums @ drawn) / (counts @ drawn)
             value = np.nanmean(sums.sum(axis=-1) / counts.sum(axis=-1))
         # A rare kind may be drawn in no group.
         means = means[:, ~np.isnan(means).all(axis=0)]

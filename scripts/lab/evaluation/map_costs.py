@@ -37,7 +37,7 @@ class Cost:
 
 
 def map_costs(
-    pipe: Any, prompt: str, ways: Sequence[str], *, steps: int = 25, pairs: int = 5
+    pipe: Any, prompt: str, ways: Sequence[str], *, steps: int = 25, pairs: int = 3
 ) -> dict[str, Cost]:
     """The cost of each way, for one picture of a prompt with guidance.
 
@@ -49,28 +49,52 @@ def map_costs(
         pairs: pictures with and without a recording, in turn.
     """
     _paint(pipe, prompt, {}, min(steps, 2))  # what is done once is no cost of any of them
-    return {
-        name: _cost(pipe, prompt, {name: way}, steps, pairs)
-        for name, way in chosen_ways(ways).items()
-    }
+    painted: dict[tuple[Any, ...], _Painted] = {}
+    costs: dict[str, Cost] = {}
+    for name, way in chosen_ways(ways).items():
+        key = tuple(sorted(way.recorded.items()))
+        if key not in painted:  # ways that need the same recording cost the same
+            painted[key] = _in_turn(pipe, prompt, {name: way}, steps, pairs)
+        costs[name] = _cost(painted[key], way)
+    return costs
 
 
-def _cost(pipe: Any, prompt: str, way: dict[str, Way], steps: int, pairs: int) -> Cost:
-    found, ratios = [], []
+@dataclass(frozen=True)
+class _Painted:
+    """Pictures painted with a recording and without, in turn."""
+
+    seconds: list[float]
+    plain: list[float]
+    trace: Trace
+    picture: Image.Image
+
+
+def _in_turn(pipe: Any, prompt: str, way: dict[str, Way], steps: int, pairs: int) -> _Painted:
+    seconds, plain = [], []
     for _ in range(pairs):
-        plain, _, _ = _paint(pipe, prompt, {}, steps)
-        seconds, trace, picture = _paint(pipe, prompt, way, steps)
-        found.append(seconds)
-        ratios.append(seconds / plain)
+        plain.append(_paint(pipe, prompt, {}, steps)[0])
+        took, trace, picture = _paint(pipe, prompt, way, steps)
+        seconds.append(took)
     assert trace is not None
+    return _Painted(seconds, plain, trace, picture)
+
+
+def _cost(painted: _Painted, way: Way) -> Cost:
+    trace = painted.trace
     words = [word.columns for word in trace.words if word.columns]
-    (how,) = way.values()
     began = perf_counter()
     for columns in words:
-        how.heatmap(trace, columns, picture=picture)
+        way.heatmap(trace, columns, picture=painted.picture)
     each = (perf_counter() - began) / max(1, len(words))
     kept = sum(array.nbytes for maps in trace.run.maps.values() for array in maps.values())
-    return Cost(float(np.median(found)), float(np.median(ratios)), pairs, kept, each)
+    ratios = np.array(painted.seconds) / np.array(painted.plain)
+    return Cost(
+        seconds=float(np.median(painted.seconds)),
+        ratio=float(np.median(ratios)),
+        pairs=len(ratios),
+        bytes=kept,
+        map_seconds=each,
+    )
 
 
 def _paint(

@@ -126,14 +126,8 @@ def maps_table(
     weights = "" if trained else ", weights set at random"
     title = f"Heat maps against the true pixels, {scenes} drawn scenes of {source}{weights}"
     table = Table("way", "words", title=title, title_justify="left")
-    names = (
-        "IoU (95 %)",
-        "a wrong word's",
-        "uniform",
-        "IoU at the true area",
-        "peak inside (95 %)",
-    )
-    for name in (*names, "energy inside", "n"):
+    names = ("IoU (95 %)", *_BASELINES, "true area", "% of peaks inside (95 %)", "energy", "n")
+    for name in names:
         table.add_column(name, justify="right")
     by_key = {(each.way, each.kind, each.map_of): each for each in figures}
     for each in figures:
