@@ -13,9 +13,18 @@ from PIL import Image
 from rich.console import Console
 
 from lab.evaluation import regions_report, report, steering
+from lab.evaluation.drawn import (
+    FIRST_SEED,
+    SOURCES,
+    TIMESTEPS,
+    TUNING_SEED,
+    checked_source,
+    draw,
+)
 from lab.evaluation.inversions import evaluate_inversions
 from lab.evaluation.judging import SPOILINGS, JudgeAccuracy, judge_accuracy
-from lab.evaluation.maps import TIMESTEPS, evaluate_maps
+from lab.evaluation.map_costs import map_costs
+from lab.evaluation.maps import MapFigure, evaluate_maps
 from lab.evaluation.painted_regions import evaluate_painted_regions
 from lab.evaluation.painting import Painting
 from lab.evaluation.pictures import Keep, judge_prompts, picture_figures
@@ -23,6 +32,7 @@ from lab.evaluation.prompts import Prompt, benchmark_prompts
 from lab.evaluation.published import FORMATS, opened
 from lab.evaluation.published.measuring import evaluate_published
 from lab.evaluation.published.names import read_names
+from lab.evaluation.random_weights import with_random_weights
 from lab.evaluation.recall import SHAPES_RECIPE, evaluate_recall
 from lab.evaluation.reconstruction import evaluate_autoencoder
 from lab.evaluation.regions import evaluate_regions
@@ -40,12 +50,15 @@ from lab.judge import Verdict
 from lab.judge.segmenter import WEIGHTS, load_segmenter
 from lab.judge.world_verdict import WorldVerdict
 from lab.models import load_model
+from lab.scenes.layout import SIDE
 from lab.training.recipe import load_recipe
 from t2i_xattn.commands.one_sentence import mistakes_told
 from t2i_xattn.commands.output import output_folder
 from t2i_xattn.commands.regions import parse_threshold
 
 SCENES = 600
+
+MAP_SCENES = 500
 
 app = typer.Typer(
     help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
@@ -141,12 +154,20 @@ def _judged_pictures(
 
 
 def _maps(
-    pipe: Any, limit: int | None, batch: int, ways: Sequence[str] = USUAL
-) -> list[dict[str, Any]]:
-    scenes = limit or SCENES
-    figures = evaluate_maps(pipe, scenes, batch=batch, ways=ways)
-    Console().print(report.maps_table(figures, scenes))
-    return [each.as_json() for each in figures]
+    pipe: Any,
+    limit: int | None,
+    batch: int,
+    ways: Sequence[str] = USUAL,
+    source: str = "shapes",
+    first_seed: int = FIRST_SEED,
+    trained: bool = True,
+) -> list[MapFigure]:
+    scenes = limit or MAP_SCENES
+    figures = evaluate_maps(
+        pipe, scenes, source=source, first_seed=first_seed, batch=batch, ways=ways
+    )
+    Console().print(report.maps_table(figures, scenes, source, trained))
+    return figures
 
 
 def _run(
@@ -203,19 +224,57 @@ def pictures(
 @app.command()
 def maps(
     model: Model = None,
+    scenes: Annotated[
+        str, typer.Option(help=f"Which drawn scenes, of: {', '.join(SOURCES)}.")
+    ] = "shapes",
     ways: Annotated[str, typer.Option(help=f"How maps are made, of: {', '.join(WAYS)}.")] = (
         ",".join(USUAL)
     ),
+    tuning: Annotated[
+        bool, typer.Option("--tuning", help="The scenes on which ways are tried and chosen.")
+    ] = False,
+    random_weights: Annotated[
+        bool, typer.Option("--random-weights", help="Denoiser and text encoder set at random.")
+    ] = False,
     batch: Batch = 25,
     limit: Limit = None,
     json: Json = None,
     device: Device = "cpu",
 ) -> None:
-    """Hold the heat maps of words against the pixels that they name."""
+    """Hold the heat maps of words against the pixels that they name, in drawn scenes, and tell what
+    they cost."""
     chosen = [each.strip() for each in ways.split(",")]
     chosen_ways(chosen)  # a name that is none is told before a model is loaded
-    settings = {"model": model, "ways": chosen, "timesteps": TIMESTEPS, "limit": limit}
-    _run(json, settings, lambda: {"maps": _maps(_load(model, device), limit, batch, chosen)})
+    source = checked_source(scenes)
+    settings = {
+        "model": model,
+        "scenes": source,
+        "tuning": tuning,
+        "random_weights": random_weights,
+        "ways": chosen,
+        "timesteps": TIMESTEPS,
+        "limit": limit,
+    }
+
+    def measure() -> dict[str, Any]:
+        pipe = _load(model, device, source)
+        if random_weights:
+            pipe = with_random_weights(pipe)
+        first = TUNING_SEED if tuning else FIRST_SEED
+        figures = _maps(pipe, limit, batch, chosen, source, first, not random_weights)
+        if random_weights:
+            failing = ", ".join(report.above_uniform(figures)) or "none"
+            typer.echo(f"failing, above a map that knows nothing: {failing}")
+        (scene,) = draw(source, [first], SIDE)
+        pairs, steps = (1, 2) if limit else (3, 25)
+        costs = map_costs(pipe, scene.prompt, chosen, steps=steps, pairs=pairs)
+        Console().print(report.map_costs_table(costs, steps))
+        return {
+            "maps": [each.as_json() for each in figures],
+            "costs": {way: vars(each) for way, each in costs.items()},
+        }
+
+    _run(json, settings, measure)
 
 
 @app.command()
@@ -491,7 +550,7 @@ def everything(
     def measure() -> dict[str, Any]:
         painting = {"steps": steps, "guidance": guidance, "batch": batch}
         pipe, figures = _judged_pictures(model, device, limit, save, **painting)
-        return {**figures, "maps": _maps(pipe, limit, batch)}
+        return {**figures, "maps": [each.as_json() for each in _maps(pipe, limit, batch)]}
 
     _run(json, settings, measure)
 

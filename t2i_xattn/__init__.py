@@ -16,9 +16,10 @@ if TYPE_CHECKING:
     from t2i_xattn import aggregation, edits, losses, processors
     from t2i_xattn.batch.many import record_many
     from t2i_xattn.denoisers.sites import AttentionSite as AttentionSite
-    from t2i_xattn.denoisers.sites import find_sites
+    from t2i_xattn.denoisers.sites import find_sites as find_sites
     from t2i_xattn.editing.edit import edit
     from t2i_xattn.errors import UserError
+    from t2i_xattn.explaining.explain import explain
     from t2i_xattn.guidance.guide import guide
     from t2i_xattn.inversion.methods import invert
     from t2i_xattn.models.default import load_default

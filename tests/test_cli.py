@@ -63,7 +63,8 @@ def test_inspect_writes_picture_overlays_sheet_table_and_trace(model: Path, tmp_
     table = json.loads((tmp_path / "out" / "words.json").read_text("utf-8"))
     assert [row["word"] for row in table["words"]] == ["A", "red", "circle", "blue"]
     trace = Trace.load(tmp_path / "out" / "trace.safetensors")
-    assert set(trace.run.maps) == {"text", "walked"}
+    streams = {"text", "walked", "contribution", "carried contribution"}
+    assert set(trace.run.maps) == streams
     shown = trace.heatmap("circle")
     assert table["words"][2]["share"] == pytest.approx(shown.share)
     assert tuple(table["words"][2]["peak"]) == shown.peak()

@@ -14,7 +14,7 @@ from conftest import make_pipeline
 from t2i_xattn.asking.edit_request import EditRequest
 from t2i_xattn.asking.request import Request, paint
 from t2i_xattn.commands.edit import paint_edited
-from t2i_xattn.recording.record import record
+from t2i_xattn.commands.recording import recorded
 from t2i_xattn.traces.word_reports import heatmaps
 
 LONG = "circle" * 150
@@ -129,7 +129,7 @@ def test_colours_are_swapped(model: Path, tmp_path: Path) -> None:
 def test_shows_the_maps_that_inspect_shows(pipe: Any, more: dict[str, Any]) -> None:
     asked = EditRequest(Request(PROMPT, seed=3, steps=4), **more)
     maps = paint_edited(pipe, asked).maps_before
-    with record(pipe, walk=1) as trace:
+    with recorded(pipe, walk=1) as trace:
         paint(pipe, asked.request)
     for found, expected in zip(maps, heatmaps(trace), strict=True):
         assert found.word == expected.word

@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,15 +14,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from rich.console import Console
 from typer.testing import CliRunner
 
 from evaluate import app
 from lab.evaluation import report
-from lab.evaluation.figures import Share
+from lab.evaluation.drawn import draw, recorded_scenes
+from lab.evaluation.figures import Estimate, Share
+from lab.evaluation.fit import fit, uniform_fit
 from lab.evaluation.judging import JudgeAccuracy
-from lab.evaluation.maps import evaluate_maps, fit, uniform_fit
+from lab.evaluation.maps import ALL, MEASURES, evaluate_maps
 from lab.evaluation.pictures import judge_prompts, paint, picture_figures
 from lab.evaluation.prompts import (
     FILE_NAME,
@@ -30,6 +34,7 @@ from lab.evaluation.prompts import (
     make_prompts,
     prompts_as_json,
 )
+from lab.evaluation.random_weights import with_random_weights
 from lab.evaluation.ways import USUAL, WAYS
 from lab.scenes import language, render_scene
 from t2i_xattn.errors import UserError
@@ -169,14 +174,16 @@ def test_fit_of_known_maps() -> None:
     mask = np.zeros((8, 8), dtype=bool)
     mask[2:4, 2:6] = True
     right = fit(heat(mask * 0.5), mask)
-    assert (right.iou, right.iou_true_area, right.pointing) == (1, 1, 1)
+    assert (right.iou, right.iou_true_area, right.pointing, right.energy) == (1, 1, 1, 1)
     wrong = fit(heat(~mask * 0.5), mask)
-    assert (wrong.iou, wrong.iou_true_area, wrong.pointing) == (0, 0, 0)
+    assert (wrong.iou, wrong.iou_true_area, wrong.pointing, wrong.energy) == (0, 0, 0, 0)
     half = np.zeros((8, 8))
     half[2:4, 2:4], half[6, 6] = 1.0, 0.9
     # 4 of the 8 pixels and one besides; the true area takes three more from the zeros.
     assert fit(heat(half), mask).iou == pytest.approx(4 / 9)
     assert fit(heat(half), mask).pointing == 1
+    assert fit(heat(half), mask).energy == pytest.approx(4 / 4.9)
+    assert fit(heat(half - 0.5), mask).energy == pytest.approx(2 / 2.4)  # below 0 nothing is given
 
 
 def test_uniform_baseline_is_the_expectation() -> None:
@@ -186,71 +193,154 @@ def test_uniform_baseline_is_the_expectation() -> None:
     fits = [fit(heat(rng.random(mask.shape)), mask) for _ in range(400)]
     expected = uniform_fit(mask)
     assert expected.iou == expected.pointing == pytest.approx(225 / 1024)
+    assert np.mean([each.energy for each in fits]) == pytest.approx(expected.energy, abs=0.005)
     assert np.mean([each.iou_true_area for each in fits]) == pytest.approx(
         expected.iou_true_area, abs=0.005
     )
     assert np.mean([each.pointing for each in fits]) == pytest.approx(expected.pointing, abs=0.06)
 
 
+class TestEstimate:
+    def test_of_known_values(self) -> None:
+        found = Estimate.of([[1.0, 0.0], [1.0], [], [1.0, 1.0]])
+        assert (found.value, found.n) == (0.8, 5)
+        assert 0 < found.low < 0.8 < found.high == 1
+        assert found.as_json() == {"mean": 0.8, "bootstrap_95": [found.low, found.high], "n": 5}
+        nothing = Estimate.of([[], []])
+        assert nothing.n == 0
+        assert nothing.as_json()["mean"] is None
+
+    def test_the_interval_is_that_of_the_mean_of_groups(self) -> None:
+        values = np.random.default_rng(0).normal(0.5, 0.1, 400)
+        apart = Estimate.of([[each] for each in values])
+        expected = 1.96 * values.std() / 20
+        assert (apart.high - apart.low) / 2 == pytest.approx(expected, rel=0.1)
+        # Four copies of a case say no more than one.
+        copies = Estimate.of([[each] * 4 for each in values])
+        assert (copies.high - copies.low) == pytest.approx(apart.high - apart.low, rel=1e-6)
+
+    def test_kinds_count_the_same(self) -> None:
+        many, few = [[1.0] * 9] * 10, [[0.0]] * 5 + [[]] * 5
+        assert Estimate.of_kinds([many, few]).value == 0.5
+        assert Estimate.of_kinds([many, few]).n == 95
+
+
 def test_maps_of_a_tiny_pipeline(pipe: Any) -> None:
     figures = evaluate_maps(pipe, 6, timesteps=(200, 800), batch=4)
-    keys = {(each.way, each.kind, each.timestep, each.map_of) for each in figures}
-    assert len(keys) == len(figures) == len(USUAL) * 2 * 3 * 3
-    scenes = [render_scene(20_000_000 + index, split="any") for index in range(6)]
-    objects = sum(len(scene.scene.objects) for scene in scenes)
+    keys = {(each.way, each.kind, each.map_of) for each in figures}
+    assert len(keys) == len(figures)
+    scenes = draw("shapes", range(20_000_000, 20_000_006), 64)
+    words = [word for scene in scenes for word in scene.description.words]
+    objects = sum(word.kind == "shape" for word in words)
     for each in figures:
-        for value in (each.iou, each.iou_true_area, each.pointing):
-            assert 0 <= value <= 1
-        if each.map_of != "a wrong word":
-            assert each.n == objects * (1 if each.timestep else 2)
+        for name in MEASURES:
+            estimate = getattr(each, name)
+            assert 0 <= estimate.low <= estimate.value <= estimate.high <= 1
+        if each.map_of == "the word" and each.kind in ("noun", "colour"):
+            assert each.n == objects
+    kinds = {word.kind for word in words} - {"other", "shape"} | {"noun", ALL}
+    assert {each.kind for each in figures} == kinds
+    assert {each.way for each in figures} == set(USUAL)
     assert figures == evaluate_maps(pipe, 6, timesteps=(200, 800), batch=4)
     assert not any(module._forward_pre_hooks for module in pipe.unet.modules())
     with pytest.raises(UserError, match="scenes of 1 or more, but came 0"):
         evaluate_maps(pipe, 0)
+    with pytest.raises(UserError, match="scenes of shapes, world, but came 'worlds'"):
+        evaluate_maps(pipe, 1, source="worlds")
 
 
 def test_every_way_has_its_figures(pipe: Any) -> None:
-    figures = evaluate_maps(pipe, 2, timesteps=(500,), ways=list(WAYS))
-    found = {each.way: each.iou_true_area for each in figures if each.map_of == "the word"}
+    figures = evaluate_maps(pipe, 2, timesteps=(500,), ways=list(WAYS), source="world")
+    found = {
+        each.way: each.iou_true_area.value
+        for each in figures
+        if (each.map_of, each.kind) == ("the word", ALL)
+    }
     assert set(found) == set(WAYS)
-    assert len(set(found.values())) > 3
+    assert len(set(found.values())) > 5
     with pytest.raises(
         UserError, match=r"a way of mean, .* came 'walk' \(did you mean 'walked'\?\)"
     ):
         evaluate_maps(pipe, 2, ways=["walk"])
 
 
+@pytest.mark.parametrize("source", ["shapes", "world"])
 def test_maps_of_a_denoiser_that_looks_in_the_right_place(
-    pipe: Any, monkeypatch: pytest.MonkeyPatch
+    pipe: Any, monkeypatch: pytest.MonkeyPatch, source: str
 ) -> None:
-    """With each word's true mask as its map, words score 1 and wrong words about 0."""
+    """With each word's true mask as its map, words score 1 and others about 0."""
     from lab.evaluation import maps as evaluation
     from t2i_xattn.traces.recorded_run import RecordedRun
     from t2i_xattn.traces.trace import Trace
 
-    real = evaluation._recorded
+    real = recorded_scenes
 
     def perfect(pipe: Any, scenes: Sequence[Any], *args: Any, **kwargs: Any) -> dict[str, Trace]:
         traces = real(pipe, scenes, *args, **kwargs)
-        trace = traces["mean"]
-        run = trace.run
-        shape = (len(scenes), *run.picture_size, 77)
-        true = np.zeros(shape, dtype=np.float32)
+        run = traces["agreed"].run
+        true = np.zeros((len(scenes), *run.picture_size, 77), dtype=np.float32)
         for image, scene in enumerate(scenes):
-            columns = {word.start: word.columns[0] for word in trace.words_of(image)}
+            columns = {word.start: word.columns for word in traces["agreed"].words_of(image)}
             for word, mask in zip(scene.description.words, scene.masks, strict=True):
-                true[image, :, :, columns[word.start]] = mask
+                if columns[word.start]:  # the window may have cut it off
+                    true[image, :, :, columns[word.start][0]] = mask
         maps = dict.fromkeys(run.maps["text"], true[:, None, None, None])
         values = vars(run) | {"maps": {"text": maps, "walked": maps}, "walked_columns": None}
         return dict.fromkeys(traces, Trace(RecordedRun(**values)))
 
-    monkeypatch.setattr(evaluation, "_recorded", perfect)
-    for each in evaluate_maps(pipe, 8, timesteps=(500,)):
-        scores = (each.iou, each.iou_true_area, each.pointing)
+    monkeypatch.setattr(evaluation, "recorded_scenes", perfect)
+    found = evaluate_maps(pipe, 8, timesteps=(500,), source=source)
+    assert {each.map_of for each in found} >= {"the word", "a filler word", "uniform"}
+    for each in found:
+        scores = [getattr(each, name).value for name in MEASURES]
         if each.map_of == "the word":
-            assert scores == (1, 1, 1)
-        elif each.map_of == "a wrong word":
-            assert each.iou == each.pointing == 0
+            assert scores == [1, 1, 1, 1]
+        elif each.map_of == "another's word":
+            assert each.iou.value == each.pointing.value == 0
+
+
+def test_random_weights_are_others_of_the_same_build(pipe: Any) -> None:
+    before = {name: part.clone() for name, part in pipe.unet.state_dict().items()}
+    state = torch.get_rng_state()
+    same = with_random_weights(pipe)
+    assert same is pipe
+    after = pipe.unet.state_dict()
+    assert {name: part.shape for name, part in before.items()} == {
+        name: part.shape for name, part in after.items()
+    }
+    assert not torch.equal(before["conv_in.weight"], after["conv_in.weight"])
+    assert torch.equal(state, torch.get_rng_state())
+    assert not pipe.unet.training
+
+
+def test_ways_that_do_not_fall_to_their_baseline_are_named(pipe: Any) -> None:
+    figures = evaluate_maps(pipe, 4, timesteps=(500,), ways=["mean", "agreed"])
+    right = Estimate(0.9, 0.88, 0.92, 10)
+    changed = [
+        replace(each, iou=right)
+        if (each.way, each.kind, each.map_of) == ("agreed", ALL, "the word")
+        else each
+        for each in figures
+    ]
+    assert "agreed (IoU)" in report.above_uniform(changed)
+    assert not any(each.startswith("mean (IoU") for each in report.above_uniform(changed))
+
+
+@pytest.mark.parametrize("random", [False, True])
+def test_maps_by_the_command(pipe: Any, tmp_path: Path, random: bool) -> None:
+    pipe.save_pretrained(tmp_path / "model")
+    out = tmp_path / "figures.json"
+    options = ["--model", str(tmp_path / "model"), "--limit", "2", "--json", str(out)]
+    options += ["--scenes", "world", "--ways", "mean,carried,sharpened"]
+    options += ["--random-weights"] * random
+    done = CliRunner().invoke(app, ["maps", *options], env={"COLUMNS": "160"})
+    assert done.exit_code == 0, done.output
+    values = json.loads(out.read_text())
+    assert {each["way"] for each in values["maps"]} == {"mean", "carried", "sharpened"}
+    assert values["costs"]["carried"]["bytes"] > values["costs"]["mean"]["bytes"] > 0
+    assert values["costs"]["carried"]["seconds"] > 0
+    assert ("failing, above a map that knows nothing" in done.output) == random
+    assert "What a map costs" in done.output
 
 
 def test_tables_show_every_figure(pipe: Any) -> None:
@@ -259,7 +349,9 @@ def test_tables_show_every_figure(pipe: Any) -> None:
     console.print(report.judge_table([judge]))
     figures = {"objects right": Share(3, 4), "relation right": Share(1, 4)}
     console.print(report.pictures_table({"held_out_pairs": figures}, {"held_out_pairs": 2}, judge))
-    console.print(report.maps_table(evaluate_maps(pipe, 2, timesteps=(500,)), 2))
+    table = report.maps_table(evaluate_maps(pipe, 2, timesteps=(500,)), 2)
+    assert all(column.header for column in table.columns)
+    console.print(table)
     text = console.export_text()
     for expected in ("85.0 %", "held out pairs", "75.0 %", "25.0 %", "80.0 %", "uniform", "finest"):
         assert expected in text

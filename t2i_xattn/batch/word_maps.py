@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from t2i_xattn.denoisers.streams import OF_TEXT, WALKED, Groups
+from t2i_xattn.denoisers.streams import OF_TEXT, OF_WORDS, Groups
 from t2i_xattn.traces.chosen import columns_of
 from t2i_xattn.traces.recorded_run import RecordedRun
 from t2i_xattn.traces.trace import Trace
@@ -41,7 +41,7 @@ def _added(
     run: RecordedRun, stream: str, array: NDArray[Any], groups: Groups
 ) -> NDArray[np.float32]:
     """`(…, tokens)` to `(…, groups)`."""
-    kept = run.walked_columns if stream == WALKED else None
+    kept = run.walked_columns if stream in OF_WORDS else None
     places = {column: n for n, column in enumerate(kept or range(array.shape[-1]))}
     sums = [array[..., [places[column] for column in group]].sum(axis=-1) for group in groups]
     return np.stack(sums, axis=-1)

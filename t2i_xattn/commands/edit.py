@@ -20,6 +20,7 @@ from t2i_xattn.commands import options
 from t2i_xattn.commands.config import Config
 from t2i_xattn.commands.json_output import Json, print_json
 from t2i_xattn.commands.output import output_folder
+from t2i_xattn.commands.recording import recorded
 from t2i_xattn.errors import UserError
 from t2i_xattn.provenance.made import Made
 from t2i_xattn.provenance.png import save_png
@@ -158,7 +159,6 @@ def paint_edited(pipe: Any, asked: EditRequest) -> Edited:
     from t2i_xattn.editing.edit import edit
     from t2i_xattn.guidance.guide import guide
     from t2i_xattn.losses import AttendAndExcite, GuidanceLoss, Layout
-    from t2i_xattn.recording.record import record
 
     if asked.boxes or asked.attend:
         losses: list[GuidanceLoss] = []
@@ -166,19 +166,19 @@ def paint_edited(pipe: Any, asked: EditRequest) -> Edited:
             losses.append(Layout(asked.boxes))
         if asked.attend:
             losses.append(AttendAndExcite(list(asked.attend)))
-        with record(pipe, walk=WALK) as plain:
+        with recorded(pipe, WALK) as plain:
             (before,) = paint(pipe, asked.request)
         edits = edits_of(asked, images=None)
         with ExitStack() as stack:
             stack.enter_context(guide(pipe, *losses))
             if edits:
                 stack.enter_context(edit(pipe, *edits))
-            trace = stack.enter_context(record(pipe, walk=WALK))
+            trace = stack.enter_context(recorded(pipe, WALK))
             (after,) = paint(pipe, asked.request)
         return Edited(before, after, heatmaps(plain), heatmaps(trace))
 
     arguments = _two_rows(pipe, asked)
-    with edit(pipe, *edits_of(asked, images=[1])), record(pipe, walk=WALK) as trace:
+    with edit(pipe, *edits_of(asked, images=[1])), recorded(pipe, WALK) as trace:
         before, after = painted(pipe, **arguments)
     return Edited(before, after, heatmaps(trace, 0), heatmaps(trace, 1))
 

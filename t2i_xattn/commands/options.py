@@ -34,7 +34,7 @@ Words = Annotated[
 ]
 Walk = Annotated[
     int,
-    typer.Option(min=0, help="Steps along self-attention that maps are held against; 0 for none."),
+    typer.Option(min=0, help="Steps along self-attention that maps are carried; 0: plain shares."),
 ]
 Out = Annotated[Path, typer.Option(help="Folder to write into.")]
 Device = Annotated[

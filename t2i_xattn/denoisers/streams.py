@@ -12,6 +12,12 @@ SELF = "self"
 WALKED = "walked"
 """The text's maps carried along the self-attention of their block."""
 
+CONTRIBUTION = "contribution"
+"""What each word contributes to what a site gives to each place; see `kernel.contribution`."""
+
+CARRIED = "carried contribution"
+"""The mean of these over the sites, carried along the self-attention of the finest."""
+
 EDITED = "edited"
 """The text's maps after the edits that act on the pipeline; `text` is before them."""
 
@@ -29,8 +35,11 @@ CONCEPTS = "concepts"
 OTHERS = "others"
 """Kernel calls that are not about the picture; nobody reads them."""
 
-OF_TEXT = (TEXT, WALKED, EDITED)
-"""The streams whose token axis is the text's."""
+OF_WORDS = (WALKED, CONTRIBUTION, CARRIED)
+"""The streams whose token axis has the columns of words alone, where the text's has all."""
+
+OF_TEXT = (TEXT, EDITED, *OF_WORDS)
+"""The streams whose token axis is the text's, or a part of it."""
 
 Groups = tuple[tuple[int, ...], ...]
 """The columns that each place of a token axis stands for."""

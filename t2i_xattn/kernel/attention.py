@@ -219,7 +219,7 @@ def head_weights(
     Returns:
         fp32 `(batch, heads, queries)`, 0 to 1, summing to 1 over the heads.
     """
-    matrix = _matrix(to_out, values).float()
+    matrix = output_matrix(to_out, values).float()
     with without_autocast(probs.device):
         parts = torch.matmul(probs, values.float())
         added = parts.transpose(1, 2).flatten(2) @ matrix.mT
@@ -231,7 +231,7 @@ def head_weights(
         return torch.where(total > 0, weights / total.clamp(min=1e-30), 1 / probs.shape[1])
 
 
-def _matrix(linear: Any, values: Tensor) -> Tensor:
+def output_matrix(linear: Any, values: Tensor) -> Tensor:
     """`(out, in)` of the linear layer that the values `(batch, heads, tokens, d)` go through.
 
     Read where it lies ready. Where it does not (a LoRA or a quantised layer in the place of the

@@ -34,6 +34,7 @@ class Keep:
     reference: str | None = None
     text_looks: bool = False
     concepts: tuple[str, ...] = ()
+    contributions: bool = False
 
     def __post_init__(self) -> None:
         if self.words is not None and self.columns is not None:
@@ -66,6 +67,7 @@ class Keep:
                 f"expected the branch {CONDITIONAL!r} among branches=… beside concepts=…, which "
                 f"are read in it alone, but came {list(self.branches)!r}"
             )
+        self._check_contributions()
         if isinstance(self.steps, str):
             if self.steps not in ("sum", "each"):
                 raise UserError(
@@ -77,6 +79,18 @@ class Keep:
             checked_window(window, "steps")
         if not self.steps:
             raise UserError("expected at least one window of steps, but came none")
+
+    def _check_contributions(self) -> None:
+        if self.contributions and CONDITIONAL not in self.branches:
+            raise UserError(
+                f"expected the branch {CONDITIONAL!r} among branches=… beside contributions=True, "
+                f"which are read in it alone, but came {list(self.branches)!r}"
+            )
+        if self.contributions and self.columns is not None:
+            raise UserError(
+                "expected words=…, or neither words=… nor columns=…, beside contributions=True, "
+                "which takes words out of the prompt, but came columns=…; name the words"
+            )
 
     def _check_self_attention(self) -> None:
         places = self.self_attention

@@ -12,13 +12,25 @@ from t2i_xattn.denoisers.branches import CONDITIONAL
 from t2i_xattn.denoisers.rows import Layout
 from t2i_xattn.denoisers.seen import Change, Rows, Seen
 from t2i_xattn.denoisers.sites import AttentionSite
-from t2i_xattn.denoisers.streams import BETWEEN, CONCEPTS, EDITED, LOOKS, OTHERS, SELF, TEXT, WALKED
+from t2i_xattn.denoisers.streams import (
+    BETWEEN,
+    CARRIED,
+    CONCEPTS,
+    CONTRIBUTION,
+    EDITED,
+    LOOKS,
+    OTHERS,
+    SELF,
+    TEXT,
+    WALKED,
+)
 from t2i_xattn.errors import UserError
 from t2i_xattn.kernel.attention import attention_probs, carried, head_weights
 from t2i_xattn.kernel.call import KernelCall, taken
 from t2i_xattn.kernel.modes import without_gradients
 from t2i_xattn.kernel.shares import Portion, at_one, of_row, shares_of
 from t2i_xattn.recording.concepts import ConceptCall
+from t2i_xattn.recording.contributions import ContributionCall, finest
 from t2i_xattn.recording.site_weights import agreement, reference_affinity, reference_site
 from t2i_xattn.recording.store import MapStore
 
@@ -39,6 +51,7 @@ class RecordingCall:
         edited: bool,
         skip: bool,
         concepts: ConceptCall | None = None,
+        contributions: ContributionCall | None = None,
     ) -> None:
         """
         Args:
@@ -50,16 +63,17 @@ class RecordingCall:
             edited: whether edits act on the pipeline, so that maps after them are kept too.
             skip: whether sites that cannot be read are left out.
             concepts: what is done for the maps of concepts.
+            contributions: what is done for the contributions of words, in this call.
         """
         self.store, self.layout, self.windows = store, layout, windows
         self.partners, self.prefix = partners, prefix
         self.edited, self.skip, self.concepts = edited, skip, concepts
+        self.contributions = contributions
         keep = store.keep
         self._names = {site.name for site in store.sites}
         self._self_names = {partners[name] for name in self._names if name in partners}
         self._walks = {
-            branch: keep.walk > 0
-            and (store._sums(number).calls[keep.branches.index(branch)] - 1) % keep.walk_every == 0
+            branch: keep.walk > 0 and store.reads_words(branch, number)
             for branch, number in windows.items()
         }
         self._rows = tuple(row for branch in windows for row in layout.rows[branch])
@@ -102,6 +116,8 @@ class RecordingCall:
         """Takes in what can be told after the whole call only."""
         store = self.store
         with without_gradients():
+            if self.contributions is not None and self._walks[CONDITIONAL]:
+                self._carry_contributions(self.contributions)
             for branch, (query, size) in self._reference.items():
                 affinity = reference_affinity(query)
                 for site in store.sites:
@@ -147,6 +163,9 @@ class RecordingCall:
             shares = self.concepts.shares(seen, rows, later)
             if shares is not None:
                 later(self._pictures(self._kept(shares, weights, None)))
+        if self.contributions is not None and branch == CONDITIONAL:
+            maps = self.contributions.maps(seen, rows)
+            store.add(window, branch, (CONTRIBUTION, name), self._pictures(maps))
         if store.keep.heads == "auto" and name == self._reference_name():
             self._reference[branch] = (taken(seen.kernel.query, rows), seen.size)
         if self._walks[branch]:
@@ -159,6 +178,21 @@ class RecordingCall:
                 walked = carried(*carry[:3], seen.by_picture(mean), store.keep.walk)
                 walked = self._pictures(seen.by_frame(walked))
                 store.add(window, branch, (WALKED, name), walked)
+
+    def _carry_contributions(self, contributions: ContributionCall) -> None:
+        """Their mean over the sites, carried along the self-attention of the finest."""
+        carries = {
+            site.name: self._carries[self.partners[site.name], CONDITIONAL]
+            for site in self.store.sites
+            if (self.partners[site.name], CONDITIONAL) in self._carries
+        }
+        window, steps = self.windows[CONDITIONAL], self.store.keep.walk
+        if not carries:  # a cache has skipped all of these blocks
+            return
+        for name in finest([site for site in self.store.sites if site.name in carries], carries):
+            query, key, scale, size = carries[name]
+            maps = carried(query, key, scale, contributions.together(size), steps)
+            self.store.add(window, CONDITIONAL, (CARRIED, name), self._pictures(maps))
 
     def _take_looks(self, seen: Seen, branch: str, name: str) -> None:
         """What the text's tokens look at, in joint attention."""

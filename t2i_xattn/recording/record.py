@@ -13,6 +13,7 @@ from t2i_xattn.denoisers.run import Repeated, Spans
 from t2i_xattn.denoisers.sites import Sites, choose_sites
 from t2i_xattn.errors import UserError
 from t2i_xattn.prompts.concepts import check_can_encode, checked_concepts
+from t2i_xattn.recording.contributions import check_can_contribute
 from t2i_xattn.recording.keep import Heads, Keep, Places, Steps
 from t2i_xattn.recording.run import RecordedDenoiser, RecordingRun
 from t2i_xattn.traces.trace import Trace
@@ -35,6 +36,7 @@ def record(
     reference: str | None = None,
     text_looks: bool = False,
     concepts: Sequence[str] | None = None,
+    contributions: bool = False,
     spans: Spans | Sequence[Spans] | None = None,
     controlnet: bool = False,
     budget: int | None = None,
@@ -70,9 +72,12 @@ def record(
             (InstructPix2Pix), `"perturbed"` (PAG), or several.
         walk: steps by which the maps of words are carried along the self-attention of their block
             as well, as the stream `walked`: places that look at each other come to have alike
-            shares. It costs about as much as self-attention for every 40 columns of words.
-        walk_every: the walk is taken at the first call of each window of steps, and then at each
-            so-manieth; the mean is over these. The calls next to each other are much alike.
+            shares. It costs about as much as self-attention for every 40 columns of words. With
+            `contributions=True` these are carried too, as the stream `carried contribution`: the
+            mean over the sites, along the self-attention of the finest.
+        walk_every: the walk and the contributions are taken at the first call of each window of
+            steps, and then at each so-manieth; the mean is over these. The calls next to each other
+            are much alike.
         self_attention: places of the picture as (down, right), 0 to 1, whose self-attention is
             kept as the stream `self`: at each site, where the query that the place lies in looks.
             `"all"` keeps the whole matrix of every site, and needs a budget.
@@ -92,6 +97,15 @@ def record(
             FLUX, FLUX.2, Chroma, SD3 and Qwen-Image, and costs one more pass of these blocks in
             every conditional call. There a concept of several tokens goes through the blocks as
             these, and counts as the mean of what comes out.
+        contributions: whether to keep what each word contributes to what the sites give to each
+            place, as the stream `contribution`, in the conditional branch: how much of it would not
+            be there if the prompt were encoded without the word (`kernel.contribution`). So it
+            holds what the word does through the columns of others, a colour through its noun's.
+            `Trace.heatmap` then spreads a word's share by it, which lies on what the word names far
+            more often (docs/figures.md). For UNets whose sites are given the text as it was
+            encoded, as Stable Diffusion's and SDXL's. It costs an encoding of the prompt for each
+            of its words, and at each site, in the calls that `walk_every` says, the keys and values
+            of a text and its attention for each of them.
         spans: the columns of words, parts of words or symbols under names of your own, beside the
             words of the prompt: a mapping for all the images or one for each.
         controlnet: whether to record the sites of the pipeline's ControlNet as well; their names
@@ -133,9 +147,12 @@ def record(
         reference=reference,
         text_looks=text_looks,
         concepts=checked_concepts(concepts),
+        contributions=contributions,
     )
     if keep.concepts:
         check_can_encode(pipe)
+    if contributions:
+        check_can_contribute(pipe)
     if controlnet and heads == "auto":
         raise UserError(
             'expected heads="mean" or "each" with controlnet=True, but came "auto": the weights of '

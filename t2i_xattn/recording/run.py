@@ -23,6 +23,7 @@ from t2i_xattn.prompts.roles import CONDITIONAL
 from t2i_xattn.provenance.versions import versions
 from t2i_xattn.recording.arguments import arguments_of
 from t2i_xattn.recording.concepts import concept_reader
+from t2i_xattn.recording.contributions import ContributionCall, Contributions
 from t2i_xattn.recording.keep import Keep
 from t2i_xattn.recording.reading import RecordingCall
 from t2i_xattn.recording.store import MapStore, steps_of
@@ -122,6 +123,9 @@ class RecordedDenoiser(FollowedDenoiser):
         concepts = None
         if self.concepts is not None and CONDITIONAL in windows:
             concepts = self.concepts.begin(call, run.concepts())
+        contributions = None
+        if CONDITIONAL in windows and store.reads_words(CONDITIONAL, windows[CONDITIONAL]):
+            contributions = self._contributions(layout)
         acting = RecordingCall(
             store,
             layout,
@@ -131,10 +135,29 @@ class RecordedDenoiser(FollowedDenoiser):
             edited=run.is_edited,
             skip=run.skip,
             concepts=concepts,
+            contributions=contributions,
         )
         if self.concepts is not None and concepts is not None:
             self.concepts.follow(acting)
         return acting
+
+    def _contributions(self, layout: Layout) -> ContributionCall | None:
+        """What is done for the contributions of words in a call; None where nobody wants them, or
+        there are no words.
+
+        Raises:
+            UserError: if a prompt cannot be encoded without its words.
+        """
+        run, store = self.run, self.store
+        if run.contributions is None:
+            return None
+        groups = None if store.groups is None else store.groups[CONDITIONAL]
+        of_images = [
+            run.contributions.prepare(text, None if groups is None else groups[image])
+            for image, text in enumerate(layout.texts[CONDITIONAL])
+        ]
+        axis = store.walked_columns if groups is None else None
+        return ContributionCall(layout, of_images, axis) if any(of_images) else None
 
 
 class RecordingRun(FollowedRun):
@@ -158,6 +181,7 @@ class RecordingRun(FollowedRun):
         self._cropping: Cover | None = None
         self._concepts: tuple[Concept, ...] | None = None
         self._encoded_with: Any = None
+        self.contributions = Contributions(self.ears) if keep.contributions else None
         masks = getattr(pipe, "mask_processor", None)
         if hasattr(masks, "get_crop_region"):
             self._cropping = Cover(masks, "get_crop_region", self._cropped)
@@ -199,13 +223,18 @@ class RecordingRun(FollowedRun):
             # While the text encoders are where they are needed: they may be offloaded then.
             self._concepts, self._encoded_with = None, settings
             self.concepts()
-        if self.keep.words is None or self.ears.called:
+        named = self.keep.words is not None
+        if self.ears.called or not (named or self.contributions):
             return
         for text in self.ears.texts:  # a word that is not there is told before the run
             if text.role == CONDITIONAL and CONDITIONAL in self.keep.branches and text.words:
-                images = len({each.picture for each in self.ears.texts if each.role == CONDITIONAL})
-                words = self.words(text, CONDITIONAL, text.picture, images)
-                self.keep.groups([words], len(text.embedding))
+                groups = None
+                if named:
+                    every = {each.picture for each in self.ears.texts if each.role == CONDITIONAL}
+                    words = self.words(text, CONDITIONAL, text.picture, len(every))
+                    groups = self.keep.groups([words], len(text.embedding))
+                if self.contributions is not None:
+                    self.contributions.prepare(text, None if groups is None else groups[0])
 
     def concepts(self) -> tuple[Concept, ...]:
         """The concepts as the pipeline encodes them; made once a run.

@@ -76,7 +76,8 @@ class MapStore:
             self._expected_windows = len(self._asked)
         elif self.keep.steps == "each":
             self._expected_windows = steps or 1
-        if self.keep.walk and self.keep.words is None and self.keep.columns is None:
+        of_words = self.keep.walk or self.keep.contributions
+        if of_words and self.keep.words is None and self.keep.columns is None:
             # Only words are looked at; a column costs as much whoever it belongs to.
             self.walked_columns = tuple(sorted(named)) or None
 
@@ -148,6 +149,12 @@ class MapStore:
                 windows[branch] = number
                 self._sums(number).calls[index] += 1
         return windows
+
+    def reads_words(self, branch: str, window: int) -> bool:
+        """Whether this call, which has begun, is one of those in which words are walked and their
+        contributions read: the first of its window, and then each so-manieth."""
+        calls = self._sums(window).calls[self.keep.branches.index(branch)]
+        return (calls - 1) % self.keep.walk_every == 0
 
     def add(
         self,

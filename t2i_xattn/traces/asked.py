@@ -99,8 +99,8 @@ def checked_stream(run: RecordedRun, stream: Any) -> str:
     if not isinstance(stream, str) or stream not in run.maps:
         raise UserError(
             f"expected a stream of {', '.join(run.maps)}, but came {shown(stream)}; record with "
-            "walk=1 for walked, with edits for edited, self_attention=… for self, concepts=… "
-            "for concepts, and an IP-Adapter for pictures"
+            "walk=1 for walked, contributions=True for contribution, with edits for edited, "
+            "self_attention=… for self, concepts=… for concepts, and an IP-Adapter for pictures"
         )
     return stream
 

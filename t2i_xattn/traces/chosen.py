@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from t2i_xattn.aggregation import SiteMaps
 from t2i_xattn.denoisers.sites import Sites, choose_sites
-from t2i_xattn.denoisers.streams import OF_TEXT, SELF, WALKED, Groups
+from t2i_xattn.denoisers.streams import OF_TEXT, OF_WORDS, SELF, Groups
 from t2i_xattn.errors import UserError, nearest, shown
 from t2i_xattn.prompts.words import find_phrase
 from t2i_xattn.traces.asked import check_which, checked_phrase
@@ -69,7 +69,7 @@ def maps_of(
     groups: Groups | None = None
     if stream in OF_TEXT and run.groups is not None:
         groups = run.groups[run.branches[0]][image]
-    elif stream == WALKED and run.walked_columns is not None:
+    elif stream in OF_WORDS and run.walked_columns is not None:
         groups = tuple((column,) for column in run.walked_columns)
     places = _places(columns, groups, min(of_stream[name].shape[-1] for name in names))
     maps = [of_steps(run, stream, name)[image] for name in names]

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from t2i_xattn.denoisers.sites import AttentionSite
-from t2i_xattn.denoisers.streams import BETWEEN, CONCEPTS, OF_TEXT, TEXT, WALKED
+from t2i_xattn.denoisers.streams import BETWEEN, CONCEPTS, OF_TEXT, OF_WORDS, TEXT
 from t2i_xattn.traces.fields import Damaged
 from t2i_xattn.traces.recorded_run import RecordedRun
 
@@ -133,7 +133,8 @@ def _check_columns(run: RecordedRun) -> None:
     if max(columns, default=0) >= longest:
         raise Damaged(f"it has words of column {max(columns)}, but {longest} columns")
     walked = run.walked_columns
-    if walked is not None and WALKED in lengths and lengths[WALKED] != {len(walked)}:
-        raise Damaged(f"it has {len(walked)} walked columns, but other maps of them")
+    for stream in OF_WORDS:
+        if walked is not None and lengths.get(stream, {len(walked)}) != {len(walked)}:
+            raise Damaged(f"it has {len(walked)} walked columns, but other maps of them")
     if max(walked or (0,)) >= longest:
         raise Damaged(f"it has the walked column {max(walked or (0,))}, but {longest} columns")

@@ -23,7 +23,9 @@ class HeatMap:
     Attributes:
         word: the word or phrase.
         array: fp32 `(height, width)` of the picture, read-only: the share of attention that each
-            place gave to the word, 0 to 1.
+            place gave to the word, 0 to 1. Of a run with `walk=…` or `contributions=True` the
+            mean alone is the word's share, and its places say how it is spread; see
+            `Trace.heatmap`.
         crop: left, top, right and bottom, in pixels, of the part of a larger picture that the map
             is of; None: all of the picture.
     """

@@ -27,6 +27,7 @@ from t2i_xattn.traces.asked import (
 )
 from t2i_xattn.traces.between import between
 from t2i_xattn.traces.chosen import columns_of, concept_column, maps_of
+from t2i_xattn.traces.contributed import contribution_stream, spread
 from t2i_xattn.traces.heat_map import HeatMap
 from t2i_xattn.traces.parts import difference, mean, selected
 from t2i_xattn.traces.recorded_run import RecordedRun, of_steps
@@ -137,7 +138,9 @@ class Trace:
 
         By default it is the mean over the sites (`aggregation.mean_over_sites`); where the run was
         recorded with `walk=…`, it is that mean held against the one carried along self-attention
-        (`traces.agreement`), which lies on what the word names more often.
+        (`traces.agreement`), which lies on what the word names more often. Where it was recorded
+        with `contributions=True` (and `walk=1`), the word's share is spread by what the word
+        contributes to each place (`traces.contributed`), which does so by far the most often.
 
         Args:
             phrase: one or more words that follow each other in the prompt, or the name of a
@@ -155,12 +158,14 @@ class Trace:
                 as `lambda site: site.level == 0`. By default all.
             aggregate: how the sites are pooled; see `t2i_xattn.aggregation`.
             stream: `"text"`; `"walked"` for the maps carried along self-attention, where the run
-                was recorded with `walk=…`; `"edited"` for those after the edits, where the run had
-                any; `"looks"` for where the word's tokens look, where the run was recorded with
-                `text_looks=True`; `"concepts"` for words that need not be in the prompt, where the
-                run was recorded with `concepts=…`; `"picture 1"` for the tokens of an IP-Adapter's
-                pictures; or `"self"` for the self-attention of chosen places. The last two are
-                asked for by columns, which are the pictures' tokens or the chosen places.
+                was recorded with `walk=…`; `"contribution"` for what words contribute, where it was
+                recorded with `contributions=True`, and with `walk=…` too `"carried contribution"`;
+                `"edited"` for those after the edits, where the run had any; `"looks"` for where the
+                word's tokens look, where the run was recorded with `text_looks=True`; `"concepts"`
+                for words that need not be in the prompt, where the run was recorded with
+                `concepts=…`; `"picture 1"` for the tokens of an IP-Adapter's pictures; or `"self"`
+                for the self-attention of chosen places. The last two are asked for by columns,
+                which are the pictures' tokens or the chosen places.
 
         Returns:
             The map at picture size, the mean over steps and heads of the first branch that was
@@ -201,7 +206,10 @@ class Trace:
                 array = array / np.float32(len(chosen))
         else:
             array = pooled(TEXT, mean_over_sites)
-            if WALKED in run.maps and set(chosen) <= set(run.walked_columns or chosen):
+            contributed = contribution_stream(run, chosen, image, sites is not None)
+            if contributed is not None:
+                array = spread(array, pooled(contributed, mean_over_sites))
+            elif WALKED in run.maps and set(chosen) <= set(run.walked_columns or chosen):
                 array = agreed(array, pooled(WALKED, mean_over_sites))
         return HeatMap(label, array, run.crop)
 

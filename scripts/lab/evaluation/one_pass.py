@@ -6,7 +6,6 @@ So the picture is known, and only the attention is the model's.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -15,10 +14,9 @@ from diffusers import DDPMScheduler
 from PIL import Image
 from torch import Tensor
 
-from lab.evaluation.ways import Way
+from lab.evaluation.ways import Way, recorded
 from t2i_xattn.errors import UserError
 from t2i_xattn.inversion.latents import encoded
-from t2i_xattn.recording.record import record
 from t2i_xattn.traces.trace import Trace
 
 _SDXL = "text_time"
@@ -84,15 +82,9 @@ def recorded_pass(
     noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(seed + timestep))
     level = torch.tensor([timestep], device=latents.device)
     noisy = scheduler.add_noise(latents, noise.to(latents), level)
-    walk = max(way.walk for way in ways.values())
-    with ExitStack() as stack:
-        # Of one pass: recordings nest.
-        traces = {
-            auto: stack.enter_context(record(pipe, heads="auto" if auto else "mean", walk=walk))
-            for auto in {way.auto for way in ways.values()}
-        }
+    with recorded(pipe, ways) as traces:
         pipe.unet(noisy.to(pipe.unet.dtype), level[0], **_conditions(pipe, prompts, latents))
-    return {name: traces[way.auto] for name, way in ways.items()}
+    return traces
 
 
 def _conditions(pipe: Any, prompts: Sequence[str], latents: Tensor) -> dict[str, Any]:

@@ -17,12 +17,11 @@ import torch
 from tqdm import tqdm
 
 from lab.evaluation.regions import DEFAULTS, RankFigure, rank_figures
-from lab.evaluation.ways import chosen_ways
+from lab.evaluation.ways import chosen_ways, recorded
 from lab.evaluation.world_prompts import WorldPrompt, world_prompts
 from lab.judge.segmenter import Segmenter, segment
 from lab.scenes.world import class_names
 from lab.scenes.world.language import world_language
-from t2i_xattn.recording.record import record
 from t2i_xattn.traces.heat_map import HeatMap
 from t2i_xattn.traces.quality import Quality
 from t2i_xattn.traces.regions import iou
@@ -70,7 +69,7 @@ def evaluate_painted_regions(
     unseen = 0
     asked = world_prompts()[GROUP][:prompts]
     for prompt in tqdm(asked, desc="regions of painted things", unit="picture", disable=None):
-        with record(pipe, walk=max(way.walk for way in ways.values())) as trace:
+        with recorded(pipe, ways) as traces:
             picture = pipe(
                 prompt.prompt,
                 num_inference_steps=steps,
@@ -78,11 +77,11 @@ def evaluate_painted_regions(
                 generator=torch.Generator().manual_seed(prompt.seed),
             ).images[0]
         classes = segment(segmenter, picture).classes
-        things = dict(_nouns(prompt, [word.text for word in trace.words]))
+        things = dict(_nouns(prompt, [word.text for word in next(iter(traces.values())).words]))
         masks = {kind: classes == names.index(kind) for kind in things}
         unseen += sum(not mask.any() for mask in masks.values())
         for name, way in ways.items():
-            maps = [way.heatmap(trace, noun) for noun in things.values()]
+            maps = [way.heatmap(traces[name], noun) for noun in things.values()]
             if not maps:
                 continue
             named = [HeatMap(kind, heat.array) for kind, heat in zip(things, maps, strict=True)]

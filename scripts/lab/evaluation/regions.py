@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy.stats import spearmanr
 from tqdm import tqdm
 
-from lab.evaluation.maps import TIMESTEPS
+from lab.evaluation.drawn import TIMESTEPS
 from lab.evaluation.one_pass import encoded_pictures, own_size, recorded_pass
 from lab.evaluation.segmentation import confusion
 from lab.evaluation.ways import Way, chosen_ways

@@ -18,7 +18,8 @@ from rich.table import Table
 from lab.evaluation.figures import Mean, Share
 from lab.evaluation.inversions import InversionFigure
 from lab.evaluation.judging import JudgeAccuracy
-from lab.evaluation.maps import MapFigure
+from lab.evaluation.map_costs import Cost
+from lab.evaluation.maps import ALL, MapFigure, MapOf
 from lab.evaluation.nearest import Recall
 from lab.evaluation.reconstruction import Reconstruction
 from lab.evaluation.segmentation import class_iou, mean_iou
@@ -118,42 +119,66 @@ def recall_table(found: Recall) -> Table:
     return table
 
 
-def maps_table(figures: Sequence[MapFigure], scenes: int) -> Table:
-    """Every map figure; each row of a word's own map is followed by its two baselines."""
-    table = Table(
-        "way",
-        "words",
-        "timestep",
-        "map of",
-        title=f"Heat maps against the true pixels, {scenes} rendered scenes, guidance off",
-        title_justify="left",
-    )
-    for name in ("IoU", "IoU at the true area", "peak inside", "n"):
+def maps_table(
+    figures: Sequence[MapFigure], scenes: int, source: str = "shapes", trained: bool = True
+) -> Table:
+    """Every map figure by way and kind of words, with the IoU of the baselines beside it."""
+    weights = "" if trained else ", weights set at random"
+    title = f"Heat maps against the true pixels, {scenes} drawn scenes of {source}{weights}"
+    table = Table("way", "words", title=title, title_justify="left")
+    names = ("IoU (95 %)", *_BASELINES, "true area", "% of peaks inside (95 %)", "energy", "n")
+    for name in names:
         table.add_column(name, justify="right")
-    order = ("the word", "a wrong word", "uniform")
-    last = float("inf")  # the mean of all levels comes after them
-    ordered = sorted(
-        figures,
-        key=lambda each: (
-            each.way,
-            each.kind != "noun",
-            last if each.timestep is None else each.timestep,
-            order.index(each.map_of),
-        ),
-    )
-    for each in ordered:
+    by_key = {(each.way, each.kind, each.map_of): each for each in figures}
+    for each in figures:
+        if each.map_of != "the word":
+            continue
+        baselines = [by_key.get((each.way, each.kind, of)) for of in _BASELINES]
         table.add_row(
             each.way,
             each.kind,
-            "all" if each.timestep is None else str(each.timestep),
-            each.map_of,
-            f"{each.iou:.3f}",
-            f"{each.iou_true_area:.3f}",
-            f"{100 * each.pointing:.1f} %",
+            f"{each.iou.value:.3f} ({each.iou.low:.3f}–{each.iou.high:.3f})",
+            *("none" if one is None else f"{one.iou.value:.3f}" for one in baselines),
+            f"{each.iou_true_area.value:.3f}",
+            f"{100 * each.pointing.value:.1f} "
+            f"({100 * each.pointing.low:.1f}–{100 * each.pointing.high:.1f})",
+            f"{each.energy.value:.2f}",
             str(each.n),
-            end_section=each.map_of == order[-1],
+            end_section=each.kind == ALL,
         )
     return table
+
+
+_BASELINES: tuple[MapOf, ...] = ("another's word", "a filler word", "uniform")
+
+
+def map_costs_table(costs: Mapping[str, Cost], steps: int) -> Table:
+    """What each way costs."""
+    table = Table("way", title=f"What a map costs, one picture of {steps} steps with guidance")
+    for name in ("seconds", "to those without", "pairs", "bytes kept", "ms a map"):
+        table.add_column(name, justify="right")
+    for way, each in costs.items():
+        table.add_row(
+            way,
+            f"{each.seconds:.2f}",
+            f"{each.ratio:.2f}",
+            str(each.pairs),
+            f"{each.bytes:,}",
+            f"{1000 * each.map_seconds:.1f}",
+        )
+    return table
+
+
+def above_uniform(figures: Sequence[MapFigure]) -> list[str]:
+    """The ways whose maps lie on what their words name more than a map that knows nothing, in the
+    mean over the kinds of words: with weights set at random, those that fail."""
+    of_all = {(each.way, each.map_of): each for each in figures if each.kind == ALL}
+    return [
+        f"{way} ({told})"
+        for way in dict.fromkeys(each.way for each in figures)
+        for name, told in (("iou", "IoU"), ("pointing", "peak inside"))
+        if getattr(of_all[way, "the word"], name).low > getattr(of_all[way, "uniform"], name).high
+    ]
 
 
 def means_table(kept: Reconstruction, seconds: float, steps: int) -> Table:

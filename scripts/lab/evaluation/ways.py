@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from PIL import Image
 
 from t2i_xattn import aggregation
 from t2i_xattn.aggregation import Aggregate
 from t2i_xattn.denoisers.streams import TEXT, WALKED
 from t2i_xattn.errors import UserError, nearest
+from t2i_xattn.recording.record import record
 from t2i_xattn.traces.heat_map import HeatMap
 from t2i_xattn.traces.trace import Trace
+
+WALK = {"walk": 1}
+CONTRIBUTIONS = {"contributions": True}
 
 
 @dataclass(frozen=True)
@@ -18,27 +26,29 @@ class Way:
     """How a heat map is made of a recorded run.
 
     Attributes:
+        recorded: what the run must be recorded with, as `record` takes it.
         aggregate: how sites are pooled; None: as `Trace.heatmap` does.
-        stream: the maps themselves, or carried along self-attention; None: what `Trace.heatmap`
-            gives of a run that was recorded with both.
+        stream: of which maps; None: what `Trace.heatmap` gives of such a run.
         finest: whether only the sites of the finest resolution are pooled.
-        auto: whether the run must be recorded with `heads="auto"`.
+        sharpened: whether the map is brought to the edges of the picture.
     """
 
+    recorded: Mapping[str, Any] = field(default_factory=dict)
     aggregate: Aggregate | None = None
-    stream: str | None = TEXT
+    stream: str | None = None
     finest: bool = False
-    auto: bool = False
+    sharpened: bool = False
 
-    @property
-    def walk(self) -> int:
-        """Steps along self-attention that the run must be recorded with."""
-        return int(self.stream != TEXT)
-
-    def heatmap(self, trace: Trace, named: str | Sequence[int], image: int = 0) -> HeatMap:
+    def heatmap(
+        self,
+        trace: Trace,
+        named: str | Sequence[int],
+        image: int = 0,
+        picture: Image.Image | None = None,
+    ) -> HeatMap:
         """The map of a phrase, or of columns of the text, in one picture."""
         level = min(site.level or 0 for site in trace.sites)
-        return trace.heatmap(
+        heat = trace.heatmap(
             named if isinstance(named, str) else None,
             columns=None if isinstance(named, str) else named,
             image=image,
@@ -46,23 +56,33 @@ class Way:
             aggregate=self.aggregate,
             stream=self.stream,
         )
+        if not self.sharpened:
+            return heat
+        assert picture is not None, "to sharpen a map takes the picture"
+        return heat.sharpened(picture)
 
 
 WAYS = {
     "mean": Way(),
-    "finest sites": Way(finest=True),
-    "daam": Way(aggregation.daam),
-    "rescaled": Way(aggregation.rescaled),
-    "walked": Way(stream=WALKED),
-    "agreed": Way(stream=None),
-    "auto": Way(aggregation.auto, auto=True),
-    "goca": Way(aggregation.goca, auto=True),
+    "finest sites": Way(finest=True, stream=TEXT),
+    "daam": Way({"heads": "each"}, aggregation.daam),
+    "rescaled": Way(aggregate=aggregation.rescaled),
+    "walked": Way(WALK, stream=WALKED),
+    "agreed": Way(WALK),
+    "auto": Way({"heads": "auto"}, aggregation.auto),
+    "goca": Way({"heads": "auto"}, aggregation.goca),
+    "contribution": Way(CONTRIBUTIONS),
+    "carried": Way(WALK | CONTRIBUTIONS),
+    "sharpened": Way(WALK | CONTRIBUTIONS, sharpened=True),
 }
 """By name: the plain mean over all sites and over the finest, and the ways of
 `t2i_xattn.aggregation`; `walked` is the mean of maps that one step along self-attention carried,
-and `agreed` the plain mean held against it (`t2i_xattn.traces.agreement`), the default."""
+and `agreed` the plain mean held against it (`t2i_xattn.traces.agreement`). `contribution` spreads a
+word's share by what the word contributes (`t2i_xattn.traces.contributed`), `carried` by that
+carried along the finest self-attention, which is what `inspect` shows, and `sharpened` is the same
+brought to the edges of the picture (`HeatMap.sharpened`)."""
 
-USUAL = ("mean", "finest sites", "walked", "agreed")
+USUAL = ("mean", "finest sites", "walked", "agreed", "contribution", "carried")
 
 
 def chosen_ways(names: Sequence[str]) -> dict[str, Way]:
@@ -77,3 +97,24 @@ def chosen_ways(names: Sequence[str]) -> dict[str, Way]:
                 f"expected a way of {', '.join(WAYS)}, but came {name!r}{nearest(name, WAYS)}"
             )
     return {name: WAYS[name] for name in names}
+
+
+@contextmanager
+def recorded(pipe: Any, ways: Mapping[str, Way], **options: Any) -> Iterator[dict[str, Trace]]:
+    """Records one run as all of these ways need it; gives the trace of each.
+
+    Args:
+        pipe: the pipeline.
+        ways: by name.
+        options: of `record`, beside those of the ways.
+    """
+    traces: dict[tuple[tuple[str, Any], ...], Trace] = {}
+    found: dict[str, Trace] = {}
+    with ExitStack() as stack:
+        for name, way in ways.items():
+            key = tuple(sorted(way.recorded.items()))
+            if key not in traces:  # ways that need the same share one; of one run, recordings nest
+                wanted = {**options, **way.recorded}
+                traces[key] = stack.enter_context(record(pipe, **wanted))
+            found[name] = traces[key]
+        yield found

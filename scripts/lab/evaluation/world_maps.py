@@ -16,10 +16,9 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from lab.evaluation.figures import Share
-from lab.evaluation.ways import USUAL, chosen_ways
+from lab.evaluation.ways import USUAL, chosen_ways, recorded
 from lab.judge.segmenter import Segmenter, segment
 from lab.scenes.world import class_names
-from t2i_xattn.recording.record import record
 from t2i_xattn.traces.regions import pointing_hit
 
 CITY = "A futuristic city skyline at sunset"
@@ -72,14 +71,13 @@ def evaluate_words(
         prompt, words: the prompt, and the classes of pixels that its words name.
         seeds: pictures, of the seeds 0, 1, 2, …
         steps, guidance: of the sampler.
-        ways: how maps are made, of `WAYS` but those that need a recording of `heads="auto"`.
+        ways: how maps are made, of `WAYS`.
     """
     chosen = chosen_ways(ways)
     hits: dict[str, dict[str, list[bool]]] = {way: {word: [] for word in words} for way in chosen}
     areas: dict[str, list[float]] = {word: [] for word in words}
-    walk = max(way.walk for way in chosen.values())
     for seed in tqdm(range(seeds), desc="maps of words", unit="picture", disable=None):
-        with record(pipe, walk=walk) as trace:
+        with recorded(pipe, chosen) as traces:
             picture = pipe(
                 prompt,
                 num_inference_steps=steps,
@@ -91,7 +89,7 @@ def evaluate_words(
             mask = region(classes, named)
             areas[word].append(float(mask.mean()))
             for name, way in chosen.items():
-                heat = way.heatmap(trace, word).array
+                heat = way.heatmap(traces[name], word, picture=picture).array
                 hits[name][word].append(bool(mask.any()) and bool(pointing_hit(heat, mask)))
     return {
         way: {

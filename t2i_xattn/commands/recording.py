@@ -1,0 +1,23 @@
+"""How the commands record what they paint."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from t2i_xattn.traces.trace import Trace
+
+
+def recorded(pipe: Any, walk: int) -> AbstractContextManager[Trace]:
+    """Records with what gives the best maps of words: carried along self-attention, and by what
+    words contribute where that can be read.
+
+    Args:
+        pipe: the pipeline.
+        walk: steps along self-attention; 0: the plain shares of attention.
+    """
+    from t2i_xattn.recording.contributions import can_contribute
+    from t2i_xattn.recording.record import record
+
+    return record(pipe, walk=walk, contributions=walk > 0 and can_contribute(pipe))
