@@ -12,7 +12,7 @@ import typer
 from PIL import Image
 from rich.console import Console
 
-from lab.evaluation import regions_report, report, steering
+from lab.evaluation import faithfulness_report, regions_report, report, steering
 from lab.evaluation.drawn import (
     FIRST_SEED,
     SOURCES,
@@ -21,6 +21,8 @@ from lab.evaluation.drawn import (
     checked_source,
     draw,
 )
+from lab.evaluation.explained import explained_cases
+from lab.evaluation.faithfulness import effect_figures, trust_figures, which_of_two
 from lab.evaluation.inversions import evaluate_inversions
 from lab.evaluation.judging import SPOILINGS, JudgeAccuracy, judge_accuracy
 from lab.evaluation.map_costs import map_costs
@@ -372,6 +374,48 @@ def published(
         )  # fmt: skip
         Console().print(regions_report.published_table(figures, kind, timestep))
         return {"published": [vars(each) for each in figures]}
+
+    _run(json, settings, measure)
+
+
+@app.command()
+def faithfulness(
+    model: Model = None,
+    judge: WorldJudge = None,
+    steps: Steps = 25,
+    guidance: Guidance = 5.0,
+    limit: Annotated[int, typer.Option(min=1, help="Pictures.")] = 200,
+    plot: Annotated[
+        Path | None,
+        typer.Option(help="PNG file for the plot of trust (needs matplotlib).", show_default=False),
+    ] = None,
+    json: Json = None,
+    device: Device = "cpu",
+) -> None:
+    """Hold what `explain` says of words against what they name in painted pictures of the world:
+    effect maps, regions and the grade of trust."""
+    settings = {"model": model, "steps": steps, "guidance": guidance, "pictures": limit}
+
+    def measure() -> dict[str, Any]:
+        segmenter, pipe = load_segmenter(judge or WEIGHTS), _load(model, device, "world")
+        pictures = list(explained_cases(pipe, segmenter, limit, steps=steps, guidance=guidance))
+        figures = effect_figures(pictures)
+        two = {
+            name: which_of_two(pictures, name)
+            for name in dict.fromkeys(each.map_of for each in figures)
+            if name != "chance"
+        }
+        trust = trust_figures(pictures)
+        Console(width=120).print(faithfulness_report.effects_table(figures, limit))
+        Console().print(faithfulness_report.two_table(two))
+        Console().print(faithfulness_report.trust_table(trust))
+        if plot is not None:
+            faithfulness_report.save_calibration(trust, plot)
+        return {
+            "maps": [each.as_json() for each in figures],
+            "which of two": {name: each.as_json() for name, each in two.items()},
+            "trust": [each.as_json() for each in trust],
+        }
 
     _run(json, settings, measure)
 

@@ -30,7 +30,7 @@ from t2i_xattn.explaining.run import Run
 from t2i_xattn.explaining.sentences import sentence
 from t2i_xattn.explaining.targets import Target, targets
 from t2i_xattn.explaining.trajectory import Trajectory
-from t2i_xattn.explaining.trust import grade
+from t2i_xattn.explaining.trust import grade, probability
 from t2i_xattn.recording.record import record
 from t2i_xattn.traces.trace import Trace
 
@@ -208,10 +208,21 @@ def _word(target: Target, pictures: Sequence[ExplainedPicture]) -> ExplainedWord
         name: float(np.mean([each.carriers[word][name] for each in pictures]))
         for name in pictures[0].carriers[word]
     }
-    graded = grade(found)
+    kind = kind_of(word)
+    graded = grade(found, kind)
     told = sentence(word, target.others, share, sizes, found, carriers, graded)
     return ExplainedWord(
-        word, kind_of(word), target.others, share, sizes, floor, found, carriers, graded, told
+        word,
+        kind,
+        target.others,
+        share,
+        sizes,
+        floor,
+        found,
+        probability(found, kind),
+        carriers,
+        graded,
+        told,
     )
 
 

@@ -55,6 +55,7 @@ class ExplainedWord:
             an interval over the seeds.
         floor: the same of the placebo; None without one.
         evidence: what speaks for its region and against it.
+        probability: that its region is right, see `explaining.trust`.
         carriers: by group of columns, the share of its effect that it carries; empty unless asked
             for.
         grade: how far to trust its region, see `explaining.trust`.
@@ -68,6 +69,7 @@ class ExplainedWord:
     sizes: Mapping[str, Interval]
     floor: Interval | None
     evidence: Evidence
+    probability: float
     carriers: Mapping[str, float]
     grade: Grade
     sentence: str
@@ -82,6 +84,7 @@ class ExplainedWord:
             "sizes": {name: each._asdict() for name, each in self.sizes.items()},
             "floor": None if self.floor is None else self.floor._asdict(),
             "evidence": self.evidence._asdict(),
+            "probability": self.probability,
             "carriers": dict(self.carriers),
             "grade": self.grade,
             "sentence": self.sentence,
