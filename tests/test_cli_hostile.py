@@ -25,7 +25,13 @@ GROUP: Any = typer.main.get_command(app)
 OPTIONS = sorted(
     (name, max(each.opts, key=len))
     for name, command in GROUP.commands.items()
-    if name in ("generate", "inspect", "edit")  # `batch` and `again` take files, and have their own
+    if name
+    in (
+        "generate",
+        "inspect",
+        "explain",
+        "edit",
+    )  # `batch` and `again` take files, and have their own
     for each in command.params
     if each.opts[0].startswith("--") and each.name != "help"
 )
@@ -52,6 +58,10 @@ WRONG = {
     "--replace": ["", "red", "red=", "=blue", "x=red", f"red={'a ' * 80}", "red=!", HUGE],
     "--box": ["", "red", "red=", "red=0,0,1", "red=0,0,nan,1", "red=0,0,1,inf", "x=0,0,1,1", HUGE],
     "--region": ["", "0,0,1,1", "0,0,1,1=", "=red", "nan,0,1,1=red", "0,0,1e9,1=red", HUGE],
+    "--instead": ["", "red", "red=", "=blue", "x=red", "=", HUGE],
+    "--by": ["", "x", "text,x", "placebo", HUGE],
+    "--batch": [*NO_COUNTS, "0"],
+    "--no-placebo": ["", "x"],
     "--attend": ["!", "x", "x" * 10**6, ",".join("abc" * 200)],
     "--words": ["!", "x", "x" * 10**6, ",".join("abc" * 200)],
     "--regions": ["", "x"],
@@ -83,6 +93,7 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Any:
         patch.setattr("t2i_xattn.commands.options.load", lambda *_: pipe)
         patch.setattr("t2i_xattn.asking.request.painted", taken)
         patch.setattr("t2i_xattn.commands.edit.painted", taken)
+        patch.setattr("t2i_xattn.commands.explain.explained", taken)
         yield folder
 
 

@@ -139,8 +139,22 @@ def test_record_many(one: Any, name: str, junk: str) -> None:
 
 
 @pytest.mark.parametrize("junk", EACH)
+@pytest.mark.parametrize("name", parameters(tx.explain))
+def test_explain(one: Any, name: str, junk: str) -> None:
+    usual: dict[str, Any] = {"prompt": "a red circle", "words": ["red"], "steps": (0, 1)}
+    given = usual | {"num_inference_steps": 1, name: JUNK[junk]()}
+    before = state_of(one)
+    try:
+        tx.explain(one, **given)
+    except UserError as error:
+        short(error)
+    assert state_of(one) == before
+
+
+@pytest.mark.parametrize("junk", EACH)
 @pytest.mark.parametrize(
-    "verb", [tx.record, tx.record_many, tx.edit, tx.guide, tx.swap, tx.invert, tx.find_sites]
+    "verb",
+    [tx.record, tx.record_many, tx.edit, tx.guide, tx.swap, tx.invert, tx.find_sites, tx.explain],
 )
 def test_no_pipeline(verb: Any, junk: str) -> None:
     more: tuple[Any, ...] = {
@@ -149,6 +163,7 @@ def test_no_pipeline(verb: Any, junk: str) -> None:
         tx.invert: (np.zeros((64, 64, 3), np.uint8), "red"),
         tx.swap: (Odd,),
         tx.record_many: (["red"],),
+        tx.explain: ("red",),
     }.get(verb, ())
     try:
         found = verb(JUNK[junk](), *more)

@@ -14,12 +14,13 @@ import typer
 
 from t2i_xattn.asking.limits import check_limits, check_phrases
 from t2i_xattn.asking.parsing import parse_list, parse_pairs, parse_size
-from t2i_xattn.asking.request import Request, check_text
+from t2i_xattn.asking.request import Request, check_text, tokenizer_of
 from t2i_xattn.commands import options
 from t2i_xattn.commands.config import Config
 from t2i_xattn.commands.json_output import Json, print_json
 from t2i_xattn.commands.output import output_folder
 from t2i_xattn.errors import UserError
+from t2i_xattn.prompts.words import find_phrase, split_words
 from t2i_xattn.provenance.made import Made
 from t2i_xattn.provenance.png import save_png
 
@@ -47,6 +48,19 @@ class Asked:
     interventions: tuple[str, ...]
     placebo: bool
     batch: int
+
+    def check(self, pipe: Any, request: Request) -> None:
+        """
+        Raises:
+            UserError: for an intervention that there is none of, or a phrase of `instead` that the
+                prompt does not have or that is not asked about.
+        """
+        from t2i_xattn.explaining.interventions import check_interventions
+
+        check_interventions(self.interventions)
+        spans = split_words(tokenizer_of(pipe), request.prompt)
+        for phrase in self.instead:
+            find_phrase(spans, phrase)
 
 
 @options.one_sentence
@@ -79,7 +93,7 @@ def explain_command(
         bool, typer.Option(help="Hold effects against attention taken from columns of no word.")
     ] = True,
     walk: options.Walk = 1,
-    batch: Annotated[int, typer.Option(min=1, help="Pictures at once.")] = 8,
+    batch: Annotated[int, typer.Option(min=1, max=1024, help="Pictures at once.")] = 8,
     out: options.Out = Path("out"),
     device: options.Device = None,
     as_json: Json = False,
@@ -101,6 +115,7 @@ def explain_command(
     with output_folder(out, "explain") as folder:
         pipe = options.load(model, device)
         request.check_against(pipe)
+        asked.check(pipe, request)
         found = explained(pipe, request, asked, walk)
         made = Made.by(pipe, "explain", options.asked(context), found.pictures[0].image.size)
         files = _write(folder, found, made)

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from t2i_xattn.arguments import checked
 from t2i_xattn.denoisers.sites import Sites
 from t2i_xattn.denoisers.steps import Window
-from t2i_xattn.errors import UserError, nearest, shown
+from t2i_xattn.errors import UserError, shown
 from t2i_xattn.explaining.effect_map import EffectMap, effect_map
 from t2i_xattn.explaining.effects import EffectSums, ask
 from t2i_xattn.explaining.evidence import evidence, interval
@@ -21,8 +21,8 @@ from t2i_xattn.explaining.explanation import ExplainedPicture, ExplainedWord, Ex
 from t2i_xattn.explaining.holding import watched
 from t2i_xattn.explaining.interventions import (
     ALL,
-    INTERVENTIONS,
     Question,
+    check_interventions,
     questions,
 )
 from t2i_xattn.explaining.other_words import kind_of
@@ -97,17 +97,11 @@ def explain(
         >>> print(found)
         >>> found.effect("red").overlay(found.pictures[0].image).save("red.png")
     """
-    for each in interventions:
-        if each not in INTERVENTIONS:
-            raise UserError(
-                f"expected interventions of {', '.join(INTERVENTIONS)}, but came {shown(each)}"
-                f"{nearest(each, INTERVENTIONS)}"
-            )
-    if not interventions or not seeds or min(batch, alternatives) < 1:
+    check_interventions(interventions)
+    if not seeds or min(batch, alternatives) < 1:
         raise UserError(
-            "expected at least one intervention, one seed, and alternatives and a batch of 1 or "
-            f"more, but came {shown(list(interventions))}, {shown(list(seeds))}, {alternatives} "
-            f"and {batch}"
+            "expected at least one seed, and alternatives and a batch of 1 or more, but came "
+            f"{shown(list(seeds))}, {alternatives} and {batch}"
         )
     if len(set(seeds)) < len(seeds):
         raise UserError(f"expected seeds that differ, but came {shown(list(seeds))}")

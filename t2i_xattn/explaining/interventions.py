@@ -10,7 +10,7 @@ from t2i_xattn.denoisers.sites import Sites
 from t2i_xattn.edits.edit import Edit
 from t2i_xattn.edits.regional import RegionalPrompts
 from t2i_xattn.edits.weights import Drop
-from t2i_xattn.errors import UserError
+from t2i_xattn.errors import UserError, nearest, shown
 from t2i_xattn.explaining.holding import Patch
 from t2i_xattn.explaining.placebo import DropAtHeads, Placebo
 from t2i_xattn.explaining.targets import Target
@@ -30,6 +30,21 @@ Intervention = Literal["text", "attention", "embedding", "only", "carriers", "pl
 """
 
 INTERVENTIONS: tuple[Intervention, ...] = ("text", "attention", "embedding", "only", "carriers")
+
+
+def check_interventions(names: Sequence[str]) -> None:
+    """Raises `UserError` unless these are some of `INTERVENTIONS`."""
+    for each in names:
+        if each not in INTERVENTIONS:
+            raise UserError(
+                f"expected interventions of {', '.join(INTERVENTIONS)}, but came {shown(each)}"
+                f"{nearest(each, INTERVENTIONS)}"
+            )
+    if not names:
+        raise UserError(
+            f"expected at least one intervention of {', '.join(INTERVENTIONS)}, but came none"
+        )
+
 
 ALL = "all"
 """The part of `carriers` that is the whole other text, against which the groups are held."""

@@ -88,11 +88,15 @@ def with_another(prompt: str, places: Sequence[tuple[int, int]], other: str | No
 
 def _place(word: str) -> tuple[str, int, bool] | None:
     """The kind and group of a word, and whether it is a plural."""
-    for plural, known in ((False, word.casefold()), (True, _singular(word.casefold()))):
-        for kind, groups in kinds().items():
-            for number, group in enumerate(groups):
-                if known in group:
-                    return kind, number, plural
+    said = word.casefold()
+    for kind, groups in kinds().items():
+        for number, group in enumerate(groups):
+            if said in group:
+                return kind, number, False
+    for kind, groups in kinds().items():
+        for number, group in enumerate(groups):
+            if said in map(_plural, group):
+                return kind, number, True
     return None
 
 
@@ -104,13 +108,3 @@ def _plural(word: str) -> str:
     if re.search(r"[^aeiou]y$", word):
         return word[:-1] + "ies"
     return word + "s"
-
-
-def _singular(word: str) -> str:
-    if word.endswith("men"):
-        return word[:-2] + "an"
-    if word.endswith("ies"):
-        return word[:-3] + "y"
-    if re.search(r"(s|x|ch|sh)es$", word):
-        return word[:-2]
-    return word[:-1] if word.endswith("s") else word

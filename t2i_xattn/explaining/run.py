@@ -48,11 +48,11 @@ class Run:
             )
         if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
             raise UserError(f"expected a seed from 0 to 2^63, but came {shown(seed)}")
-        known = inspect.signature(pipe.__call__).parameters
+        known = inspect.signature(pipe.__call__).parameters if callable(pipe) else {}
         if "prompt" not in known:
             raise UserError(
-                "expected a pipeline that paints a prompt, but the call of "
-                f"{type(pipe).__name__} has none; take a text-to-image pipeline"
+                f"expected a diffusers pipeline that paints a prompt, but {type(pipe).__name__} "
+                "takes none; take a text-to-image pipeline"
             )
         for name, value in settings.items():
             if name in _REFUSED and not (name == "num_images_per_prompt" and value == 1):
@@ -68,9 +68,10 @@ class Run:
                     f"expected one text as {name} for a run of one picture, but came "
                     f"{shown(value)}; give it as a text"
                 )
-            if name not in known and inspect.Parameter.VAR_KEYWORD not in {
-                each.kind for each in known.values()
-            }:
+            # Those of diffusers pass over what they do not know.
+            anything = any(each.kind == each.VAR_KEYWORD for each in known.values())
+            theirs = type(pipe).__module__.startswith("diffusers.")
+            if name not in known and (theirs or not anything):
                 raise UserError(
                     f"expected arguments of {type(pipe).__name__}, but came {shown(name)}"
                     f"{nearest(name, known)}"

@@ -50,7 +50,8 @@ def targets(
     Args:
         pipe: that ran, whose tokenizers count tokens.
         trace: of the run.
-        words: words or phrases; None: every word of the prompt once, where it stands first.
+        words: words or phrases; None: every word of the prompt once, where it stands first, but
+            those that were cut off.
         instead: what is put in the place of some of them; None: nothing.
         alternatives: how many others of a word's kind, of those that are not in `instead`.
 
@@ -61,17 +62,19 @@ def targets(
     found = trace.words
     prompt = trace.prompts[0] or ""
     if words is None:
-        # One that is cut off is left out, as nothing reads it.
+        # Those that are cut off are left out, as nothing reads them.
         once: dict[str, str] = {}
+        cut = {each.text.casefold() for each in found if each.cut or not each.columns}
         for each in found:
-            if each.columns and each.source == "prompt":
+            if each.source == "prompt" and each.text.casefold() not in cut:
                 once.setdefault(each.text.casefold(), each.text)
         phrases = list(once.values())
     else:
         phrases = list(words)
     if not phrases:
         raise UserError(
-            "expected a prompt with words to ask about, but this one has none; say what to paint"
+            "expected words to ask about, but there are none; name some of the prompt's words, or "
+            "say what to paint"
         )
     folded = [each.casefold() for each in phrases]
     if len(set(folded)) < len(folded):
