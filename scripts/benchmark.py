@@ -23,6 +23,7 @@ from lab.benchmark import (
     peak_memory,
 )
 from lab.benchmark.batch_command import batch_command
+from lab.benchmark.explaining import CLOCKS, explaining_ratios
 from lab.benchmark.kept import held_bytes
 from lab.benchmark.numbers import numbers
 from lab.benchmark.timing import Ratio, ratio, time_in_turn
@@ -96,6 +97,30 @@ def steer_command(
     _compare(
         _chosen(ways, STEERING_MODES), denoiser, pixels, steps, limit, memory, dtype, device, json
     )
+
+
+@app.command("explain")
+def explain_command(
+    model: Annotated[str | None, typer.Option(help="A folder; default: world.")] = None,
+    prompt: Annotated[str, typer.Option(help="What is painted.")] = "A city skyline at sunset",
+    steps: Steps = 25,
+    limit: Pairs = 6,
+    clock: Annotated[str, typer.Option(help="wall, or cpu: time of this process alone.")] = "wall",
+    json: Json = None,
+) -> None:
+    """What explanations cost, against the plain pipeline: a picture, and as many pictures."""
+    if json is not None:
+        check_writable(json)
+    if clock not in CLOCKS:
+        raise UserError(f"expected a clock of {', '.join(CLOCKS)}, but came {clock!r}")
+    ratios = explaining_ratios(model, prompt, steps, limit, CLOCKS[clock])
+    table = Table("way", "against", "ratio", "pairs", "seconds")
+    for (name, against), each in ratios.items():
+        table.add_row(name, against, str(each), str(each.pairs), f"{each.seconds:.2f}")
+    Console().print(table)
+    settings = {"model": model, "prompt": prompt, "steps": steps, "clock": clock}
+    ways = {name: {**vars(each), "against": against} for (name, against), each in ratios.items()}
+    _write(json, {"settings": settings, "ways": ways})
 
 
 def _chosen(ways: str | None, all_of: Sequence[str]) -> list[str]:

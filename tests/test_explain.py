@@ -105,6 +105,27 @@ class TestFound:
         assert told["words"][0]["instead"] == ["blue"]
 
 
+def test_pictures_painted_without_a_word() -> None:
+    pipe = quiet()
+    given: dict[str, Any] = {"words": ["red"], "instead": {"red": "blue"}, "placebo": False} | SHORT
+    (picture,) = tx.explain(pipe, PROMPT, paint=True, **given).pictures
+    other = pipe(
+        PROMPT.replace("red", "blue"), generator=torch.Generator().manual_seed(0), **SHORT
+    ).images[0]
+    painted = picture.painted["red"]
+    assert np.abs(np.asarray(painted["text"], int) - np.asarray(other, int)).max() <= 1
+    with tx.edit(pipe, tx.edits.Drop("red")):
+        hidden = pipe(PROMPT, generator=torch.Generator().manual_seed(0), **SHORT).images[0]
+    assert np.abs(np.asarray(painted["attention"], int) - np.asarray(hidden, int)).max() <= 1
+    change = picture.change("red")
+    expected = np.abs(np.asarray(picture.image, float) - np.asarray(painted["text"], float)) / 255
+    assert np.allclose(change.array, np.mean(expected, axis=2), atol=1e-6)
+    with pytest.raises(tx.UserError, match="paint=True"):
+        tx.explain(pipe, PROMPT, **given).pictures[0].change("red")
+    with pytest.raises(tx.UserError, match="at single steps alone"):
+        tx.explain(pipe, PROMPT, paint=True, interventions=["embedding"], **given)
+
+
 def test_carriers() -> None:
     found = tx.explain(
         quiet(), PROMPT, words=["red"], interventions=["carriers"], instead={"red": "blue"}, **SHORT

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
+from PIL import Image
 from torch import Tensor
 
 from t2i_xattn.denoisers.call import DenoiserCall
@@ -125,6 +126,31 @@ def ask(
     return sums
 
 
+def paint(run: Run, asked: Sequence[Question], batch: int) -> list[Image.Image]:
+    """The pictures that are painted to the end with each word taken away, from the same noise.
+
+    They are sampled anew, so what a word does spreads over the steps to the rest of the picture.
+
+    Args:
+        run: the picture's run.
+        asked: questions without a patch of the text.
+        batch: at once, at most.
+    """
+    images: list[Image.Image] = []
+    for first in range(0, len(asked), batch):
+        some = asked[first : first + batch]
+        with _edited(run, some):
+            images += run([each.prompt for each in some]).images
+    return images
+
+
+@contextmanager
+def _edited(run: Run, asked: Sequence[Question]) -> Iterator[None]:
+    edits = [made for n, each in enumerate(asked) if (made := each.edit_of(n)) is not None]
+    with edit(run.pipe, *edits) if edits else nullcontext():
+        yield
+
+
 def _chunks(asked: Sequence[Question], batch: int) -> list[tuple[int, int]]:
     """Ranges of questions to be asked at once. Parts of a text need the whole of it beside them."""
     found, first = [], 0
@@ -162,10 +188,7 @@ def _hold(
                     two + float(every.square().sum()),
                 )
 
-    edits = [made for n, each in enumerate(asked) if (made := each.edit_of(n)) is not None]
-    with ExitStack() as stack:
-        if edits:
-            stack.enter_context(edit(run.pipe, *edits))
+    with _edited(run, asked):
         texts = hold(
             run.pipe,
             trajectory,

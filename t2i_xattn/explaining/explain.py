@@ -16,6 +16,7 @@ from t2i_xattn.denoisers.steps import Window
 from t2i_xattn.errors import UserError, shown
 from t2i_xattn.explaining.effect_map import EffectMap, effect_map
 from t2i_xattn.explaining.effects import EffectSums, ask
+from t2i_xattn.explaining.effects import paint as paint_all
 from t2i_xattn.explaining.evidence import evidence, interval
 from t2i_xattn.explaining.explanation import ExplainedPicture, ExplainedWord, Explanation
 from t2i_xattn.explaining.holding import watched
@@ -46,6 +47,7 @@ def explain(
     instead: Mapping[str, str | None] | None = None,
     alternatives: int = 2,
     placebo: bool = True,
+    paint: bool = False,
     steps: Window | None = None,
     sites: Sites | None = None,
     heads: Sequence[int] | None = None,
@@ -75,6 +77,8 @@ def explain(
             the effect is the mean of theirs.
         placebo: whether the attention that a word has is also taken from columns that say nothing,
             so that an effect is one above that.
+        paint: whether pictures are also painted to the end with each word taken away by `text` and
+            by `attention`, see `ExplainedPicture.painted`.
         steps: the window of steps that is asked about, see `t2i_xattn.denoisers.steps`; by default
             the first quarter.
         sites: the attention sites where alone a word is taken away (activation patching), by
@@ -103,6 +107,11 @@ def explain(
             "expected at least one seed, and alternatives and a batch of 1 or more, but came "
             f"{shown(list(seeds))}, {alternatives} and {batch}"
         )
+    if paint and {"text", "attention"}.isdisjoint(interventions):
+        raise UserError(
+            'expected the intervention "text" or "attention" with paint=True, but came '
+            f"{shown(list(interventions))}, which are asked at single steps alone; leave paint out"
+        )
     if len(set(seeds)) < len(seeds):
         raise UserError(f"expected seeds that differ, but came {shown(list(seeds))}")
     runs = [Run(pipe, prompt, seed=seed, **arguments) for seed in seeds]
@@ -120,7 +129,7 @@ def explain(
             tell(f"seed {run.seed}", 0)
             every = [*interventions, *(["placebo"] if placebo else [])]
             pictures.append(
-                _explained(run, trace, way, image, asked, every, sites, heads, batch, tell)
+                _explained(run, trace, way, image, asked, every, sites, heads, batch, paint, tell)
             )
     return Explanation(
         prompt, tuple(pictures), tuple(_word(each, pictures) for each in asked), window
@@ -137,6 +146,7 @@ def _explained(
     sites: Sites | None,
     heads: Sequence[int] | None,
     batch: int,
+    paint: bool,
     tell: Callable[[str, int], None],
 ) -> ExplainedPicture:
     """One picture, and its effect maps."""
@@ -168,7 +178,13 @@ def _explained(
             others = target.others if name == "text" else (target.other,)
             sums_of = found[target.phrase, name]
             effects[target.phrase][name] = effect_map(target.phrase, name, others, sums_of, size)
-    return ExplainedPicture(run.seed, image, trace, effects, carriers)
+    painted: dict[str, dict[str, Image.Image]] = {each.phrase: {} for each in asked}
+    if paint:
+        ends = {(t.phrase, n): q for t, n, q in reversed(several) if n in ("text", "attention")}
+        images = paint_all(run, list(ends.values()), batch)
+        for (phrase, name), other in zip(ends, images, strict=True):
+            painted[phrase][name] = other
+    return ExplainedPicture(run.seed, image, trace, effects, carriers, painted)
 
 
 def _check_aligned(target: Target, way: Trajectory, found: EffectSums) -> None:

@@ -29,6 +29,8 @@ class ExplainedPicture:
         trace: the recording of its run.
         effects: by word and intervention, its effect map.
         carriers: by word, the share of its effect that each group of columns carries.
+        painted: by word and intervention, the picture that is painted to the end without the word
+            (by `text` with the first other word), from the same noise; empty unless asked for.
     """
 
     seed: int
@@ -36,6 +38,27 @@ class ExplainedPicture:
     trace: Trace
     effects: Mapping[str, Mapping[str, EffectMap]]
     carriers: Mapping[str, Mapping[str, float]]
+    painted: Mapping[str, Mapping[str, Image.Image]]
+
+    def change(self, word: str, intervention: str = "text") -> HeatMap:
+        """Where the finished picture is another one without the word: the mean difference of the
+        colours, 0 to 1. It is wider than the effect along the picture's own way, since each step
+        builds on the one before.
+
+        Raises:
+            UserError: unless such pictures were painted.
+        """
+        painted = self.painted.get(word, {})
+        if intervention not in painted:
+            raise UserError(
+                f"expected a picture painted without {shown(word)} by {shown(intervention)}, but "
+                "there is none; call explain with paint=True"
+            )
+        one, other = (
+            np.asarray(each.convert("RGB"), dtype=np.float32) / 255
+            for each in (self.image, painted[intervention])
+        )
+        return HeatMap(word, np.abs(one - other).mean(axis=2))
 
     def attention(self, word: str) -> HeatMap:
         """The word's attention map, as `trace.heatmap` gives it by default."""
