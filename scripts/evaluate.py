@@ -13,6 +13,7 @@ from PIL import Image
 from rich.console import Console
 
 from lab.evaluation import faithfulness_report, regions_report, report, steering
+from lab.evaluation.carriers import carrier_figures
 from lab.evaluation.drawn import (
     FIRST_SEED,
     SOURCES,
@@ -416,6 +417,29 @@ def faithfulness(
             "which of two": {name: each.as_json() for name, each in two.items()},
             "trust": [each.as_json() for each in trust],
         }
+
+    _run(json, settings, measure)
+
+
+@app.command()
+def carriers(
+    model: Model = None,
+    scenes: Annotated[str, typer.Option(help=f"Prompts of {', '.join(SOURCES)}.")] = "world",
+    steps: Steps = 25,
+    guidance: Guidance = 5.0,
+    limit: Annotated[int, typer.Option(min=1, help="Pictures.")] = 40,
+    json: Json = None,
+    device: Device = "cpu",
+) -> None:
+    """Through which columns of the text the words of each kind act."""
+    source = checked_source(scenes)
+    settings = {"model": model, "scenes": source, "steps": steps, "pictures": limit}
+
+    def measure() -> dict[str, Any]:
+        pipe = _load(model, device, source)
+        figures = carrier_figures(pipe, limit, source=source, steps=steps, guidance=guidance)
+        Console(width=120).print(faithfulness_report.carriers_table(figures, limit))
+        return {"carriers": [each.as_json() for each in figures]}
 
     _run(json, settings, measure)
 

@@ -118,7 +118,8 @@ def test_pictures_painted_without_a_word() -> None:
         hidden = pipe(PROMPT, generator=torch.Generator().manual_seed(0), **SHORT).images[0]
     assert np.abs(np.asarray(painted["attention"], int) - np.asarray(hidden, int)).max() <= 1
     change = picture.change("red")
-    expected = np.abs(np.asarray(picture.image, float) - np.asarray(painted["text"], float)) / 255
+    difference = np.asarray(picture.image, float) - np.asarray(painted["text"], float)
+    expected: Any = np.abs(difference) / 255
     assert np.allclose(change.array, np.mean(expected, axis=2), atol=1e-6)
     with pytest.raises(tx.UserError, match="paint=True"):
         tx.explain(pipe, PROMPT, **given).pictures[0].change("red")

@@ -86,7 +86,7 @@ def targets(
                 f"are {listed(phrases)}"
             )
     given = {word.casefold(): other for word, other in instead.items()}
-    count = _token_counts(pipe)
+    count = token_counts(pipe)
     return [_target(each, prompt, found, given, count, alternatives) for each in phrases]
 
 
@@ -131,7 +131,7 @@ def _of_its_kind(phrase: str, prompt: str, count: Tokens) -> str | None:
     return None if made == phrase else made
 
 
-def _token_counts(pipe: Any) -> Tokens:
+def token_counts(pipe: Any) -> Tokens:
     """Counts a word's tokens in each of the pipeline's tokenizers."""
     found = [tokenizer_beside(pipe, name) for name, _ in text_encoders(pipe)]
     tokenizers = [own_tokenizer(each) for each in found if each is not None]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rich.table import Table
 
+from lab.evaluation.carriers import CarrierFigure
 from lab.evaluation.faithfulness import EffectFigure, TrustFigure
 from lab.evaluation.figures import Share
 
@@ -50,6 +51,19 @@ def trust_table(figures: Sequence[TrustFigure]) -> Table:
     table = Table("grade, or probability", "said", "right", "n")
     for each in figures:
         table.add_row(each.of, f"{each.said:.2f}", str(each.right), str(each.right.n))
+    return table
+
+
+def carriers_table(figures: Sequence[CarrierFigure], pictures: int) -> Table:
+    """A row for each kind of words, a column for each group of columns."""
+    groups = list(dict.fromkeys(each.group for each in figures))
+    table = Table(
+        "kind", *groups, "n", title=f"what carries the effect of words, {pictures} pictures"
+    )
+    for kind in dict.fromkeys(each.kind for each in figures):
+        of = {each.group: each.share for each in figures if each.kind == kind}
+        cells = [f"{100 * of[group].value:.0f} %" if group in of else "" for group in groups]
+        table.add_row(kind, *cells, str(max(each.n for each in of.values())))
     return table
 
 
