@@ -283,7 +283,7 @@ def test_leakage_of_known_maps() -> None:
     left[:, :4], right[:, 4:] = 1.0, 2.0
     left[:, 4:] = 0.25
     found = leakage([HeatMap("left", left), HeatMap("right", right)])
-    assert np.allclose(found, [[1, 0.25], [0, 1]])
+    assert np.allclose(found, np.array([[1, 0.25], [0, 1]]))
     assert leakage([]).shape == (0, 0)
 
 
