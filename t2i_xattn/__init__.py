@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from t2i_xattn.traces.heat_map import HeatMap
     from t2i_xattn.traces.trace import Trace
 
-__version__ = "0.4.0"
+__version__ = "0.5.0"
 
 __all__ = [
     "HeatMap",

@@ -13,8 +13,8 @@ _TRUSTED = {
     "nothing": "whatever its attention map shows is not what it does",
 }
 
-AGREE = 0.4
-"""IoU from which an attention map is said to agree with an effect map."""
+AGREE, IN_PART = 0.4, 0.2
+"""IoU from which an attention map is said to agree with an effect map, and to agree in part."""
 
 MOST = 0.25
 """Share of an effect from which the columns that carry it are named."""
@@ -51,9 +51,12 @@ def sentence(
     """
     name = shown(word, 60)
     if evidence.found_by is None:
+        floor = ""
+        if evidence.above_floor:
+            floor = f", the placebo's {_size(evidence.size / evidence.above_floor)}"
         return (
-            f"{name} gets {share:.1%} of the attention and does nothing beyond the placebo: "
-            f"without it the picture's making changes by {_size(evidence.size)}; {_TRUSTED[grade]}."
+            f"{name} gets {share:.1%} of the attention and does next to nothing: without it the "
+            f"picture's making changes by {_size(evidence.size)}{floor}; {_TRUSTED[grade]}."
         )
     named = [shown(each, 60) for each in others if each]
     way = {
@@ -72,10 +75,10 @@ def sentence(
     ]
     if through:
         parts.append(f"it acts through {' and '.join(through)}")
-    if evidence.iou >= AGREE:
-        parts.append("its attention map agrees")
-    else:
-        parts.append(f"its attention map lies elsewhere (IoU {evidence.iou:.2f})")
+    agrees = "agrees" if evidence.iou >= AGREE else "agrees in part"
+    if evidence.iou < IN_PART:
+        agrees = "lies elsewhere"
+    parts.append(f"its attention map {agrees} (IoU {evidence.iou:.2f})")
     return f"{told}; {', '.join(parts)}: {_TRUSTED[grade]}."
 
 
