@@ -8,7 +8,7 @@ that the sampler adds) is as it was.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +25,7 @@ from t2i_xattn.denoisers.rows_of import rows_of
 from t2i_xattn.denoisers.run import FollowedDenoiser, FollowedRun
 from t2i_xattn.denoisers.steps import Window, whole_steps
 from t2i_xattn.errors import UserError
+from t2i_xattn.explaining.patching import Patch, name_of_text, patched
 from t2i_xattn.explaining.trajectory import (
     Trajectory,
     TrajectoryCall,
@@ -36,19 +37,6 @@ from t2i_xattn.explaining.trajectory import (
 from t2i_xattn.kernel.module_calls import ModuleCalls, by_name
 from t2i_xattn.kernel.owner import owner_of_call
 from t2i_xattn.prompts.encoded import Text
-
-
-@dataclass(frozen=True)
-class Patch:
-    """Which part of another text a row is given, the rest being the prompt's.
-
-    Attributes:
-        columns: of the text sequence that are the other text's.
-        others: whether what else depends on the text (a pooled embedding) is the other text's too.
-    """
-
-    columns: Collection[int]
-    others: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -282,7 +270,7 @@ class _Holding(_Outside):
         some = own if apart else tuple(range(call.rows))
         asked = rows_of(given, some, call.rows) if len(some) < call.rows else given
         if any(held.patches):
-            asked = _patched(asked, then, _name_of_text(given, call), held.patches, call)
+            asked = patched(asked, then, name_of_text(given, call), held.patches)
         answered = prediction(method(**asked)).detach()
         if len(some) > len(own):
             answered = answered[list(own)]
@@ -320,73 +308,3 @@ def _window(asked: Window | None, steps: int | None) -> tuple[int, int]:
             "of them, but this one does not; name them with steps=(0, 5)"
         )
     return 0, max(1, round(0.25 * steps))
-
-
-def _name_of_text(given: Mapping[str, Any], call: DenoiserCall) -> str:
-    """The name of the argument that the text is."""
-    name = next((name for name, value in given.items() if _is_same(value, call.text)), None)
-    if name is None or call.parts is not None or call.connected is not None:
-        raise UserError(
-            "expected a denoiser that is given one text as one argument, to put columns of another "
-            'one into it, but this one is not; ask for interventions=["text", "attention"]'
-        )
-    return name
-
-
-def _is_same(value: Any, text: Any) -> bool:
-    if isinstance(value, Tensor) and isinstance(text, Tensor):
-        return value.data_ptr() == text.data_ptr() and value.shape == text.shape
-    return value is text
-
-
-def _patched(
-    asked: Mapping[str, Any],
-    then: TrajectoryCall,
-    text: str,
-    patches: Sequence[Patch | None],
-    call: DenoiserCall,
-) -> dict[str, Any]:
-    """The arguments with parts of the texts, and what depends on them, the prompt's own."""
-    assert then.given is not None, "a trajectory that was watched with its arguments"
-    mended = dict(asked)
-    for name, value in asked.items():
-        plain = then.given.get(name)
-        if name == text:
-            mended[name] = _mixed(value, plain, patches)
-            continue
-        rows = [row for row, patch in enumerate(patches) if patch is not None and not patch.others]
-        mended[name] = _as_before(value, plain, rows, len(patches))
-    return mended
-
-
-def _mixed(value: Any, plain: Any, patches: Sequence[Patch | None]) -> Any:
-    rows = list(value)
-    for row, patch in enumerate(patches):
-        if patch is None:
-            continue
-        own = plain[0]
-        if rows[row].shape != own.shape:
-            raise UserError(
-                f"expected a text of {len(own)} columns to take some of, but came one of "
-                f"{len(rows[row])}; name another one of as many tokens with instead={{…}}"
-            )
-        mask = torch.zeros(len(own), 1, dtype=torch.bool)
-        mask[list(patch.columns)] = True
-        rows[row] = torch.where(mask.to(own.device), rows[row], own)
-    return torch.stack(rows) if isinstance(value, Tensor) else rows
-
-
-def _as_before(value: Any, plain: Any, rows: Sequence[int], count: int) -> Any:
-    """An argument with what it was in the picture's own run, in some rows."""
-    if isinstance(value, Tensor) and isinstance(plain, Tensor):
-        if not value.ndim or value.shape[0] != count or plain.shape[1:] != value.shape[1:]:
-            return value
-        value = value.clone()
-        value[list(rows)] = plain[:1].to(value)
-        return value
-    if isinstance(value, Mapping) and isinstance(plain, Mapping):
-        return {k: _as_before(each, plain.get(k), rows, count) for k, each in value.items()}
-    if isinstance(value, tuple | list) and isinstance(plain, tuple | list):
-        pairs = zip(value, plain, strict=False)
-        return type(value)(_as_before(one, other, rows, count) for one, other in pairs)
-    return value

@@ -11,7 +11,7 @@ from t2i_xattn.edits.edit import Edit
 from t2i_xattn.edits.regional import RegionalPrompts
 from t2i_xattn.edits.weights import Drop
 from t2i_xattn.errors import UserError, nearest, shown
-from t2i_xattn.explaining.holding import Patch
+from t2i_xattn.explaining.patching import Patch
 from t2i_xattn.explaining.placebo import DropAtHeads, Placebo
 from t2i_xattn.explaining.targets import Target
 from t2i_xattn.losses.noun_phrases import modifier_pairs
