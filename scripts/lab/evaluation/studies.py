@@ -39,6 +39,7 @@ Json = Annotated[
     Path | None, typer.Option("--json", help="Write the figures to this file, with settings.")
 ]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps.")]
+Steps = Annotated[int, typer.Option(min=5, help="Steps of the sampler.")]
 Seeds = Annotated[int, typer.Option(min=2, help="Pictures of each prompt.")]
 
 
@@ -95,6 +96,7 @@ def add_studies(app: typer.Typer, load: Load, run: Run) -> None:
     def focus(
         model: Model = None,
         seeds: Seeds = 4,
+        steps: Steps = STEPS,
         limit: Limit = None,
         json: Json = None,
         device: Device = "cpu",
@@ -105,34 +107,38 @@ def add_studies(app: typer.Typer, load: Load, run: Run) -> None:
             "model": model,
             "prompts": prompts,
             "seeds": seeds,
-            "steps": STEPS,
+            "steps": steps,
             "guidance": GUIDANCE,
         }
 
         def measure() -> dict[str, Any]:
             pipe = load(model, device, "world")
-            figures = evaluate_focus(pipe, load_segmenter(), prompts, seeds=seeds)
-            _print(tables.focus_table(figures, prompts, seeds, STEPS))
+            figures = evaluate_focus(pipe, load_segmenter(), prompts, seeds=seeds, steps=steps)
+            _print(tables.focus_table(figures, prompts, seeds, steps))
             return {"focus": [each.as_json() for each in figures], "against": USUAL}
 
         run(json, settings, measure)
 
     @app.command()
     def padding(
-        model: Model = None, limit: Limit = None, json: Json = None, device: Device = "cpu"
+        model: Model = None,
+        steps: Steps = PADDING_STEPS,
+        limit: Limit = None,
+        json: Json = None,
+        device: Device = "cpu",
     ) -> None:
         """What start token, end token and padding take, and what taking them away does."""
         prompts = limit or PADDING_PROMPTS
         settings = {
             "model": model,
             "prompts": prompts,
-            "steps": PADDING_STEPS,
+            "steps": steps,
             "guidance": PADDING_GUIDANCE,
         }
 
         def measure() -> dict[str, Any]:
             pipe = load(model, device, "world")
-            shares, taken = evaluate_padding(pipe, load_segmenter(), prompts)
+            shares, taken = evaluate_padding(pipe, load_segmenter(), prompts, steps=steps)
             _print(tables.share_table(shares, prompts), tables.taken_table(taken))
             return {
                 "shares": [each.as_json() for each in shares],

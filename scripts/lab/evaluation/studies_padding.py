@@ -32,13 +32,16 @@ from t2i_xattn import edits
 from t2i_xattn.denoisers.streams import EDITED, TEXT
 from t2i_xattn.editing.edit import edit
 from t2i_xattn.edits.edit import EditContext, renormalised
+from t2i_xattn.errors import UserError
 from t2i_xattn.recording.record import record
 from t2i_xattn.traces.regions import pointing_hit
 from t2i_xattn.traces.trace import Trace
 
 STEPS = 25
 GUIDANCE = 5.0
-WINDOWS = ((0, 5), (5, 10), (10, 15), (15, 20), (20, 25))
+WINDOWS = ((0.0, 0.2), (0.2, 0.4), (0.4, 0.6), (0.6, 0.8), (0.8, 1.0))
+"""Of steps: fifths of the run."""
+
 PARTS = ("start", "words", "end", "padding")
 BOTH = ("conditional", "unconditional")
 PLAIN = "as it is"
@@ -124,7 +127,7 @@ class _Painted:
 
 
 def evaluate_padding(
-    pipe: Any, segmenter: Segmenter, prompts: int = 16, *, batch: int = 4
+    pipe: Any, segmenter: Segmenter, prompts: int = 16, *, steps: int = STEPS, batch: int = 4
 ) -> tuple[list[ShareFigure], list[TakenFigure]]:
     """The shares by site and window of steps, and what taking away does.
 
@@ -132,8 +135,16 @@ def evaluate_padding(
         pipe: a Stable Diffusion pipeline, of the world.
         segmenter: the judge's network.
         prompts: how many of the fixed ones, of two things.
+        steps: of the sampler, at least one for each of `WINDOWS`.
         batch: pictures painted at once.
+
+    Raises:
+        UserError: too few steps.
     """
+    if steps < len(WINDOWS):
+        raise UserError(
+            f"expected {len(WINDOWS)} steps or more, one for each window, but came {steps}"
+        )
     asked = world_prompts()["pairs"][:prompts]
     shares: dict[tuple[str, tuple[int, int]], dict[str, list[list[float]]]] = {}
     painted: dict[str, list[_Painted]] = defaultdict(list)
@@ -142,7 +153,7 @@ def evaluate_padding(
         for first in range(0, len(asked), batch):
             part = asked[first : first + batch]
             for name, made in TAKEN_AWAY.items():
-                trace, pictures = _run(pipe, part, made(), WINDOWS if name == PLAIN else "sum")
+                trace, pictures = _run(pipe, part, made(), steps, name == PLAIN)
                 painted[name] += pictures
                 for image in range(len(part)) if name == PLAIN else ():
                     for key, values in _shares(trace, image).items():
@@ -158,13 +169,17 @@ def evaluate_padding(
 
 
 def _run(
-    pipe: Any, prompts: Sequence[WorldPrompt], changes: Sequence[edits.Edit], steps: Any
+    pipe: Any,
+    prompts: Sequence[WorldPrompt],
+    changes: Sequence[edits.Edit],
+    steps: int,
+    in_windows: bool,
 ) -> tuple[Trace, list[_Painted]]:
     edited = edit(pipe, *changes) if changes else nullcontext()
-    with edited, record(pipe, steps=steps) as trace:
+    with edited, record(pipe, steps=WINDOWS if in_windows else "sum") as trace:
         pictures = pipe(
             [each.prompt for each in prompts],
-            num_inference_steps=STEPS,
+            num_inference_steps=steps,
             guidance_scale=GUIDANCE,
             generator=[torch.Generator().manual_seed(each.seed) for each in prompts],
         ).images

@@ -18,7 +18,7 @@ from lab.evaluation.studies_layers import (
     LayerFigure,
     forms_at,
 )
-from lab.evaluation.studies_padding import PARTS, WINDOWS, ShareFigure, TakenFigure
+from lab.evaluation.studies_padding import PARTS, ShareFigure, TakenFigure
 from lab.evaluation.studies_sanity import FAILING, WITHOUT_COLUMNS, SanityFigure
 from lab.evaluation.studies_scenes import KINDS
 
@@ -189,7 +189,8 @@ def share_table(figures: Sequence[ShareFigure], pictures: int) -> Table:
     """By site and window of steps, what the parts of the text take."""
     title = f"Shares of attention, {pictures} pictures, %: {', '.join(PARTS)}"
     table = Table("site", title=title, title_justify="left")
-    for first, end in WINDOWS:
+    windows = sorted({each.window for each in figures})
+    for first, end in windows:
         table.add_column(f"steps {first}–{end - 1}", justify="right")
     table.add_column("all steps", justify="right")
     of = {(each.site, each.window): each for each in figures}
@@ -200,9 +201,9 @@ def share_table(figures: Sequence[ShareFigure], pictures: int) -> Table:
         return ", ".join(f"{100 * mean:.0f}" for mean in means)
 
     for site in sites:
-        every = [of[site, window] for window in WINDOWS]
+        every = [of[site, window] for window in windows]
         table.add_row(short(site), *(cell([each]) for each in every), cell(every))
-    columns = [[of[site, window] for site in sites] for window in WINDOWS]
+    columns = [[of[site, window] for site in sites] for window in windows]
     whole = [each for column in columns for each in column]
     table.add_row("all sites", *(cell(column) for column in columns), cell(whole))
     return table
