@@ -111,7 +111,7 @@ def test_fits_of_maps_that_know_all_and_nothing() -> None:
     mask[:4] = True
     assert fit_at_area(mask.astype(np.float32), mask) == (1, 1)
     assert fit_at_area(1 - mask.astype(np.float32), mask) == (0, 0)
-    assert uniform_fit(mask) == (pytest.approx(1 / 3), 0.5)
+    assert uniform_fit(mask) == pytest.approx((1 / 3, 0.5))
     middle = np.zeros((8, 8), dtype=bool)
     middle[3:5, 3:5] = True
     assert fit_at_area(centre_map(8), middle) == (1, 1)
@@ -263,7 +263,7 @@ def test_pictures_that_differ_and_that_are_the_same() -> None:
     assert not segmenter.down[-1]._forward_hooks
     grey, red = (Image.new("RGB", (8, 8), colour) for colour in ((99, 99, 99), (255, 0, 51)))
     assert (saturation(grey), saturation(red)) == (0, 1)
-    assert (clipped(grey), clipped(red)) == (0, pytest.approx(2 / 3))
+    assert (clipped(grey), clipped(red)) == pytest.approx((0, 2 / 3))
 
 
 def test_settings_change_one_thing() -> None:
