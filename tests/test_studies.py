@@ -324,7 +324,7 @@ def test_the_command_of_layers(tmp_path: Path) -> None:
 def test_the_command_of_sanity(tmp_path: Path) -> None:
     output, told = _run(tmp_path, "sanity")
     # Of one scene there is no interval, and so nothing fails.
-    assert "nothing fails" in output
+    assert "no control fails" in output
     verdicts = {each["verdict"] for each in told["sanity"] if each["control"] != OWN}
     assert verdicts == {TOO_FEW}
 

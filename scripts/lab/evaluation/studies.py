@@ -87,7 +87,7 @@ def add_studies(app: typer.Typer, load: Load, run: Run) -> None:
         def measure() -> dict[str, Any]:
             figures = evaluate_sanity(load(model, device, "world"), scenes)
             _print(tables.sanity_table(figures, scenes, len(levels)))
-            _print(*(list(tables.failing(figures)) or ["nothing fails"]))
+            _print(*(list(tables.failing(figures)) or ["no control fails"]))
             return {"sanity": [each.as_json() for each in figures]}
 
         run(json, settings, measure)

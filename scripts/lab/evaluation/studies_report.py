@@ -25,6 +25,9 @@ from lab.evaluation.studies_scenes import KINDS
 PARTED = ("thing", "place")
 """Regions whose self-attention is told beside cross-attention."""
 
+KNOWS_NOTHING = "knows nothing"
+"""The better of two maps: the same everywhere, and nearness to the middle."""
+
 
 def short(site: str) -> str:
     """A site's name without what all have, such as `up 1.0`; others as they are."""
@@ -120,14 +123,14 @@ def _rows(figures: Sequence[LayerFigure]) -> list[str]:
 
 
 def sanity_table(figures: Sequence[SanityFigure], scenes: int, levels: int) -> Table:
-    """By kind and method, the word's own map, and what the controls make of it."""
+    """By kind and method, the IoU of the word's own map, and what the controls make of it."""
     title = (
-        f"Sanity, {scenes} drawn scenes, {levels} noise levels: IoU at the region's area, what a "
-        "control leaves above the better of two maps that know nothing (95 %), and the verdict"
+        f"Sanity, {scenes} drawn scenes, {levels} noise levels: IoU at the region's area; "
+        f"{FAILING} where a control leaves more than a map that knows nothing (95 %)"
     )
-    table = Table("kind", "method", OWN, title=title, title_justify="left")
-    for control in CONTROLS:
-        table.add_column(control)
+    table = Table("kind", "method", title=title, title_justify="left")
+    for name in ("words × levels", KNOWS_NOTHING, OWN, *CONTROLS):
+        table.add_column(name, justify="right")
     of = {(each.kind, each.method, each.control): each for each in figures}
     methods = list(dict.fromkeys(each.method for each in figures))
     for kind in KINDS:
@@ -138,26 +141,32 @@ def sanity_table(figures: Sequence[SanityFigure], scenes: int, levels: int) -> T
             cells = [_control(of.get((kind, method, control))) for control in CONTROLS]
             if method in WITHOUT_COLUMNS:
                 cells[CONTROLS.index(SHUFFLED)] = "knows no columns"
-            over = interval(own.over)
-            table.add_row(kind, method, f"{own.iou.value:.2f}, {over} above", *cells)
+            floor = own.iou.value - own.over.value
+            table.add_row(
+                kind, method, str(own.iou.n), f"{floor:.2f}", f"{own.iou.value:.2f}", *cells
+            )
         table.add_section()
     return table
 
 
 def _control(figure: SanityFigure | None) -> str:
-    if figure is None:
-        return "no such word"
-    return f"{figure.iou.value:.2f}, {interval(figure.over)}: {figure.verdict}"
+    return "no such word" if figure is None else f"{figure.iou.value:.2f} {figure.verdict}"
 
 
 def failing(figures: Sequence[SanityFigure]) -> Iterator[str]:
-    """A line for each method and control, with the kinds of words that fail."""
+    """A line for each method and control, with the kinds of words that fail and by how much; and
+    one for each method whose own maps are no better than nothing, so that they cannot fall."""
     for method in dict.fromkeys(each.method for each in figures):
+        own = [each for each in figures if (each.method, each.control) == (method, OWN)]
+        bad = [each.kind for each in own if each.scenes > 1 and each.over.low <= 0]
+        if bad:
+            yield f"nothing to destroy: {method}: {', '.join(bad)}"
         for control in CONTROLS:
             every = [each for each in figures if (each.method, each.control) == (method, control)]
-            bad = [each.kind for each in every if each.verdict == FAILING]
-            if bad:
-                yield f"{FAILING}: {method}, {control}: {', '.join(bad)}"
+            left = [each for each in every if each.verdict == FAILING]
+            if left:
+                told = ", ".join(f"{each.kind} {interval(each.over)}" for each in left)
+                yield f"{FAILING}: {method}, {control}, above knowing nothing: {told}"
 
 
 def focus_table(figures: Sequence[FocusFigure], prompts: int, seeds: int, steps: int) -> Table:

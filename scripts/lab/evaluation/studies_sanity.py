@@ -102,7 +102,7 @@ def evaluate_sanity(
         for start, part, latents in batches(pipe, scenes, batch):
             for level in levels:
                 noisy = noised(pipe, latents, level, FIRST_SEED + start)
-                for case in cases(pipe, at_random, part, FIRST_SEED + start):
+                for case in cases(pipe, at_random, part, FIRST_SEED + start + level):
                     for method, control, image, named, array in _maps(case, noisy, level):
                         values = _values(named, array)
                         every[method, named.kind, control][start + image].append(values)
