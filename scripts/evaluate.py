@@ -40,6 +40,7 @@ from lab.evaluation.recall import SHAPES_RECIPE, evaluate_recall
 from lab.evaluation.reconstruction import evaluate_autoencoder
 from lab.evaluation.regions import evaluate_regions
 from lab.evaluation.segmentation import mean_iou
+from lab.evaluation.studies import add_studies
 from lab.evaluation.ways import USUAL, WAYS, chosen_ways
 from lab.evaluation.world_judging import judge_scenes, seen_by
 from lab.evaluation.world_maps import CITY, evaluate_words
@@ -621,6 +622,9 @@ def everything(
         return {**figures, "maps": [each.as_json() for each in _maps(pipe, limit, batch)]}
 
     _run(json, settings, measure)
+
+
+add_studies(app, _load, _run)
 
 
 if __name__ == "__main__":

@@ -77,17 +77,40 @@ def recorded_pass(
         seed: of the noise, with the level.
         ways: how maps will be made.
     """
+    noisy = noised(pipe, latents, timestep, seed)
+    with recorded(pipe, ways) as traces:
+        answer(pipe, conditions(pipe, prompts, latents), noisy, timestep)
+    return traces
+
+
+@torch.no_grad()
+def noised(pipe: Any, latents: Tensor, timestep: int, seed: int) -> Tensor:
+    """Latents with the noise of a level added; `seed` is of the noise, with the level."""
     # Whatever sampler the pipeline has, it was trained with this noise.
     scheduler = DDPMScheduler.from_config(pipe.scheduler.config)
     noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(seed + timestep))
     level = torch.tensor([timestep], device=latents.device)
-    noisy = scheduler.add_noise(latents, noise.to(latents), level)
-    with recorded(pipe, ways) as traces:
-        pipe.unet(noisy.to(pipe.unet.dtype), level[0], **_conditions(pipe, prompts, latents))
-    return traces
+    noisy: Tensor = scheduler.add_noise(latents, noise.to(latents), level)
+    return noisy
 
 
-def _conditions(pipe: Any, prompts: Sequence[str], latents: Tensor) -> dict[str, Any]:
+@torch.no_grad()
+def answer(pipe: Any, given: Mapping[str, Any], noisy: Tensor, timestep: int) -> Tensor:
+    """What the denoiser predicts of noised latents, without guidance.
+
+    Args:
+        pipe: see `check_pipeline`.
+        given: beside the latents, as `conditions` gives it.
+        noisy: as `noised` gives them.
+        timestep: the noise level.
+    """
+    level = torch.tensor(timestep, device=noisy.device)
+    predicted: Tensor = pipe.unet(noisy.to(pipe.unet.dtype), level, **given).sample
+    return predicted
+
+
+@torch.no_grad()
+def conditions(pipe: Any, prompts: Sequence[str], latents: Tensor) -> dict[str, Any]:
     """What the UNet is given beside latents and level, as the pipeline itself gives it."""
     settings = {"num_images_per_prompt": 1, "do_classifier_free_guidance": False}
     told = pipe.encode_prompt(list(prompts), device=latents.device, **settings)

@@ -77,7 +77,7 @@ def evaluate_painted_regions(
                 generator=torch.Generator().manual_seed(prompt.seed),
             ).images[0]
         classes = segment(segmenter, picture).classes
-        things = dict(_nouns(prompt, [word.text for word in next(iter(traces.values())).words]))
+        things = dict(nouns(prompt, [word.text for word in next(iter(traces.values())).words]))
         masks = {kind: classes == names.index(kind) for kind in things}
         unseen += sum(not mask.any() for mask in masks.values())
         for name, way in ways.items():
@@ -96,7 +96,7 @@ def evaluate_painted_regions(
     return figures, rank_figures({(name, None): every for name, every in found.items()})
 
 
-def _nouns(prompt: WorldPrompt, words: list[str]) -> Iterator[tuple[str, str]]:
+def nouns(prompt: WorldPrompt, words: list[str]) -> Iterator[tuple[str, str]]:
     """Each kind of thing of a prompt and its noun there, if that is one word that stands once."""
     known = world_language().things
     for thing in prompt.asked.things:
