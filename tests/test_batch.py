@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pyarrow import parquet
 
+import t2i_xattn as tx
 from batch_files import files_of, records_of, write_lines
 from command_line import run
 from conftest import make_pipeline
@@ -165,17 +166,19 @@ def test_pictures_are_those_of_generate(
 
 
 @pytest.mark.slow
-def test_words_are_those_of_inspect(
-    done: tuple[Path, str], options: list[Any], tmp_path: Path
-) -> None:
+def test_words_are_those_of_a_recording_with_walk(done: tuple[Path, str], pipe: Any) -> None:
     row, *_ = parquet.read_table(done[0] / "index.parquet").to_pylist()
-    run("inspect", LINES[0]["prompt"], *options, "--seed", 1, "--out", tmp_path)
-    table = json.loads((tmp_path / "words.json").read_text("utf-8"))["words"]
-    assert [word["word"] for word in table] == ["a", "red", "circle"]
-    for expected, word in zip(table, row["words"], strict=True):
-        assert (word["word"], word["share"]) == (expected["word"], expected["share"])
-        assert list(word["box"].values()) == expected["box"]
-        assert word["peakedness"] == expected["peakedness"]
+    with tx.record(pipe, walk=1) as trace:
+        pipe(
+            LINES[0]["prompt"], num_inference_steps=2, guidance_scale=5.0, height=64, width=64,
+            generator=torch.Generator().manual_seed(1),
+        )  # fmt: skip
+    assert [word["word"] for word in row["words"]] == ["a", "red", "circle"]
+    for word in row["words"]:
+        heat = trace.heatmap(word["word"])
+        assert word["share"] == pytest.approx(heat.share, rel=1e-5)
+        assert list(word["box"].values()) == pytest.approx(heat.box() or ())
+        assert word["peakedness"] == pytest.approx(heat.peakedness, rel=1e-3)
 
 
 @pytest.mark.slow

@@ -87,8 +87,9 @@ def lengths_of(difference: Tensor, call: DenoiserCall) -> Tensor:
         frames, height, width = call.places or call.latent
         own = difference[:, : frames * height * width].norm(dim=-1)
         return own.reshape(-1, frames, height, width)
-    if difference.shape[1:-1] == call.latent:
-        return difference.norm(dim=-1)
+    size = call.latent_size
+    if difference.shape[-2:] != size and difference.shape[-3:-1] == size:
+        return difference.norm(dim=-1)  # (rows, frames, height, width, channels)
     given = call.sample[0].shape[0]
     # Some predict a variance too, in channels behind.
     lengths = difference[:, :given].norm(dim=1)

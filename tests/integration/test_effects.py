@@ -111,7 +111,7 @@ def by_hand(module: Any, plain: Called, other: Called) -> Tensor:
         texts = {name: with_texts_of(given[name], also[name]) for name in names if name in given}
         with torch.no_grad():
             difference = first_of(module(**dict(given) | texts)).float() - first_of(gave).float()
-        if type(module).__name__ == "Kandinsky5Transformer3DModel":  # channels last
+        if type(module).__name__.startswith("Kandinsky") and difference.ndim == 5:  # channels last
             difference = difference.movedim(-1, 1)
         elif difference.ndim > 3:  # a variance behind the picture's own channels
             sample: Any = given.get("sample", given.get("hidden_states", given.get("x")))
