@@ -101,19 +101,20 @@ def explain(
         >>> print(found)
         >>> found.effect("red").overlay(found.pictures[0].image).save("red.png")
     """
+    interventions, seeds = list(interventions), list(seeds)
     check_interventions(interventions)
     if not seeds or min(batch, alternatives) < 1:
         raise UserError(
             "expected at least one seed, and alternatives and a batch of 1 or more, but came "
-            f"{shown(list(seeds))}, {alternatives} and {batch}"
+            f"{shown(seeds)}, {alternatives} and {batch}"
         )
     if paint and {"text", "attention"}.isdisjoint(interventions):
         raise UserError(
             'expected the intervention "text" or "attention" with paint=True, but came '
-            f"{shown(list(interventions))}, which are asked at single steps alone; leave paint out"
+            f"{shown(interventions)}, which are asked at single steps alone; leave paint out"
         )
     if len(set(seeds)) < len(seeds):
-        raise UserError(f"expected seeds that differ, but came {shown(list(seeds))}")
+        raise UserError(f"expected seeds that differ, but came {shown(seeds)}")
     runs = [Run(pipe, prompt, seed=seed, **arguments) for seed in seeds]
     asked: list[Target] = []
     pictures, window = [], (0, 0)
