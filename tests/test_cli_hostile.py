@@ -61,7 +61,7 @@ WRONG = {
     "--instead": ["", "red", "red=", "=blue", "x=red", "=", HUGE],
     "--by": ["", "x", "text,x", "placebo", HUGE],
     "--batch": [*NO_COUNTS, "0"],
-    "--no-placebo": ["", "x"],
+    "--placebo": ["", "x"],
     "--attend": ["!", "x", "x" * 10**6, ",".join("abc" * 200)],
     "--words": ["!", "x", "x" * 10**6, ",".join("abc" * 200)],
     "--regions": ["", "x"],
