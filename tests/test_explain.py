@@ -137,6 +137,47 @@ def test_carriers() -> None:
     assert "it acts through" in found.word("red").sentence
 
 
+def test_carriers_one_by_one() -> None:
+    """Each group is asked beside the whole text, however few are asked at once."""
+    given: dict[str, Any] = {"words": ["red"], "interventions": ["carriers"], "placebo": False}
+    given |= {"instead": {"red": "blue"}} | SHORT
+    together = tx.explain(quiet(), PROMPT, **given).word("red").carriers
+    alone = tx.explain(quiet(), PROMPT, batch=1, **given).word("red").carriers
+    assert alone == pytest.approx(together, abs=1e-3)
+
+
+def test_carriers_of_a_pipeline_that_takes_one_prompt() -> None:
+    pipe = quiet()
+    check = pipe.check_inputs
+
+    def one_alone(prompt: Any, *args: Any, **kwargs: Any) -> None:
+        if isinstance(prompt, list):
+            raise ValueError("one prompt at a time")
+        check(prompt, *args, **kwargs)
+
+    pipe.check_inputs = one_alone
+    given: dict[str, Any] = {"words": ["red"], "instead": {"red": "blue"}} | SHORT
+    with pytest.raises(tx.UserError, match="several prompts at once"):
+        tx.explain(pipe, PROMPT, interventions=["carriers"], **given)
+    found = tx.explain(pipe, PROMPT, **given).word("red")
+    expected = tx.explain(quiet(), PROMPT, **given).word("red")
+    assert found.sizes["text"].mean == pytest.approx(expected.sizes["text"].mean, rel=1e-3)
+
+
+def test_the_bar_is_shown_as_the_pipeline_shows_its_own(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    pipe = quiet()
+    tx.explain(pipe, PROMPT, words=["red"], **SHORT)
+    assert capsys.readouterr().err == ""
+    pipe.set_progress_bar_config(disable=False)
+    tx.explain(pipe, PROMPT, words=["red"], **SHORT)
+    told = capsys.readouterr().err
+    assert "explain, seed 0:" in told
+    assert "/4 [" in told  # how often it is drawn depends on the time
+    assert pipe._progress_bar_config == {"disable": False}
+
+
 def test_all_words_once_and_others_of_their_kind() -> None:
     found = tx.explain(
         quiet(), "a red circle and a red square", placebo=False, steps=(0, 1), **SHORT

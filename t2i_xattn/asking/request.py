@@ -150,23 +150,39 @@ def paint(pipe: Any, request: Request) -> list[Image.Image]:
     """
     import torch
 
-    width, height = request.size or (None, None)
     generators = [torch.Generator().manual_seed(request.seed + n) for n in range(request.count)]
+    known = inspect.signature(pipe.__call__).parameters
+    options = {"num_images_per_prompt": request.count, "generator": generators}
+    more = {name: value for name, value in options.items() if name in known}
+    return painted(pipe, prompt=request.prompt, **settings_of(pipe, request), **more)
+
+
+def settings_of(pipe: Any, request: Request) -> dict[str, Any]:
+    """What a request says beside prompt, seed and count, as arguments of the pipeline's call.
+
+    Raises:
+        UserError: for a negative prompt, if the pipeline takes none.
+    """
+    if "negative_prompt" in inspect.signature(pipe.__call__).parameters:
+        return {**sampling_of(pipe, request), "negative_prompt": request.negative}
+    if request.negative is not None:
+        raise UserError(
+            f"expected a pipeline that takes a negative prompt, but {type(pipe).__name__} takes "
+            "none; leave --negative out"
+        )
+    return sampling_of(pipe, request)
+
+
+def sampling_of(pipe: Any, request: Request) -> dict[str, Any]:
+    """Size, steps and guidance of a request, as those arguments that the pipeline's call has."""
     from t2i_xattn.inversion.flow import guidance_of
 
+    width, height = request.size or (None, None)
     options = {
         "width": width,
         "height": height,
         "num_inference_steps": request.steps,
         guidance_of(pipe).argument: request.guidance,
-        "negative_prompt": request.negative,
-        "num_images_per_prompt": request.count,
-        "generator": generators,
     }
     known = inspect.signature(pipe.__call__).parameters
-    if request.negative is not None and "negative_prompt" not in known:
-        raise UserError(
-            f"expected a pipeline that takes a negative prompt, but {type(pipe).__name__} takes "
-            "none; leave --negative out"
-        )
-    return painted(pipe, prompt=request.prompt, **{k: v for k, v in options.items() if k in known})
+    return {name: value for name, value in options.items() if name in known}

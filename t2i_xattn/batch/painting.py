@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 from t2i_xattn.asking.edits import edits_of
 from t2i_xattn.asking.limits import check_edit_limits, check_phrases
 from t2i_xattn.asking.painting import pictures_of
+from t2i_xattn.asking.request import sampling_of
 from t2i_xattn.batch.line import Line
 from t2i_xattn.batch.many import Batch, painted_call, recorded_call
 from t2i_xattn.errors import UserError, is_out_of_memory
-from t2i_xattn.inversion.flow import guidance_of
 from t2i_xattn.provenance.made import Made
 from t2i_xattn.traces.trace import Trace
 
@@ -126,16 +126,8 @@ class Painter:
 
     def _arguments(self, line: Line) -> dict[str, Any]:
         """What the lines of one shape have in common, as arguments of the pipeline."""
-        request = line.request
-        width, height = request.size or (None, None)
-        given = {
-            "width": width,
-            "height": height,
-            "num_inference_steps": request.steps,
-            guidance_of(self.pipe).argument: request.guidance,
-            "output_type": "np",
-        }
-        return {name: value for name, value in given.items() if name in self._known}
+        given = sampling_of(self.pipe, line.request)
+        return {**given, "output_type": "np"} if "output_type" in self._known else given
 
     def _call(
         self,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import sys
 from collections.abc import Mapping
@@ -14,12 +13,11 @@ import typer
 
 from t2i_xattn.asking.limits import check_limits, check_phrases
 from t2i_xattn.asking.parsing import parse_list, parse_pairs, parse_size
-from t2i_xattn.asking.request import Request, check_text, tokenizer_of
+from t2i_xattn.asking.request import Request, check_text, settings_of, tokenizer_of
 from t2i_xattn.commands import options
 from t2i_xattn.commands.config import Config
 from t2i_xattn.commands.json_output import Json, print_json
 from t2i_xattn.commands.output import output_folder
-from t2i_xattn.errors import UserError
 from t2i_xattn.prompts.words import find_phrase, split_words
 from t2i_xattn.provenance.made import Made
 from t2i_xattn.provenance.png import save_png
@@ -131,22 +129,7 @@ def explain_command(
 def explained(pipe: Any, request: Request, asked: Asked, walk: int) -> Explanation:
     """The explanation of a request; picture number `n` has the seed `request.seed + n`."""
     from t2i_xattn.explaining.explain import explain
-    from t2i_xattn.inversion.flow import guidance_of
 
-    width, height = request.size or (None, None)
-    settings: dict[str, Any] = {
-        "width": width,
-        "height": height,
-        "num_inference_steps": request.steps,
-        guidance_of(pipe).argument: request.guidance,
-        "negative_prompt": request.negative,
-    }
-    known = inspect.signature(pipe.__call__).parameters
-    if request.negative is not None and "negative_prompt" not in known:
-        raise UserError(
-            f"expected a pipeline that takes a negative prompt, but {type(pipe).__name__} takes "
-            "none; leave --negative out"
-        )
     return explain(
         pipe,
         request.prompt,
@@ -157,7 +140,7 @@ def explained(pipe: Any, request: Request, asked: Asked, walk: int) -> Explanati
         placebo=asked.placebo,
         walk=walk,
         batch=asked.batch,
-        **{name: value for name, value in settings.items() if name in known and value is not None},
+        **settings_of(pipe, request),
     )
 
 

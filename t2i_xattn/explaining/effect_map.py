@@ -7,11 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.nn import functional
 
+from t2i_xattn.aggregation import resized
 from t2i_xattn.explaining.effects import EffectSums
 from t2i_xattn.traces.agreement import from_0_to_1
 from t2i_xattn.traces.heat_map import HeatMap
@@ -74,7 +72,8 @@ def effect_map(
         found: the sums with each.
         size: height and width of the picture.
     """
-    maps = [enlarged(each.map(), size) for each in found]
+    places = np.stack([each.map().cpu().numpy() for each in found], axis=-1)
+    maps = np.moveaxis(resized(places, size, "bilinear"), -1, 0)
     steps = zip(*(each.by_step() for each in found), strict=True)
     return EffectMap(
         word,
@@ -110,10 +109,3 @@ def rank_correlation(one: NDArray[np.float32], other: NDArray[np.float32]) -> fl
     if one.min() == one.max() or other.min() == other.max():
         return 0.0
     return float(spearmanr(one.ravel(), other.ravel()).statistic)
-
-
-def enlarged(places: Tensor, size: tuple[int, int]) -> NDArray[np.float32]:
-    """A map `(height, width)` of places at the size of the picture, bilinear."""
-    given = places.detach().to("cpu", torch.float32)[None, None]
-    made = functional.interpolate(given, size=size, mode="bilinear", align_corners=False)[0, 0]
-    return np.asarray(made.numpy(), dtype=np.float32)

@@ -42,12 +42,10 @@ class EffectSums:
         self.along = (0.0, 0.0)
         self.text: Text | None = None
 
-    def add(self, difference: Tensor, answer: Answer) -> None:
-        """One step; `difference` is one picture's, as the denoiser answers."""
-        lengths = lengths_of(difference[None], answer.call)[0]
+    def add(self, lengths: Tensor, plain: Tensor) -> None:
+        """One step: the lengths of the change and of the answer itself, see `lengths_of`."""
         self.lengths = lengths if self.lengths is None else self.lengths + lengths
         self.squares.append(float(lengths.square().mean()))
-        plain = lengths_of(answer.plain, answer.call)
         self.plain.append(float(plain.square().mean()))
         self.plain_length += float(plain.mean())
 
@@ -121,6 +119,12 @@ def ask(
             begun = any(each.squares for each in sums[first:last])
             if isinstance(error, UserError) or begun or last - first == 1:
                 raise
+            if any(each.part not in ("", ALL) for each in asked[first:last]):
+                raise UserError(
+                    "expected a pipeline that takes several prompts at once, to hold parts of a "
+                    f"text against the whole, but {type(run.pipe).__name__} does not; leave the "
+                    "intervention 'carriers' out"
+                ) from error
             for number in range(first, last):
                 _hold(run, trajectory, asked[number : number + 1], sums[number : number + 1])
         progress(last - first)
@@ -160,7 +164,7 @@ def _chunks(asked: Sequence[Question], batch: int) -> list[tuple[int, int]]:
         # A text put together of two is known to no edit.
         kinds = [each.edit is None for each in asked[first:last]]
         last = first + (kinds.index(not kinds[0]) if len(set(kinds)) > 1 else len(kinds))
-        while last < len(asked) and last - first > 1 and asked[last].part not in ("", ALL):
+        while last < len(asked) and asked[last].part not in ("", ALL):
             # Not between the parts of one word, unless they alone are more than a batch.
             earlier = [n for n in range(first + 1, last) if asked[n].part in ("", ALL)]
             if not earlier:
@@ -179,8 +183,9 @@ def _hold(
 
     def measure(answer: Answer) -> None:
         differences = answer.predictions - answer.plain
+        lengths, plain = (lengths_of(each, answer.call) for each in (differences, answer.plain))
         for number, (question, found) in enumerate(zip(asked, sums, strict=True)):
-            found.add(differences[number], answer)
+            found.add(lengths[number], plain)
             if question.part:
                 every = differences[whole[question.phrase]]
                 one, two = found.along

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -32,6 +32,7 @@ from t2i_xattn.explaining.sentences import sentence
 from t2i_xattn.explaining.targets import Target, targets
 from t2i_xattn.explaining.trajectory import Trajectory
 from t2i_xattn.explaining.trust import grade, probability
+from t2i_xattn.inversion.progress import bar_options
 from t2i_xattn.recording.record import record
 from t2i_xattn.traces.trace import Trace
 
@@ -118,7 +119,8 @@ def explain(
     runs = [Run(pipe, prompt, seed=seed, **arguments) for seed in seeds]
     asked: list[Target] = []
     pictures, window = [], (0, 0)
-    with _quiet(pipe), _bar(pipe, len(seeds)) as tell:
+    # The bar is shown as the pipeline shows its own, which is hidden within.
+    with tqdm(**bar_options(pipe, "explain"), unit="question", total=0) as bar, _quiet(pipe):
         for run in runs:
             needs_text = not {"embedding", "only", "carriers"}.isdisjoint(interventions)
             with record(pipe, walk=walk) as trace, watched(pipe, steps, needs_text) as way:
@@ -127,10 +129,10 @@ def explain(
             window = way.window
             if not asked:
                 asked = targets(pipe, trace, words, instead or {}, alternatives)
-            tell(f"seed {run.seed}", 0)
+            bar.set_description(f"explain, seed {run.seed}")
             every = [*interventions, *(["placebo"] if placebo else [])]
             pictures.append(
-                _explained(run, trace, way, image, asked, every, sites, heads, batch, paint, tell)
+                _explained(run, trace, way, image, asked, every, sites, heads, batch, paint, bar)
             )
     return Explanation(
         prompt, tuple(pictures), tuple(_word(each, pictures) for each in asked), window
@@ -148,7 +150,7 @@ def _explained(
     heads: Sequence[int] | None,
     batch: int,
     paint: bool,
-    tell: Callable[[str, int], None],
+    bar: Any,
 ) -> ExplainedPicture:
     """One picture, and its effect maps."""
     several: list[tuple[Target, str, Question]] = []
@@ -161,8 +163,8 @@ def _explained(
                     target, made, run.prompt, way.text, sites, heads, seed=run.seed
                 )
             ]
-    tell(f"seed {run.seed}", len(several))
-    sums = ask(run, way, [each for _, _, each in several], batch, lambda n: tell("", -n))
+    bar.total += len(several)
+    sums = ask(run, way, [each for _, _, each in several], batch, bar.update)
     carriers: dict[str, dict[str, float]] = {each.phrase: {} for each in asked}
     found: dict[tuple[str, str], list[EffectSums]] = {}
     for (target, name, question), one in zip(several, sums, strict=True):
@@ -262,21 +264,3 @@ def _quiet(pipe: Any) -> Iterator[None]:
         yield
     finally:
         pipe._progress_bar_config = before
-
-
-@contextmanager
-def _bar(pipe: Any, seeds: int) -> Iterator[Callable[[str, int], None]]:
-    """A bar over all that is asked, hidden as the pipeline's own."""
-    shown_as = {"leave": False} | dict(getattr(pipe, "_progress_bar_config", None) or {})
-    with tqdm(**shown_as | {"desc": "explain", "unit": "question"}) as bar:
-
-        def tell(what: str, count: int) -> None:
-            if what:
-                bar.set_description(f"explain, {what}")
-            if count > 0:
-                bar.total = (bar.total or 0) + count
-                bar.refresh()
-            elif count < 0:
-                bar.update(-count)
-
-        yield tell

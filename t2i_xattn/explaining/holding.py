@@ -185,8 +185,7 @@ class _Watching(_Outside):
                 f"expected a run of one picture, but came {layout.images}; explain each by itself"
             )
         if way.window is None:
-            way.steps = self.run.steps
-            way.window = _window(self.asked, way.steps)
+            way.window = _window(self.asked, self.run.steps)
         if given.get("kv_cache_mode") is not None:
             raise UserError(
                 "expected a pipeline that does not keep the keys of reference pictures, to ask it "

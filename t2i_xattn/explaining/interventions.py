@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 from t2i_xattn.denoisers.sites import Sites
@@ -55,12 +56,13 @@ class Question:
     """One picture of a held run: what the denoiser is asked.
 
     Attributes:
-        phrase: whose word is taken away; "" for the whole prompt.
+        phrase: whose word is taken away.
         intervention: how.
         part: which columns, of `carriers`.
         prompt: of this picture.
         patch: what of its text is used, see `Patch`; None: all.
-        edit: kind and arguments of an edit of the attention; None: none.
+        edit: makes the edit of the attention that takes the word away in some `images`; None:
+            none does.
     """
 
     phrase: str
@@ -68,21 +70,11 @@ class Question:
     prompt: str
     part: str = ""
     patch: Patch | None = None
-    edit: Mapping[str, object] | None = None
+    edit: Callable[..., Edit] | None = None
 
     def edit_of(self, image: int) -> Edit | None:
         """The edit that takes the word away in a picture of a batch."""
-        if self.edit is None:
-            return None
-        given = dict(self.edit) | {"images": (image,)}
-        kind = given.pop("kind")
-        made: Edit = kind(**given)  # type: ignore[operator]
-        return made
-
-
-def whole_prompt() -> Question:
-    """What the prompt as a whole does: the empty one in its place."""
-    return Question("", "text", "")
+        return None if self.edit is None else self.edit(images=(image,))
 
 
 def questions(
@@ -107,19 +99,19 @@ def questions(
     Raises:
         UserError: for an intervention that cannot be kept to sites or heads.
     """
-    phrase, where = target.phrase, {} if sites is None else {"sites": sites}
+    phrase = target.phrase
     if heads is not None and intervention not in ("attention", "placebo"):
         raise UserError(
             f'expected interventions=["attention"] with heads=…, but came {intervention!r}, which '
             "acts on all heads of a site at once; leave heads out"
         )
     if intervention == "attention":
-        drop: dict[str, object] = {"kind": Drop, "word": phrase}
+        drop: Callable[..., Edit] = partial(Drop, phrase, sites=sites)
         if heads is not None:
-            drop = {"kind": DropAtHeads, "word": phrase, "heads": tuple(heads)}
-        return [Question(phrase, intervention, prompt, edit=drop | where)]
+            drop = partial(DropAtHeads, phrase, heads=tuple(heads), sites=sites)
+        return [Question(phrase, intervention, prompt, edit=drop)]
     if intervention == "placebo":
-        taken = {"kind": Placebo, "word": phrase, "seed": seed} | where
+        taken = partial(Placebo, phrase, seed, sites=sites)
         return [Question(phrase, intervention, prompt, edit=taken)]
     if sites is not None:
         if intervention != "text":
@@ -127,14 +119,10 @@ def questions(
                 f'expected interventions "text" or "attention" with sites=…, but came '
                 f"{intervention!r}, which changes the text for all sites; leave sites out"
             )
-        everywhere = (0.0, 0.0, 1.0, 1.0)
+        instead = partial(RegionalPrompts, base_weight=0.0, sites=sites)
         return [
             Question(
-                phrase,
-                intervention,
-                prompt,
-                edit={"kind": RegionalPrompts, "regions": {text: everywhere}, "base_weight": 0.0}
-                | where,
+                phrase, intervention, prompt, edit=partial(instead, {text: (0.0, 0.0, 1.0, 1.0)})
             )
             for text in target.texts
         ]

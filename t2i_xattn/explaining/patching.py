@@ -66,15 +66,13 @@ def patched(
         UserError: if a text has another length than the prompt's.
     """
     assert then.given is not None, "a trajectory that was watched with its arguments"
-    mended = dict(asked)
-    for name, value in asked.items():
-        plain = then.given.get(name)
-        if name == text:
-            mended[name] = _mixed(value, plain, patches)
-            continue
-        rows = [row for row, patch in enumerate(patches) if patch is not None and not patch.others]
-        mended[name] = _as_before(value, plain, rows, len(patches))
-    return mended
+    rows = [row for row, patch in enumerate(patches) if patch is not None and not patch.others]
+    return {
+        name: _mixed(value, then.given.get(name), patches)
+        if name == text
+        else _as_before(value, then.given.get(name), rows, len(patches))
+        for name, value in asked.items()
+    }
 
 
 def _mixed(value: Any, plain: Any, patches: Sequence[Patch | None]) -> Any:

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from t2i_xattn.denoisers.branches import CONDITIONAL
 from t2i_xattn.denoisers.call import DenoiserCall
 from t2i_xattn.denoisers.rows import Layout
 from t2i_xattn.prompts.encoded import Text
@@ -46,19 +45,12 @@ class Trajectory:
     Attributes:
         calls: of its denoisers, in their order.
         window: first step that is asked about, and the end; None before the first call.
-        steps: of the run; None if the pipeline does not say.
         text: the prompt as it was encoded; None if it is not known.
     """
 
     calls: list[TrajectoryCall] = field(default_factory=list)
     window: tuple[int, int] | None = None
-    steps: int | None = None
     text: Text | None = None
-
-    @property
-    def unconditional(self) -> bool:
-        """Whether there are calls for a text other than the prompt."""
-        return any(set(call.rows) - {CONDITIONAL} for call in self.calls)
 
 
 def batch_rows(layout: Layout, call: DenoiserCall) -> dict[str, Rows]:

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from lab.evaluation.one_pass import answer, conditions
 from t2i_xattn import edits
+from t2i_xattn.aggregation import resized
 from t2i_xattn.editing.edit import edit
 from t2i_xattn.edits.edit import EditContext, renormalised
-from t2i_xattn.explaining.effect_map import enlarged
 from t2i_xattn.explaining.other_words import other_of_its_kind, with_another
 
 TEXT, ATTENTION = "effect, another word", "effect, keys hidden"
@@ -78,7 +78,10 @@ def effects(
         changed[TEXT] = answered(others, pictures)
         for method, answers in changed.items():
             lengths = (answers - plain[pictures]).norm(dim=1)
-            found[method] += [enlarged(each, (size[0], size[1])) for each in lengths]
+            places = lengths.float().cpu().numpy().transpose(1, 2, 0)
+            found[method] += list(
+                resized(places, (size[0], size[1]), "bilinear").transpose(2, 0, 1)
+            )
     return found
 
 
