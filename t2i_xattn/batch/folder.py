@@ -5,6 +5,7 @@ batch.json                        the plan: the prompts' hash, the model and the
 stdin.jsonl                       the prompts, where they came by a pipe (or stdin.csv, .txt)
 pictures/0001/001234.png          by the number of the line, a thousand a folder
 traces/0001/001234.safetensors
+explanations/0001/001234.json     of lines that were explained
 records/process-00000.jsonl       what each process did; a line that stands here is done
 index.parquet                     all records by number, at the end
 .work/                            a lock and half-written files of each process
@@ -67,7 +68,7 @@ class BatchFolder:
                 "damaged; choose another --out"
             ) from None
         # Begun before these were written down.
-        before = {"form": plan.get("form"), "maps": True} | before
+        before = {"form": plan.get("form"), "maps": True, "explain": False} | before
         for key in dict.fromkeys([*plan, *before]):
             if plan.get(key) != before.get(key):
                 raise UserError(

@@ -31,7 +31,8 @@ def check_pyarrow() -> None:
 
 
 def schema() -> pyarrow.Schema:
-    """The columns. Shares, boxes and peakedness are those of `t2i-xattn inspect`."""
+    """The columns. Shares, boxes and peakedness are those of `t2i-xattn inspect`; effect (the size
+    by `text`), grade and the region's box those of `t2i-xattn explain`, null unless asked for."""
     import pyarrow as pa
 
     sides = [pa.field(side, pa.float64()) for side in ("top", "left", "bottom", "right")]
@@ -41,6 +42,9 @@ def schema() -> pyarrow.Schema:
             ("share", pa.float64()),
             ("box", pa.struct(sides)),
             ("peakedness", pa.float64()),
+            ("effect", pa.float64()),
+            ("grade", pa.string()),
+            ("region", pa.struct(sides)),
         ]
     )
     return pa.schema(
@@ -59,6 +63,7 @@ def schema() -> pyarrow.Schema:
             pa.field("words", pa.list_(word), nullable=False),
             ("picture", pa.string()),
             ("trace", pa.string()),
+            ("explanation", pa.string()),
             ("error", pa.string()),
         ]
     )
@@ -91,7 +96,7 @@ def write_index(folder: BatchFolder, lines: int) -> bool:
     with parquet.ParquetWriter(made, kind) as writer:
         rows: list[dict[str, Any]] = []
         for record in _in_order(folder, places):
-            rows.append({name: record[name] for name in kind.names})
+            rows.append({name: record.get(name) for name in kind.names})
             if len(rows) == ROWS:
                 writer.write_table(pa.Table.from_pylist(rows, kind))
                 rows = []
@@ -128,6 +133,7 @@ def _in_order(folder: BatchFolder, places: array[int]) -> Iterator[dict[str, Any
             record = json.loads(files[shard].readline())
             box = ("top", "left", "bottom", "right")
             for word in record["words"]:
-                if word["box"] is not None:
-                    word["box"] = dict(zip(box, word["box"], strict=True))
+                for name in ("box", "region"):
+                    if word.get(name) is not None:
+                        word[name] = dict(zip(box, word[name], strict=True))
             yield record

@@ -159,6 +159,19 @@ class Batch:
         return found
 
 
+def in_smaller_batches(ask: Callable[..., Came], size: int) -> Came:
+    """What `ask(batch=…)` gives, with half the batch for as long as memory runs out."""
+    while True:
+        try:
+            return ask(batch=size)
+        except RuntimeError as error:
+            if not is_out_of_memory(error) or size == 1:
+                raise
+        # Out of the handler, so that what the failed run held is let go.
+        size //= 2
+        _let_go()
+
+
 def recorded_call(
     pipe: Any,
     prompts: Sequence[str],

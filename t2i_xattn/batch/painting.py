@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from t2i_xattn.asking.edits import edits_of
 from t2i_xattn.asking.limits import check_edit_limits, check_phrases
 from t2i_xattn.asking.painting import pictures_of
-from t2i_xattn.asking.request import sampling_of
+from t2i_xattn.asking.request import sampling_of, settings_of
 from t2i_xattn.batch.line import Line
-from t2i_xattn.batch.many import Batch, painted_call, recorded_call
+from t2i_xattn.batch.many import Batch, in_smaller_batches, painted_call, recorded_call
 from t2i_xattn.errors import UserError, is_out_of_memory
 from t2i_xattn.provenance.made import Made
 from t2i_xattn.traces.trace import Trace
@@ -21,19 +21,23 @@ from t2i_xattn.traces.trace import Trace
 if TYPE_CHECKING:
     from PIL import Image
 
+    from t2i_xattn.explaining.explanation import Explanation
+
+EXPLAINED_AT_ONCE = 8
+"""Pictures of an explanation that are asked about at once, where batches are no larger."""
+
 
 @dataclass(frozen=True)
 class Painted:
-    """A line and what came of it: a picture, its trace and how they were made, or an error.
-
-    What a run gives beside a picture and its trace stands here, for the writer's products.
-    """
+    """A line and what came of it: a picture, its trace and how they were made, or an error; and
+    what was found of its words, if that was asked for."""
 
     line: Line
     picture: Image.Image | None = None
     trace: Trace | None = None
     made: Made | None = None
     error: str | None = None
+    explanation: Explanation | None = None
 
 
 class Painter:
@@ -42,10 +46,17 @@ class Painter:
     Attributes:
         pipe: the pipeline.
         options: of `record`; None: nothing is recorded.
+        explains: whether lines without edits are explained.
     """
 
     def __init__(
-        self, pipe: Any, model: str, batch_size: int, walk: int | None, no_limits: bool = False
+        self,
+        pipe: Any,
+        model: str,
+        batch_size: int,
+        walk: int | None,
+        no_limits: bool = False,
+        explains: bool = False,
     ) -> None:
         """
         Args:
@@ -54,7 +65,9 @@ class Painter:
             batch_size: see `BatchRun`.
             walk: see `record`; None: nothing is recorded.
             no_limits: see `BatchRun`.
+            explains: see `BatchRun`.
         """
+        self.explains = explains
         self.pipe, self.model, self.no_limits = pipe, model, no_limits
         self._made = Made.by(pipe, "generate", {}, (0, 0))
         self.options = None if walk is None else {"walk": walk}
@@ -76,6 +89,9 @@ class Painter:
                 yield Painted(line, error=told_in_a_line(error))
         if not fit:
             return
+        if self.explains and not fit[0].edited:
+            yield from map(self._explained, fit)
+            return
         try:
             found = self._edited(fit[0]) if fit[0].edited else self._plain(fit)
         except Exception as error:
@@ -95,6 +111,30 @@ class Painter:
         # Which of them it was is found by each alone.
         for line in fit:
             yield from self.paint([line])
+
+    def _explained(self, line: Line) -> Painted:
+        """A line by itself, with what its words do."""
+        from t2i_xattn.explaining.explain import explain
+
+        request = line.request
+        size = max(self._batch.size, EXPLAINED_AT_ONCE)
+        ask = partial(
+            explain,
+            self.pipe,
+            request.prompt,
+            words=line.words or None,
+            seeds=[request.seed],
+            walk=(self.options or {}).get("walk", 0),
+            **settings_of(self.pipe, request),
+        )
+        try:
+            found = in_smaller_batches(ask, size)
+        except Exception as error:
+            _raise_what_befalls_all(error)
+            return Painted(line, error=told_in_a_line(error))
+        (picture,) = found.pictures
+        made = self._made_of(line, picture.image.size)
+        return Painted(line, picture.image, picture.trace, made, explanation=found)
 
     def _made_of(self, line: Line, size: tuple[int, int]) -> Made:
         """How a picture was made: as `generate` makes it, if the line has no edits."""

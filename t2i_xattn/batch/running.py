@@ -36,6 +36,7 @@ class BatchRun:
         defaults: what holds for a line that does not say it.
         walk: see `record`.
         maps: whether attention is recorded; without, there are pictures only.
+        explains: whether lines without edits are explained, each by itself.
         traces: which are kept.
         batch_size: lines of one shape in one call of the pipeline, at most.
         strict: whether a line that fails stops the run.
@@ -58,6 +59,7 @@ class BatchRun:
     form: Form | None = None
     keep_prompts: bool = False
     maps: bool = True
+    explains: bool = False
 
     @property
     def known_form(self) -> Form:
@@ -79,6 +81,7 @@ class BatchRun:
             "walk": self.walk,
             "traces": self.traces,
             "maps": self.maps,
+            "explain": self.explains,
             "batch size": self.batch_size,
         }
 
@@ -135,7 +138,7 @@ def run_batch(run: BatchRun, process: Process, load: Callable[[], Any]) -> Outco
                 folder.keep_prompts(run.prompts, copy)
             folder.keep_plan(plan)
             walk = run.walk if run.maps else None
-            painter = Painter(pipe, run.model, run.batch_size, walk, run.no_limits)
+            painter = Painter(pipe, run.model, run.batch_size, walk, run.no_limits, run.explains)
             # Without a terminal there is none, and of several processes the first has it.
             off = None if process.rank == 0 else True
             with (
@@ -145,9 +148,10 @@ def run_batch(run: BatchRun, process: Process, load: Callable[[], Any]) -> Outco
                 for number, batch in enumerate(_own(run, process)):
                     left = _left(batch, done)
                     if left:
-                        # Beside those that only failed nothing is painted that has worked; else all
-                        # of the batch is, since its pictures may depend on it.
-                        alone = all(line.number in again for line in left)
+                        # Beside those that only failed nothing is painted that has worked, and
+                        # those that are explained are painted one by one; else all of the batch is,
+                        # since its pictures may depend on it.
+                        alone = run.explains or all(line.number in again for line in left)
                         _paint(left if alone else batch, left, painter, writer)
                         bar.update(len(left))
                     if number % EVERY == EVERY - 1:

@@ -23,6 +23,9 @@ from t2i_xattn.traces.word_reports import heatmaps, word_reports
 if TYPE_CHECKING:
     from PIL import Image
 
+    from t2i_xattn.explaining.explanation import Explanation
+    from t2i_xattn.provenance.made import Made
+
 THREADS = 2
 WAITING = 4
 """Batches that are written or wait for it; computing waits for them then, so that memory stays."""
@@ -147,6 +150,11 @@ class Writer:
         if found.trace is not None:
             maps = heatmaps(found.trace, 0, found.line.words)
             words = [_word(asdict(report)) for report in word_reports(maps)]
+            if found.explanation is not None:
+                words = [each | _explained(found.explanation, each["word"]) for each in words]
+                table = found.explanation.as_json() | {"made": _as_dict(found.made)}
+                save = partial(_save_json, table)
+                products["explanation"] = Product("explanations", "json", save)
             if self.traces != "none":
                 trace = found.trace
                 if self.traces == "words":
@@ -194,9 +202,27 @@ def record_of(line: Line, model: str) -> dict[str, Any]:
         "words": [],
         "picture": None,
         "trace": None,
+        "explanation": None,
         "error": None,
     }
 
 
 def _word(report: dict[str, Any]) -> dict[str, Any]:
-    return {key: report[key] for key in ("word", "share", "box", "peakedness")}
+    """A word as the index has it, of which nothing is known but its attention."""
+    known = {key: report[key] for key in ("word", "share", "box", "peakedness")}
+    return known | {"effect": None, "grade": None, "region": None}
+
+
+def _explained(found: Explanation, word: str) -> dict[str, Any]:
+    """What the index says of a word that was explained."""
+    said = found.word(word)
+    region = None if said.grade == "nothing" else found.region(word).box()
+    return {"effect": said.sizes["text"].mean, "grade": said.grade, "region": region}
+
+
+def _as_dict(made: Made | None) -> dict[str, Any] | None:
+    return None if made is None else made.as_dict()
+
+
+def _save_json(table: dict[str, Any], path: Path) -> None:
+    path.write_text(json.dumps(table, indent=2, ensure_ascii=False, allow_nan=False), "utf-8")

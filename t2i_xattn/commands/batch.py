@@ -47,6 +47,9 @@ def batch_command(
     maps: Annotated[
         bool, typer.Option("--maps/--no-maps", help="Look into words, or paint pictures only.")
     ] = True,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Say what each word does, of lines without edits.")
+    ] = False,
     batch_size: Annotated[
         int, typer.Option(help="Lines of one size, steps and guidance in one call, at most.")
     ] = 1,
@@ -76,7 +79,7 @@ def batch_command(
     from t2i_xattn.batch.processes import this_process
     from t2i_xattn.batch.running import BatchRun, run_batch
 
-    if not maps and (said := options.given(context, "traces", "walk")):
+    if not maps and (said := options.given(context, "traces", "walk", "explain")):
         raise UserError(
             f"expected no {' and '.join(said)} beside --no-maps, which records nothing; leave one "
             "of them out"
@@ -96,6 +99,7 @@ def batch_command(
         no_limits=no_limits,
         form=form,
         maps=maps,
+        explains=explain,
     )
     with this_process(device) as process, ExitStack() as stack:
         if prompts == STANDARD_INPUT:

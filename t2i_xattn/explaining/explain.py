@@ -180,7 +180,13 @@ def _explained(
         for name in interventions:
             others = target.others if name == "text" else (target.other,)
             sums_of = found[target.phrase, name]
-            effects[target.phrase][name] = effect_map(target.phrase, name, others, sums_of, size)
+            effect = effect_map(target.phrase, name, others, sums_of, size)
+            if not np.isfinite(effect.size):
+                raise UserError(
+                    "expected a denoiser that answers with numbers, but its answers are not finite "
+                    "(NaN); take a smaller guidance, another dtype, or check the model's files"
+                )
+            effects[target.phrase][name] = effect
     painted: dict[str, dict[str, Image.Image]] = {each.phrase: {} for each in asked}
     if paint:
         ends = {(t.phrase, n): q for t, n, q in reversed(several) if n in ("text", "attention")}
