@@ -22,7 +22,7 @@ from lab.evaluation.drawn import (
     checked_source,
     draw,
 )
-from lab.evaluation.explained import explained_cases
+from lab.evaluation.explained import TRUST_SEED, explained_cases
 from lab.evaluation.faithfulness import effect_figures, trust_figures, which_of_two
 from lab.evaluation.inversions import evaluate_inversions
 from lab.evaluation.judging import SPOILINGS, JudgeAccuracy, judge_accuracy
@@ -418,6 +418,43 @@ def faithfulness(
             "which of two": {name: each.as_json() for name, each in two.items()},
             "trust": [each.as_json() for each in trust],
         }
+
+    _run(json, settings, measure)
+
+
+@app.command()
+def trust(
+    model: Model = None,
+    judge: WorldJudge = None,
+    steps: Steps = 25,
+    guidance: Guidance = 5.0,
+    limit: Annotated[int, typer.Option(min=1, help="Pictures.")] = 200,
+    first_seed: Annotated[int, typer.Option(min=0, help="Of the pictures.")] = TRUST_SEED,
+    plot: Annotated[
+        Path | None,
+        typer.Option(help="PNG file for the plot of trust (needs matplotlib).", show_default=False),
+    ] = None,
+    json: Json = None,
+    device: Device = "cpu",
+) -> None:
+    """Whether words that `explain` says to trust are right, in pictures that nothing was fitted
+    to."""
+    settings = {"model": model, "steps": steps, "guidance": guidance, "pictures": limit}
+    settings["first_seed"] = first_seed
+
+    def measure() -> dict[str, Any]:
+        segmenter, pipe = load_segmenter(judge or WEIGHTS), _load(model, device, "world")
+        pictures = list(
+            explained_cases(
+                pipe, segmenter, limit,
+                first_seed=first_seed, steps=steps, guidance=guidance, unions=False,
+            )
+        )  # fmt: skip
+        figures = trust_figures(pictures)
+        Console().print(faithfulness_report.trust_table(figures))
+        if plot is not None:
+            faithfulness_report.save_calibration(figures, plot)
+        return {"trust": [each.as_json() for each in figures]}
 
     _run(json, settings, measure)
 
