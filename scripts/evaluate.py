@@ -24,6 +24,7 @@ from lab.evaluation.drawn import (
 )
 from lab.evaluation.explained import TRUST_SEED, explained_cases
 from lab.evaluation.faithfulness import effect_figures, trust_figures, which_of_two
+from lab.evaluation.intervened import evaluate_interventions
 from lab.evaluation.inversions import evaluate_inversions
 from lab.evaluation.judging import SPOILINGS, JudgeAccuracy, judge_accuracy
 from lab.evaluation.map_costs import map_costs
@@ -457,6 +458,24 @@ def trust(
         return {"trust": [each.as_json() for each in figures]}
 
     _run(json, settings, measure)
+
+
+@app.command()
+def interventions(
+    model: Model = None,
+    limit: Annotated[int, typer.Option(min=1, help="Scenes.")] = 40,
+    json: Json = None,
+    device: Device = "cpu",
+) -> None:
+    """Hold maps of words against what replacing the words does, in drawn scenes that are noised:
+    agreement with the effect, deletion and insertion."""
+
+    def measure() -> dict[str, Any]:
+        figures = evaluate_interventions(_load(model, device, "world"), limit)
+        Console(width=150).print(faithfulness_report.interventions_table(figures, limit))
+        return {"interventions": [each.as_json() for each in figures]}
+
+    _run(json, {"model": model, "scenes": limit}, measure)
 
 
 @app.command()

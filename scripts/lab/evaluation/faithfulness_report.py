@@ -10,6 +10,7 @@ from rich.table import Table
 from lab.evaluation.carriers import CarrierFigure
 from lab.evaluation.faithfulness import EffectFigure, TrustFigure
 from lab.evaluation.figures import Share
+from lab.evaluation.intervened import InterventionFigure
 
 
 def effects_table(figures: Sequence[EffectFigure], pictures: int) -> Table:
@@ -64,6 +65,36 @@ def carriers_table(figures: Sequence[CarrierFigure], pictures: int) -> Table:
         of = {each.group: each.share for each in figures if each.kind == kind}
         cells = [f"{100 * of[group].value:.0f} %" if group in of else "" for group in groups]
         table.add_row(kind, *cells, str(max(each.n for each in of.values())))
+    return table
+
+
+def interventions_table(figures: Sequence[InterventionFigure], scenes: int) -> Table:
+    """A row for each kind of words and way."""
+    table = Table(title=f"maps against intervention, {scenes} drawn scenes; 95 % intervals")
+    for name in ("kind", "map"):
+        table.add_column(name)
+    for name in (
+        "IoU at its area",
+        "peak inside",
+        "rank with effect",
+        "deletion",
+        "insertion",
+        "n",
+    ):
+        table.add_column(name, justify="right")
+    for kind in dict.fromkeys(each.kind for each in figures):
+        for each in (one for one in figures if one.kind == kind):
+            table.add_row(
+                kind,
+                each.way,
+                f"{each.iou.value:.2f}",
+                f"{100 * each.pointing.value:.0f} %",
+                *(
+                    f"{one.value:.2f} ({one.low:.2f}-{one.high:.2f})"
+                    for one in (each.agreement, each.deletion, each.insertion)
+                ),
+                str(each.iou.n),
+            )
     return table
 
 
