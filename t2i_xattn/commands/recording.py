@@ -9,15 +9,19 @@ if TYPE_CHECKING:
     from t2i_xattn.traces.trace import Trace
 
 
-def recorded(pipe: Any, walk: int) -> AbstractContextManager[Trace]:
+def recorded(pipe: Any, walk: int, negative: str | None = None) -> AbstractContextManager[Trace]:
     """Records with what gives the best maps of words: carried along self-attention, and by what
     words contribute where that can be read.
 
     Args:
         pipe: the pipeline.
         walk: steps along self-attention; 0: the plain shares of attention.
+        negative: the negative prompt, whose words are recorded too, as a second branch.
     """
+    from t2i_xattn.denoisers.branches import CONDITIONAL, UNCONDITIONAL
     from t2i_xattn.recording.contributions import can_contribute
     from t2i_xattn.recording.record import record
 
-    return record(pipe, walk=walk, contributions=walk > 0 and can_contribute(pipe))
+    branches = [CONDITIONAL, UNCONDITIONAL] if negative else [CONDITIONAL]
+    contributions = walk > 0 and can_contribute(pipe)
+    return record(pipe, branches=branches, walk=walk, contributions=contributions)
