@@ -18,7 +18,11 @@ from t2i_xattn.traces.recorded_run import RecordedRun
 from t2i_xattn.traces.trace import Trace
 
 BYTES_A_WORD = 25_000
-"""What the cells of a word take before they are compressed: 75 words stay within two megabytes."""
+"""What the cells of a word take at most, before they are compressed: 75 words stay within two
+megabytes."""
+
+BYTES = 4_000_000
+"""What those of all words take."""
 
 _SIDES = (32, 16)
 _FEWEST_WINDOWS = 4
@@ -47,9 +51,10 @@ def cells_of(run: RecordedRun, words: Sequence[Word], frame: int | None) -> dict
     whole = [n for n in range(len(run.steps)) if _ran(run, n)]
     if not words or not whole or len(groups) * len(whole) < 2:
         return None
-    fits = [side for side in _SIDES if side**2 * len(groups) * len(whole) <= BYTES_A_WORD]
+    room = min(BYTES_A_WORD, BYTES // len(words))
+    fits = [side for side in _SIDES if side**2 * len(groups) * len(whole) <= room]
     side = fits[0] if fits else _SIDES[-1]
-    most = max(_FEWEST_WINDOWS, BYTES_A_WORD // (side**2 * len(groups)))
+    most = max(_FEWEST_WINDOWS, room // (side**2 * len(groups)))
     size = size_within(run.picture_size, side)
     windows = _together(whole, most)
     found: list[list[list[NDArray[np.float32]]]] = [[] for _ in words]

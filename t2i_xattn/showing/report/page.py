@@ -15,6 +15,7 @@ from t2i_xattn.provenance.page import ID
 from t2i_xattn.showing.report.texts import KINDS
 
 if TYPE_CHECKING:
+    from jinja2 import Template
     from PIL import Image
 
     from t2i_xattn.provenance.made import Made
@@ -38,19 +39,11 @@ def page(data: dict[str, Any], pictures: Sequence[Image.Image], made: Made | Non
     Whatever a user typed is escaped, and no other script than the page's own is run, which its
     content security policy names by its hash; nothing may be loaded.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
-    environment = Environment(
-        loader=PackageLoader("t2i_xattn.showing.report", "page"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     script = _script()
     digest = base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii")
-    return environment.get_template("report.html").render(
+    return _template().render(
         data=data,
         runs=[
             {**run, "source": _source(picture)}
@@ -87,6 +80,20 @@ def pieces(branch: dict[str, Any]) -> list[dict[str, Any]]:
         found.append({**each, "text": text[each["start"] : each["stop"]]})
         at = each["stop"]
     return [*found, {"text": text[at:]}]
+
+
+@cache
+def _template() -> Template:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("t2i_xattn.showing.report", "page"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("report.html")
 
 
 @cache
