@@ -17,7 +17,7 @@ from t2i_xattn.commands.config import Config
 from t2i_xattn.commands.inspection import Inspection, write_inspection, write_report
 from t2i_xattn.commands.json_output import Json, print_json
 from t2i_xattn.commands.output import output_folder
-from t2i_xattn.commands.recording import recorded
+from t2i_xattn.commands.recording import recorded, with_negative
 from t2i_xattn.commands.regions import RegionsRequest, regions_request, write_regions
 from t2i_xattn.errors import UserError, shown_path
 from t2i_xattn.files import is_file
@@ -129,7 +129,7 @@ def inspect_run(
         pipe = options.load(model, device)
         others = wanted.background if wanted else ()
         replace(request, words=(*request.words, *others)).check_against(pipe)
-        with recorded(pipe, walk, request.negative) as trace:
+        with recorded(pipe, walk, with_negative(pipe, request)) as trace:
             pictures = paint(pipe, request)
         made = Made.by(pipe, "inspect", asked, pictures[0].size)
         trace.settings["made"] = made.as_dict()
