@@ -22,7 +22,7 @@ $(READY): pyproject.toml constraints.txt
 
 demo: $(READY)
 	$(BIN)/t2i-xattn inspect "a red circle left of a blue square" --out demo
-	@echo "open $(CURDIR)/demo/words.png"
+	@echo "open $(CURDIR)/demo/report.html"
 
 test: $(READY)
 	$(PYTEST) -m "not slow"

@@ -18,8 +18,9 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 
 import t2i_xattn as tx
-from browser import chromium, complaints, needs_chromium, requests, settle, show, violations
+from browser import complaints, needs_chromium, requests, violations
 from lab.benchmark.recorded import drawn_picture, drawn_trace
+from lab.browser import chromium, settle, show
 from t2i_xattn.traces.trace import Trace
 
 pytestmark = needs_chromium

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import statistics
 import tempfile
 import time
@@ -15,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lab.benchmark.recorded import WORD, drawn_picture, drawn_trace
+from lab.browser import CHROMIUM, DRIVER, chromium, show
 from lab.evaluation.report import check_writable, circumstances, write_json
 
 CASES = {
@@ -84,22 +83,8 @@ def report_command(
 
 def reaction(page: Path, words: int) -> list[float]:
     """Milliseconds from the event to the drawn map, of so many words; none without Chromium."""
-    browser, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if browser is None or driver is None:
+    if CHROMIUM is None or DRIVER is None:
         return []
-    from selenium.webdriver import Chrome, ChromeOptions
-    from selenium.webdriver.chrome.service import Service
-    from selenium.webdriver.support.ui import WebDriverWait
-
-    options = ChromeOptions()
-    options.binary_location = browser
-    for each in ("--headless=new", "--disable-dev-shm-usage", "--window-size=1280,900"):
-        options.add_argument(each)
-    if getattr(os, "geteuid", lambda: 1)() == 0:
-        options.add_argument("--no-sandbox")  # which root cannot have
-    with Chrome(options=options, service=Service(driver)) as chrome:
-        chrome.get(page.resolve().as_uri())
-        ready = "return document.documentElement.dataset.ready === 'yes'"
-        WebDriverWait(chrome, 120).until(lambda each: each.execute_script(ready))
-        chrome.set_script_timeout(120)
-        return [float(each) for each in chrome.execute_async_script(REACTION, words)]
+    with chromium() as driver:
+        show(driver, page)
+        return [float(each) for each in driver.execute_async_script(REACTION, words)]
