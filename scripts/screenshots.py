@@ -40,8 +40,9 @@ def main(
         for name, (state, dark) in SCREENS.items():
             show(driver, page, state, size=(1120, 860), dark=dark)
             taken = Image.open(io.BytesIO(driver.get_screenshot_as_png())).convert("RGB")
-            # A palette, which suffices for a page of few colours and one picture.
-            taken.quantize(256, dither=Image.Dither.NONE).save(out / name, optimize=True)
+            # In 256 colours of its own, so that the file stays small; Pillow dithers only to a
+            # palette that is given.
+            taken.quantize(palette=taken.quantize(256)).save(out / name, optimize=True)
             typer.echo(out / name)
 
 

@@ -34,7 +34,7 @@ def chromium() -> Iterator[Chrome]:
     options = ChromeOptions()
     options.binary_location = CHROMIUM
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    for each in ("--headless=new", "--disable-dev-shm-usage", "--disable-gpu"):
+    for each in ("--headless=new", "--disable-dev-shm-usage", "--disable-gpu", "--hide-scrollbars"):
         options.add_argument(each)
     if getattr(os, "geteuid", lambda: 1)() == 0:
         options.add_argument("--no-sandbox")  # which root cannot have
