@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import json
+import re
 import zlib
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -425,7 +426,23 @@ def test_maps_of_a_part_take_that_part_of_the_picture(plain: tuple[Trace, Image.
     with pytest.raises(UserError, match=r"give picture\.crop\(trace\.run\.crop\)$"):
         tx.report(cut, image)
     whole = Image.new("RGB", (64, 64))
-    assert tx.report(cut, whole.crop(cut.run.crop)).pictures[0].size == (32, 32)
+    assert tx.report(cut, whole.crop((8, 8, 40, 40))).pictures[0].size == (32, 32)
+
+
+@pytest.mark.slow
+def test_the_examples_of_its_page_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (Path(__file__).parents[1] / "docs" / "report.md").read_text("utf-8")
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {"tx": tx, "pipe": tx.load_default()}
+    for snippet in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        exec(compile(snippet, "report.md", "exec"), names)
+    assert sorted(each.name for each in tmp_path.iterdir()) == [
+        "both.html",
+        "explained.html",
+        "run.html",
+    ]
+    exact = names["trace"].heatmap("circle").array[::2, ::2]
+    assert np.abs(names["maps"][2] - exact).max() < 0.1 * exact.max()
 
 
 def test_settings_are_told_without_folders(plain: tuple[Trace, Image.Image]) -> None:

@@ -52,6 +52,10 @@ def word(driver: Chrome, text: str) -> WebElement:
     return next(each for each in found if each.text == text and each.is_displayed())
 
 
+def attribute(element: WebElement, name: str) -> str:
+    return element.get_attribute(name) or ""
+
+
 def point_at(driver: Chrome, element: WebElement, by: tuple[int, int] = (0, 0)) -> None:
     ActionChains(driver).move_to_element_with_offset(element, *by).perform()
     settle(driver)
@@ -123,7 +127,7 @@ def test_a_spot_ranks_the_words_that_hold_it(driver: Chrome, page: Path, trace: 
         point_at(driver, stage, (round(x * stage.size["width"]), round(y * stage.size["height"])))
         first = driver.find_element(By.CSS_SELECTOR, ".rank li").text
         assert first.startswith(text), first
-        assert "holds" in word(driver, text).get_attribute("class")
+        assert "holds" in attribute(word(driver, text), "class")
 
 
 def test_sliders_and_switches_change_what_is_shown(driver: Chrome, page: Path) -> None:
@@ -200,7 +204,7 @@ def test_small_maps_of_steps_and_layers(driver: Chrome, page: Path) -> None:
     settle(driver)
     named = driver.find_elements(By.CSS_SELECTOR, "#multiples canvas")
     assert len(named) == 6 * 2
-    assert "step 1:" in named[0].get_attribute("aria-label")
+    assert "step 1:" in attribute(named[0], "aria-label")
     assert violations(driver) == []
 
 
@@ -278,7 +282,7 @@ def test_a_tap_lights_and_another_pins(driver: Chrome, page: Path) -> None:
                 touch = {"type": kind, "touchPoints": points}
                 driver.execute_cdp_cmd("Input.dispatchTouchEvent", touch)
             settle(driver)
-            assert "lit" in word(driver, "sea").get_attribute("class").split()
+            assert "lit" in attribute(word(driver, "sea"), "class").split()
             assert word(driver, "sea").get_attribute("aria-pressed") == pressed
     finally:
         driver.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": False})
@@ -347,3 +351,25 @@ def test_tabs_by_keys(driver: Chrome, tmp_path: Path) -> None:
     assert "circle" in driver.find_element(By.ID, "card").text
     assert "text=unconditional" in driver.execute_script("return location.hash")
     assert violations(driver) == []
+
+
+def test_a_text_that_one_of_two_runs_has(driver: Chrome, tmp_path: Path) -> None:
+    from test_report import painted
+
+    one, (image,) = painted("a red circle")
+    two, (picture,) = painted(
+        "a red circle", branches=["conditional", "unconditional"], negative_prompt="of blue"
+    )
+    both = tx.report(one, image, against=tx.report(two, picture))
+    both.save(tmp_path / "a.html")
+    show(driver, tmp_path / "a.html", "#text=unconditional&pins=1")
+    prompts = driver.find_elements(By.CSS_SELECTOR, ".prompt")
+    assert [each.text for each in prompts if each.text] == ["of blue"]
+    assert "blue" in driver.find_element(By.ID, "card").text
+    before = shown(driver, 1)
+    point_at(driver, word(driver, "of"))
+    assert not np.array_equal(shown(driver, 1), before)
+    driver.find_element(By.CSS_SELECTOR, "[role=tab]").click()
+    settle(driver)
+    assert [each.text for each in prompts if each.text] == ["a red circle"] * 2
+    assert complaints(driver) == []

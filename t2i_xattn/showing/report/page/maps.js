@@ -19,13 +19,15 @@ async function readMaps() {
 }
 
 const branchOf = (r) => data.runs[r].branches.find((each) => each.name === state.branch);
+// Of two runs one alone may have a text, such as the negative prompt.
+const anyBranch = () => branchOf(0) ?? branchOf(1);
 const pairs = () => data.pairs[state.branch];
 const wordOf = (r, entry) => branchOf(r)?.words[pairs()[entry][r]];
 const methodOf = (r) => branchOf(r)?.methods.find((each) => each.name === state.method);
 
 // Parts can be chosen where all runs have the same ones.
 function cellsOf(r) {
-  const first = branchOf(0)?.cells;
+  const first = anyBranch().cells;
   const own = branchOf(r)?.cells;
   const parts = (cells) => JSON.stringify([cells?.steps, cells?.layers]);
   return first && own && parts(first) === parts(own) ? own : null;
@@ -34,7 +36,7 @@ function cellsOf(r) {
 const hasCells = () => data.runs.every((_, r) => !branchOf(r) || cellsOf(r));
 
 function isWhole() {
-  const cells = branchOf(0)?.cells;
+  const { cells } = anyBranch();
   if (!cells || !hasCells() || state.method !== "map") return true;
   return state.from === 0 && state.to === cells.steps.length - 1 && state.off.size === 0;
 }

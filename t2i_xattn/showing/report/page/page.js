@@ -59,7 +59,7 @@ function buildControls() {
 
 // Those of the text that is chosen.
 function fillControls() {
-  const { methods, cells } = branchOf(0);
+  const { methods, cells } = anyBranch();
   if (!methods.some((each) => each.name === state.method)) state.method = methods[0].name;
   element("method").replaceChildren(...methods.map((each) => new Option(each.label, each.name)));
   element("methods").hidden = methods.length < 2;
@@ -166,9 +166,7 @@ function showTexts() {
     tab.tabIndex = chosen ? 0 : -1;
   }
   for (const text of document.querySelectorAll(".text")) {
-    const run = data.runs[text.dataset.run];
-    const has = run.branches.some((each) => each.name === state.branch);
-    text.hidden = text.dataset.branch !== (has ? state.branch : run.branches[0].name);
+    text.hidden = text.dataset.branch !== state.branch;
   }
   fillControls();
 }

@@ -36,7 +36,7 @@ function ranking() {
 
 function legend(entry) {
   const { low, high } = scaleOf(entry);
-  const unit = methodOf(0)?.unit;
+  const unit = (methodOf(0) ?? methodOf(1))?.unit;
   const heat = [0, 64, 128, 192, 255].map((n) => `rgb(${heatColours[n].join()})`).join();
   const ramp = state.view === "heat" ? heat : `var(--dim), ${colourOf(entry)}`;
   const bar = made("div", { class: "legend" });
@@ -112,7 +112,7 @@ function showCard(ranked) {
 // A small map for each window of steps and group of layers, of the word that is lit.
 function showMultiples() {
   const details = document.getElementById("multiples");
-  details.hidden = !branchOf(0)?.cells;
+  details.hidden = !cellsOf(0);
   if (details.hidden || !details.open) return;
   const { cells, words } = branchOf(0);
   const named = pairs().findIndex((pair) => words[pair[0]] && !words[pair[0]].quiet);
@@ -143,7 +143,7 @@ function showMultiples() {
 
 // Steps are counted from 1 for people.
 function stepsText(from, to) {
-  const { steps } = branchOf(0).cells;
+  const { steps } = anyBranch().cells;
   const [first, end] = [steps[from][0] + 1, steps[to][1]];
   return first === end ? `step ${first}` : `steps ${first}–${end}`;
 }

@@ -18,7 +18,7 @@ const state = {
   off: new Set(), // layers that are left out
 };
 
-const wholeSteps = () => Math.max(0, (branchOf(0)?.cells?.steps.length ?? 1) - 1);
+const wholeSteps = () => Math.max(0, (anyBranch().cells?.steps.length ?? 1) - 1);
 
 // What is lit: the word that is pointed at, or else those that are pinned.
 const lit = () => (state.point === null ? state.pins : [state.point]);
@@ -38,20 +38,18 @@ function readLink() {
   };
   const numbers = (text) => (text ?? "").split(".").filter(Boolean).map(Number);
   const branch = given.get("text");
-  if (Object.hasOwn(data.pairs, branch ?? "") && data.runs[0].branches.some((each) => each.name === branch)) {
-    state.branch = branch;
-  }
+  if (Object.hasOwn(data.pairs, branch ?? "")) state.branch = branch;
   wholeState();
   const there = (n) => Number.isInteger(n) && n >= 0 && n < pairs().length;
   state.pins = [...new Set(numbers(given.get("pins")).filter(there))];
   if (VIEWS.includes(given.get("view"))) state.view = given.get("view");
   if (Object.hasOwn(SCALES, given.get("scale") ?? "")) state.scale = given.get("scale");
-  const methods = branchOf(0).methods.map((each) => each.name);
+  const methods = anyBranch().methods.map((each) => each.name);
   if (methods.includes(given.get("map"))) state.method = given.get("map");
   state.threshold = number(given.get("threshold"), 0.05, 0.95) ?? state.threshold;
   const [from, to] = numbers(given.get("steps"));
   if (Number.isInteger(from) && from <= to && to <= wholeSteps()) [state.from, state.to] = [from, to];
-  const layers = branchOf(0).cells?.layers.length ?? 0;
+  const layers = anyBranch().cells?.layers.length ?? 0;
   const off = numbers(given.get("without")).filter((l) => Number.isInteger(l) && l < layers);
   if (off.length < layers) state.off = new Set(off);
 }
@@ -62,7 +60,7 @@ function writeLink() {
   if (state.pins.length) link.set("pins", state.pins.join("."));
   if (state.view !== "light") link.set("view", state.view);
   if (state.scale !== "own") link.set("scale", state.scale);
-  if (state.method !== branchOf(0).methods[0].name) link.set("map", state.method);
+  if (state.method !== anyBranch().methods[0].name) link.set("map", state.method);
   if (state.threshold !== 0.5) link.set("threshold", state.threshold);
   if (state.from > 0 || state.to < wholeSteps()) link.set("steps", `${state.from}.${state.to}`);
   if (state.off.size) link.set("without", [...state.off].join("."));
