@@ -141,8 +141,10 @@ def report(
         )
     phrases = checked_phrases("words", words)
     branches = [
-        told_branch(trace, name, image, frame, phrases if not number else (), effects)
-        for number, name in enumerate(run.branches)
+        told_branch(trace, name, image, frame, phrases, effects)
+        if name == run.branches[0]  # phrases and effects are of the prompt
+        else told_branch(trace, name, image, frame, (), None)
+        for name in run.branches
     ]
     if branches[0] is None:
         raise UserError(

@@ -63,25 +63,24 @@ def told_branch(
     Raises:
         UserError: if a phrase is not in the text, or a map has values that are no numbers.
     """
-    whole = trace.run
     run = trace.select(  # what is there alone need not be copied
-        branch=branch if len(whole.branches) > 1 else None,
-        images=image if whole.images > 1 else None,
+        branch=branch if len(trace.run.branches) > 1 else None,
+        images=image if trace.run.images > 1 else None,
     ).run
     every = run.words[branch][0]
     shown = list(_shown(run, every, phrases))
     if not shown:
         return None
-    whole, size = over_steps(run), size_within(run.picture_size)
+    mean, size = over_steps(run), size_within(run.picture_size)
     words, maps, plain = [], [], []
-    way = _way(whole, shown)
+    way = _way(mean, shown)
     of_text = [n for n, each in enumerate(shown) if each.kind != "concept"]
     for each in shown:  # one after the other, since maps of large pictures are large
-        heat = _map(Trace(whole), each, frame)
+        heat = _map(Trace(mean), each, frame)
         words.append(_told(each, heat))
         maps.append(resized(heat.array, size))
         if way != ATTENTION and each.kind != "concept":
-            plain.append(resized(_map(Trace(whole), each, frame, plain=True).array, size))
+            plain.append(resized(_map(Trace(mean), each, frame, plain=True).array, size))
     methods = [method("map", way, "share", range(len(maps)), maps)]
     if plain:
         methods.append(method("attention", ATTENTION, "share", of_text, plain))
