@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -116,14 +116,16 @@ def explain_command(
         asked.check(pipe, request)
         found = explained(pipe, request, asked, walk)
         made = Made.by(pipe, "explain", options.asked(context), found.pictures[0].image.size)
-        files = _write(folder, found, made)
+        for each in found.pictures:
+            each.trace.settings["made"] = made.as_dict()
+        files = _write(folder, found, made, phrases)
     if as_json:
         paths = {name: [str(out / each) for each in some] for name, some in files.items()}
         print_json({"command": "explain", "files": paths, **found.as_json()})
         return
     _print(found)
-    for each in (*files["pictures"], *files["sheets"], *files["table"]):
-        typer.echo(out / each)
+    for path in (path for some in files.values() for path in some):
+        typer.echo(out / path)
 
 
 def explained(pipe: Any, request: Request, asked: Asked, walk: int) -> Explanation:
@@ -144,9 +146,14 @@ def explained(pipe: Any, request: Request, asked: Asked, walk: int) -> Explanati
     )
 
 
-def _write(folder: Path, found: Explanation, made: Made) -> dict[str, list[Path]]:
-    """Pictures, a sheet of attention and effect maps each, and the table as JSON."""
-    files: dict[str, list[Path]] = {"pictures": [], "sheets": [], "table": []}
+def _write(
+    folder: Path, found: Explanation, made: Made, phrases: Sequence[str]
+) -> dict[str, list[Path]]:
+    """Pictures, a sheet of attention and effect maps each, a page each to hover over, and the table
+    as JSON."""
+    from t2i_xattn.showing.report.report import report
+
+    files: dict[str, list[Path]] = {"pictures": [], "sheets": [], "reports": [], "table": []}
     several = len(found.pictures) > 1
     for number, picture in enumerate(found.pictures):
         place = Path(f"seed-{picture.seed}") if several else Path()
@@ -155,6 +162,8 @@ def _write(folder: Path, found: Explanation, made: Made) -> dict[str, list[Path]
         files["sheets"].append(place / "effects.png")
         save_png(picture.image, folder / files["pictures"][-1], made, number)
         save_png(effect_sheet(found, picture), folder / files["sheets"][-1], made, number)
+        files["reports"].append(place / "report.html")
+        report(found, image=number, words=phrases).save(folder / files["reports"][-1])
     table = found.as_json() | {"made": made.as_dict()}
     files["table"].append(Path("explanation.json"))
     text = json.dumps(table, indent=2, ensure_ascii=False, allow_nan=False)
