@@ -14,7 +14,7 @@ from t2i_xattn.errors import UserError, shown
 from t2i_xattn.provenance.made import Made
 from t2i_xattn.provenance.reading import made_of
 
-REPEATED = ("generate", "inspect", "edit", "explain")
+REPEATED = ("generate", "inspect", "edit", "explain", "steps")
 """Commands that can be run again."""
 
 
