@@ -81,7 +81,7 @@ def _squares(told: Told) -> Image.Image:
     if told.name == "probs":
         colours = coloured((values / largest).astype(np.float32), "inferno")
     else:
-        colours = coloured((values / largest / 2 + 0.5).astype(np.float32), "RdBu_r")
+        colours = coloured((values / largest / 2 + 0.5).astype(np.float32), "colorbrewer:RdBu_r")
     colours[hidden] = 128
     return Image.fromarray(_enlarged(colours))
 
