@@ -141,6 +141,8 @@ def test_all_is_left_as_it_was_found(pipe: Any, draw: Draw) -> None:
         ({"place": (float("nan"), 0)}, "expected a place inside"),
         ({"step": -1}, "expected steps from 0 on"),
         ({"step": []}, "expected steps from 0 on"),
+        ({"place": 0.5}, "place"),
+        ({"site": 1.5}, "site"),
     ],
 )
 def test_what_is_wrong_is_told_before_the_run(pipe: Any, wrong: Any, told: str) -> None:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from t2i_xattn.arguments import checked
 from t2i_xattn.denoisers.call import DenoiserCall
 from t2i_xattn.denoisers.of_pipeline import OfPipeline, denoisers_of
 from t2i_xattn.denoisers.registry import Acting
@@ -25,7 +26,7 @@ from t2i_xattn.errors import UserError, nearest, shown
 from t2i_xattn.explaining.laid_open import LaidOpen
 from t2i_xattn.kernel.modes import without_gradients
 from t2i_xattn.kernel.reference import attend
-from t2i_xattn.kernel.shares import at_places, of_row
+from t2i_xattn.kernel.shares import of_row
 from t2i_xattn.prompts.encoded import Text
 from t2i_xattn.prompts.roles import CONDITIONAL
 from t2i_xattn.prompts.words import find_phrase
@@ -60,6 +61,7 @@ class Opened:
         return self.every[0]
 
 
+@checked
 @contextmanager
 def lay_open(
     pipe: Any,
@@ -179,9 +181,14 @@ class _Opening:
         self._seen: Seen | None = None
         self._given: tuple[Any, Any] = (None, None)
         self._out: Any = None
+        self._times = 0
 
     def ran(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
         """What the layer was called with, and gave."""
+        self._times += 1
+        if self._times > 1 or self.call.row_by_row:  # of which row is not known
+            self._given, self._out = (None, None), None
+            return
         every = dict(zip(("hidden_states", "encoder_hidden_states"), args, strict=False)) | kwargs
         self._given = every.get("hidden_states"), every.get("encoder_hidden_states")
         self._out = out[0] if isinstance(out, tuple) else out
@@ -229,13 +236,18 @@ class _Opening:
         queries = range(kernel.query.shape[2]) if portion is None else of_row(portion.queries, row)
         keys = range(kernel.key.shape[2]) if portion is None else of_row(portion.keys, row)
         place = queries[at]
-        q = at_places(kernel.query, [row], range(place, place + 1))
-        k, v = (at_places(each, [row], range(each.shape[2])) for each in (kernel.key, kernel.value))
+        # On the CPU, since some accelerators have no fp64.
+        q, k, v, own = (
+            each[row : row + 1].detach().cpu().double()
+            for each in (kernel.query, kernel.key, kernel.value, kernel.output)
+        )
+        q, own = q[:, :, place : place + 1], own[:, :, place : place + 1]
         mask = kernel.mask_of([row])
-        if mask is not None and mask.shape[-2] > 1:
-            mask = mask[..., place : place + 1, :]
-        steps = attend(q.double(), k.double(), v.double(), mask, kernel.scale)
-        own = kernel.output[row, :, place].double()
+        if mask is not None:
+            mask = mask[..., place : place + 1, :] if mask.shape[-2] > 1 else mask
+            mask = mask.cpu()
+        steps = attend(q, k, v, mask, kernel.scale)
+        largest = float(own.abs().max().clamp_min(1e-30))
         shares = seen.probs((row,))[0, :, :, list(columns)].sum(dim=-1).mean(dim=0)
         picture, words = self._given
         return LaidOpen(
@@ -254,7 +266,7 @@ class _Opening:
             text=_row_of(words, row, len(keys)),
             out=_at(self._out, row, place, at, kernel.query.shape[2]),
             map=shares.reshape(size).float().cpu().numpy(),
-            difference=float((steps.taken[0, :, 0] - own).abs().max() / own.abs().max()),
+            difference=float((steps.taken - own).abs().max()) / largest,
         )
 
 
