@@ -114,5 +114,5 @@ def test_padding_of_different_lengths(tmp_path: Path) -> None:
     paddings = [each["padding"] for each in told]
     assert paddings == sorted(paddings, reverse=True)
     for each in told:
-        assert 0 < each["share"]["value"] + each["words"]["value"] < 1
-        assert each["alone"]["value"] > 40, "what stands beside a prompt does not touch it"
+        assert 0 < each["share"]["mean"] + each["words"]["mean"] < 1
+        assert each["alone"]["mean"] > 40, "what stands beside a prompt does not touch it"
