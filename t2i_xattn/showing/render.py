@@ -61,7 +61,7 @@ def overlay(
             f"{image.width} × {image.height}; lay the map over the picture of its own run"
         )
     laid = Image.fromarray(stretched(heat.array)).resize(image.size, Image.Resampling.BILINEAR)
-    colours = _coloured(np.asarray(laid), colormap)
+    colours = coloured(np.asarray(laid), colormap)
     return Image.blend(image.convert("RGB"), Image.fromarray(colours), alpha)
 
 
@@ -138,7 +138,7 @@ def comparison(
     """
     one, other = (np.asarray(each.convert("RGB"), dtype=np.float32) for each in (before, after))
     change = np.abs(one - other).mean(axis=2) / 255
-    colours = Image.fromarray(_coloured(np.clip(change * 2, 0, 1), colormap))
+    colours = Image.fromarray(coloured(np.clip(change * 2, 0, 1), colormap))
     tiles = [_fitted(each.convert("RGB")) for each in (before, after, colours)]
     width = max(tiles[0].width, 150)
     names = ["before", "after", "difference"]
@@ -211,7 +211,7 @@ def wrapped(text: str, font: Any, width: float) -> list[str]:
     return lines
 
 
-def _coloured(values: NDArray[np.float32], colormap: str) -> NDArray[np.uint8]:
+def coloured(values: NDArray[np.float32], colormap: str) -> NDArray[np.uint8]:
     """Values from 0 to 1 as RGB, `(height, width, 3)`."""
     # Here: reading a catalogue of colour maps is for those who draw.
     import cmap
@@ -262,7 +262,7 @@ def _legend(width: int, colormap: str) -> Image.Image:
     bar_width = 200
     ramp = np.linspace(0, 1, bar_width, dtype=np.float32)[None].repeat(bar_height, axis=0)
     _write(draw, (0, 0), [ends[0]], _SMALL_TEXT, _INK)
-    legend.paste(Image.fromarray(_coloured(ramp, colormap)), (left, 1))
+    legend.paste(Image.fromarray(coloured(ramp, colormap)), (left, 1))
     _write(draw, (left + bar_width + 8, 0), [ends[1]], _SMALL_TEXT, _INK)
     _write(draw, (0, bar_height + 8), lines, _SMALL_TEXT, _PALE_INK)
     return legend
@@ -286,6 +286,11 @@ def _write(
 def _line(size: int) -> int:
     """Height of a line of text, in pixels."""
     return round(size * 1.3)
+
+
+def text_font() -> Any:
+    """The font of what stands under a picture."""
+    return _font(_SMALL_TEXT)
 
 
 @lru_cache
