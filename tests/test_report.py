@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import html
 import json
-import re
 import zlib
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -427,28 +426,3 @@ def test_maps_of_a_part_take_that_part_of_the_picture(plain: tuple[Trace, Image.
         tx.report(cut, image)
     whole = Image.new("RGB", (64, 64))
     assert tx.report(cut, whole.crop((8, 8, 40, 40))).pictures[0].size == (32, 32)
-
-
-@pytest.mark.slow
-def test_the_examples_of_its_page_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    text = (Path(__file__).parents[1] / "docs" / "report.md").read_text("utf-8")
-    monkeypatch.chdir(tmp_path)
-    names: dict[str, Any] = {"tx": tx, "pipe": tx.load_default()}
-    for snippet in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
-        exec(compile(snippet, "report.md", "exec"), names)
-    assert sorted(each.name for each in tmp_path.iterdir()) == [
-        "both.html",
-        "explained.html",
-        "run.html",
-    ]
-    exact = names["trace"].heatmap("circle").array[::2, ::2]
-    assert np.abs(names["maps"][2] - exact).max() < 0.1 * exact.max()
-
-
-def test_settings_are_told_without_folders(plain: tuple[Trace, Image.Image]) -> None:
-    trace, image = plain
-    run = replace(trace.run, settings=trace.run.settings | {"model": "/home/me/secret/sd15"})
-    report = tx.report(Trace(run), image)
-    told = report.data["runs"][0]["settings"]
-    assert (told["model"], told["seed"], told["steps"]) == ("sd15", "0", "3")
-    assert "secret" not in report.html
