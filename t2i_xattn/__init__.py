@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from t2i_xattn.recording.record import record
     from t2i_xattn.traces.heat_map import HeatMap
     from t2i_xattn.traces.trace import Trace
+    from t2i_xattn.variants.cheaper import cheaper as cheaper
 
 __version__ = "0.5.0"
 
@@ -48,14 +49,14 @@ __all__ = [
     "swap",
 ]
 
-# Where each public name lives, and `find_sites` and `AttentionSite`, which few need; modules are
-# themselves.
+# Where each public name lives, and others that fewer need; modules are themselves.
 # They are imported when they are first asked for (PEP 562), since torch and diffusers take seconds.
 _HOMES = {
     "AttentionSite": "denoisers.sites",
     "HeatMap": "traces.heat_map",
     "Trace": "traces.trace",
     "UserError": "errors",
+    "cheaper": "variants.cheaper",
     "edit": "editing.edit",
     "explain": "explaining.explain",
     "find_sites": "denoisers.sites",
