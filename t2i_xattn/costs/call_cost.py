@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensorMode
 from torch.utils import _pytree as pytree
 from torch.utils.flop_counter import FlopCounterMode
-from torch.utils.flop_counter import FlopCounterMode
 
 from t2i_xattn.costs.counter import flop_counter
 from t2i_xattn.costs.live_bytes import LiveBytes
@@ -66,10 +65,20 @@ def seen_call(denoiser: nn.Module, given: Mapping[str, Any]) -> tuple[CallCost, 
         given: the arguments of the call, by name.
     """
     try:
-        return _seen_without_numbers(denoiser, given)
+        if _is_plain(given):
+            found, output = _seen_without_numbers(denoiser, given)
+            if _is_plain(output):
+                return found, output
     except (RuntimeError, AssertionError, TypeError, NotImplementedError, ValueError):
-        # What fake tensors cannot do; a fault of the call itself comes again here.
-        return counted_call(denoiser, given, computed=True)
+        pass  # what fake tensors cannot do; a fault of the call itself comes again now
+    return counted_call(denoiser, given, computed=True)
+
+
+def _is_plain(values: Any) -> bool:
+    """Whether there is no object of the pipeline's own among them, in which a call may keep
+    something for the next, such as keys."""
+    leaves = pytree.tree_leaves(dict(values) if isinstance(values, Mapping) else values)
+    return all(isinstance(each, Tensor | bool | int | float | str | None) for each in leaves)
 
 
 def _seen_without_numbers(denoiser: nn.Module, given: Mapping[str, Any]) -> tuple[CallCost, Any]:
@@ -77,7 +86,7 @@ def _seen_without_numbers(denoiser: nn.Module, given: Mapping[str, Any]) -> tupl
     with torch.no_grad():
         # A copy, since modules keep some of what they have computed, which would be fake.
         with FakeCopyMode(mode):
-            fake = copy.deepcopy(denoiser)
+            fake = copy.deepcopy(denoiser).requires_grad_(False)
         inputs = pytree.tree_map_only(Tensor, mode.from_tensor, dict(given))
         with mode:
             return counted_call(fake, inputs)
@@ -89,14 +98,19 @@ def counted_call(
     """The same of a call as it is."""
     counter, live = flop_counter(), LiveBytes()
     meters = [_Meter(site, module, counter) for site, module in walk_sites(denoiser)]
+    trained = [each for each in denoiser.parameters() if each.requires_grad]
 
     def put() -> None:
+        for weight in trained:  # the counter stumbles over those that are given to a module
+            weight.requires_grad_(False)
         for each in meters:
             each.put()
 
     def undo() -> None:
         for each in reversed(meters):
             each.take_off()
+        for weight in trained:
+            weight.requires_grad_(True)
 
     with torch.no_grad(), restored(put, undo), counter, live:
         output = denoiser(**given)
@@ -110,7 +124,7 @@ class _Meter:
     """Sees what one attention module does."""
 
     def __init__(self, site: AttentionSite, module: nn.Module, counter: FlopCounterMode) -> None:
-        self.site, self.module, self.ran = site, module, False
+        self.site, self.module, self.ran, self._runs = site, module, False, False
         self._counter, self._flops, self._flops_of_layers = counter, 0, 0
         self._kernels: list[KernelSize] = []
         self._layers: list[LayerSize] = []
@@ -139,8 +153,9 @@ class _Meter:
         return SiteCost(self.site, kernels, layers, self._flops, self._flops_of_layers)
 
     def _around(self, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        before, self.ran = self._counter.get_total_flops(), True
+        before, self.ran, self._runs = self._counter.get_total_flops(), True, True
         output = forward(*args, **kwargs)
+        self._runs = False
         self._flops += self._counter.get_total_flops() - before
         return output
 
@@ -155,7 +170,10 @@ class _Meter:
         before.append(self._counter.get_total_flops())
 
     def _end(self, before: list[int], layer: Any, args: tuple[Any, ...], output: Tensor) -> None:
-        self._flops_of_layers += self._counter.get_total_flops() - before.pop()
+        flops = self._counter.get_total_flops() - before.pop()
+        if not self._runs:
+            return  # a block may call layers of its attention itself (Lumina)
+        self._flops_of_layers += flops
         inside, outside = layer.in_features, layer.out_features
         weights = sum(each.nbytes for each in layer.parameters(recurse=False))
         self._layers.append(LayerSize(output.numel() // outside, inside, outside, weights))

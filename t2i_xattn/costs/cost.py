@@ -25,6 +25,9 @@ KINDS = ("cross", "joint", "self")
 Changed = Callable[[dict[str, Any]], dict[str, Any]]
 """Other arguments for a call of the denoiser."""
 
+Known = dict[tuple[Any, ...], tuple[CallCost, Any]]
+"""By what a call's cost depends on: that, and what the call gives, without numbers."""
+
 
 @dataclass(frozen=True)
 class Cost:
@@ -140,10 +143,16 @@ def cost(pipe: Any, *args: Any, **kwargs: Any) -> Cost:
 
 
 def cost_with(
-    pipe: Any, changed: Changed, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    pipe: Any,
+    changed: Changed,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    known: Known | None = None,
 ) -> Cost:
-    """The same with other arguments for the denoiser."""
-    seeing = [_Seeing(each, changed) for each in denoisers_of(pipe)]
+    """The same with other arguments for the denoiser; `known` are calls that were seen before, and
+    holds those of this run afterwards."""
+    known = {} if known is None else known
+    seeing = [_Seeing(each, changed, known) for each in denoisers_of(pipe)]
 
     def put() -> None:
         for each in seeing:
@@ -153,8 +162,8 @@ def cost_with(
         for each in reversed(seeing):
             each.calls.unlink()
 
-    known = inspect.signature(pipe.__call__).parameters
-    latent = {"output_type": "latent"} if "output_type" in known else {}
+    takes = inspect.signature(pipe.__call__).parameters
+    latent = {"output_type": "latent"} if "output_type" in takes else {}
     with restored(put, undo), torch.no_grad():
         pipe(*args, **{**kwargs, **latent})
     found = tuple(each for one in seeing for each in one.found())
@@ -169,7 +178,7 @@ def cost_with(
 class _Seeing:
     """Stands in the place of a denoiser's calls."""
 
-    def __init__(self, denoiser: OfPipeline, changed: Changed) -> None:
+    def __init__(self, denoiser: OfPipeline, changed: Changed, known: Known) -> None:
         self.module = denoiser.module
         inside = uncompiled(self.module)
         if next(walk_sites(inside), None) is None:
@@ -179,26 +188,25 @@ class _Seeing:
             )
         self._changed = changed
         self.calls = ModuleCalls(self.module, self._called)
-        self._costs: dict[Any, CallCost] = {}
-        self._outputs: dict[Any, Any] = {}
+        self._known = known
         self._counts: dict[Any, int] = {}
 
     def found(self) -> list[tuple[CallCost, int]]:
         """Each kind of call, and how often it came."""
-        return [(self._costs[key], count) for key, count in self._counts.items()]
+        return [(self._known[key][0], count) for key, count in self._counts.items()]
 
     def _called(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         inside = uncompiled(self.module)
         given = self._changed(by_name(inside, args, kwargs))
-        key = _shapes(given)
-        if key not in self._costs:
+        key = (id(inside), *_shapes(given))
+        if key not in self._known:
             with self._as_it_was():
-                self._costs[key], output = seen_call(inside, given)
-            self._outputs[key] = pytree.tree_map_only(Tensor, _empty, output)
+                found, output = seen_call(inside, given)
+            self._known[key] = found, pytree.tree_map_only(Tensor, _empty, output)
         self._counts[key] = self._counts.get(key, 0) + 1
         device = next(inside.parameters()).device
         return pytree.tree_map_only(
-            Tensor, lambda each: torch.zeros_like(each, device=device), self._outputs[key]
+            Tensor, lambda each: torch.zeros_like(each, device=device), self._known[key][1]
         )
 
     def _as_it_was(self) -> Any:
@@ -210,14 +218,16 @@ def _empty(each: Tensor) -> Tensor:
     return torch.empty(each.shape, dtype=each.dtype, device="meta")
 
 
-def _shapes(given: Mapping[str, Any]) -> Any:
-    """What the cost of a call depends on: shapes, and what is switched on or off. Noise levels
-    differ from call to call and cost the same."""
+def _shapes(given: Mapping[str, Any]) -> tuple[str, ...]:
+    """What the cost of a call depends on: shapes, what is switched on or off, and masks and
+    positions, by which some denoisers pack their texts. Noise levels differ from call to call and
+    cost the same."""
     leaves, structure = pytree.tree_flatten(dict(given))
     about: list[Any] = [structure]
     for each in leaves:
         if isinstance(each, Tensor):
-            about.append((tuple(each.shape), each.dtype))
+            counts = each.ndim > 1 and not each.is_floating_point() and not each.is_complex()
+            about.append((each.shape, each.dtype, each.tolist() if counts else None))
         else:
             about.append(each if isinstance(each, bool | str | int | None) else type(each))
     return tuple(map(str, about))
