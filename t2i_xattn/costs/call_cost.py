@@ -134,10 +134,10 @@ class _Meter:
     def put(self) -> None:
         for cover in self._tap.covers:
             cover.put()
-        for each in self.module.modules():
+        for name, each in self.module.named_modules():
             if isinstance(each, nn.Linear):
                 before: list[int] = []
-                begin, end = partial(self._begin, before), partial(self._end, before)
+                begin, end = partial(self._begin, before), partial(self._end, name, before)
                 self._handles.append(each.register_forward_pre_hook(begin))
                 self._handles.append(each.register_forward_hook(end))
 
@@ -169,11 +169,14 @@ class _Meter:
     def _begin(self, before: list[int], layer: Any, args: tuple[Any, ...]) -> None:
         before.append(self._counter.get_total_flops())
 
-    def _end(self, before: list[int], layer: Any, args: tuple[Any, ...], output: Tensor) -> None:
+    def _end(
+        self, name: str, before: list[int], layer: Any, args: tuple[Any, ...], output: Tensor
+    ) -> None:
         flops = self._counter.get_total_flops() - before.pop()
         if not self._runs:
             return  # a block may call layers of its attention itself (Lumina)
         self._flops_of_layers += flops
         inside, outside = layer.in_features, layer.out_features
         weights = sum(each.nbytes for each in layer.parameters(recurse=False))
-        self._layers.append(LayerSize(output.numel() // outside, inside, outside, weights))
+        vectors = output.numel() // outside
+        self._layers.append(LayerSize(name, vectors, inside, outside, weights))

@@ -55,11 +55,13 @@ class LayerSize:
     """One call of a linear layer inside an attention module.
 
     Attributes:
+        name: within the attention module, such as `"to_k"`.
         vectors: how many it was given.
         inside, outside: channels of what goes in and comes out.
         weight_bytes: of its weight and bias.
     """
 
+    name: str
     vectors: int
     inside: int
     outside: int
@@ -125,6 +127,7 @@ class SiteCost:
             "site": self.site.name,
             "kind": self.site.kind,
             "kernels": [dataclasses.asdict(each) for each in self.kernels],
+            "layers": [dataclasses.asdict(each) for each in self.layers],
             "flops": {
                 "kernel": self.kernel_flops,
                 "projections": self.layer_flops,
