@@ -275,7 +275,7 @@ def test_late_skipping_gives_what_the_gate_gave(pipe: Any) -> None:
     oracle = make_pipeline()
     for module in oracle.unet.modules():
         if getattr(module, "is_cross_attention", False):
-            module.set_processor(Keeping(module.processor, 2))  # type: ignore[operator, arg-type]
+            module.set_processor(Keeping(module.processor, 2))
     right = runner(oracle, num_inference_steps=5)()
     for after in (2, 0.4):
         with tx.cheaper(pipe, variants.SkipLate(after=after)):

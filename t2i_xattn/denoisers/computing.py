@@ -73,7 +73,7 @@ def attended(
     The call that is given on has all keys, and a mask that hides those that were left out: so what
     is recorded, and what edits change, are the shares that really were.
     """
-    fewer = next((found for e in computing if (found := e.fewer(site, call, reading))), None)
+    fewer = next((keys for e in computing if (keys := e.fewer(site, call, reading))), None)
     kernel = next((found for e in computing if (found := e.kernel(site))), None)
     if fewer is None and kernel is None:
         return None

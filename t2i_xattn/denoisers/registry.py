@@ -50,7 +50,7 @@ class _Call:
         return any(each.wants(site) for each in self.acting)
 
     def computing_at(self, site: AttentionSite) -> list[Computing]:
-        return [each for each in self.computing if each.wants(site)]  # type: ignore[attr-defined]
+        return [each for each in self.computing if each.wants(site)]
 
 
 class Registry:
@@ -273,9 +273,9 @@ class Registry:
         call: _Call | None = getattr(self._local, "call", None)
         if call is None or not call.wants(site):
             return kernel.output
-        for each in call.computing_at(site):
+        for one in call.computing_at(site):
             entered, answered = site.name in call.entered, site.name in call.attended
-            check_computed(site, module, entered, answered or not each.attends(site))
+            check_computed(site, module, entered, answered or not one.attends(site))
         number = call.kernel_calls.get(site.name, 0)
         call.kernel_calls[site.name] = number + 1
         output = kernel.output

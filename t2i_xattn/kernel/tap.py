@@ -97,7 +97,8 @@ class SiteTap:
 
     def answered(self, *args: Any, **kwargs: Any) -> Tensor | None:
         """A call of the fused kernel that is answered in its place; None where it is not."""
-        if self._attend is _as_ever or torch.compiler.is_compiling():
+        # Compiling first: nothing that differs from site to site is looked at in a graph.
+        if torch.compiler.is_compiling() or self._attend is _as_ever:
             return None
         kernel = self._attend(asked(*args, **kwargs))
         return None if kernel is None else self.receive(kernel)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -86,7 +86,7 @@ class _Pruning(RunningVariant):
         self._shares: dict[str, Tensor] = {}
         self._calls: dict[str, int] = {}
         self._taken: set[str] = set()
-        self._fewer: dict[tuple[tuple[str, ...], int], FewerKeys] = {}
+        self._fewer: dict[tuple[Any, ...], FewerKeys] = {}
 
     def _recorded(self) -> bool:
         if self._variant.share is None:
@@ -101,7 +101,8 @@ class _Pruning(RunningVariant):
         about = reading()
         if not is_of_text(about, site, self._variant):
             return None
-        key = self.now.branches, call.key.shape[2]
+        portion = about.portion and str(about.portion.keys)
+        key = self.now.branches, call.key.shape[2], portion
         if key not in self._fewer:
             tokens = self.now.call.tokens
             columns: list[Tensor | None] = [None] * len(call.key)

@@ -88,9 +88,7 @@ class _Choosing(RunningVariant):
         return self._chosen[key]
 
     def take(self, seen: Seen) -> None:
-        if self._recorded(seen.site) or seen.reading.problem is not None:
-            return
-        if not is_of_text(seen.reading, seen.site, self._variant):
+        if self._recorded(seen.site) or not is_of_text(seen.reading, seen.site, self._variant):
             return
         for branch, rows in self.now.layout.rows.items():
             shares = seen.probs(rows).mean(dim=2)  # (rows · frames, heads, columns)

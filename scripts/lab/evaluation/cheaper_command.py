@@ -53,9 +53,9 @@ def add_cheaper(app: typer.Typer, load: Load) -> None:
             segmenter, pipe = load_segmenter(WEIGHTS), load(model, device, "world")
             for found in compare_ways(pipe, prompts, segmenter, chosen, **settings):
                 if json is not None:
-                    each = {name: one.as_json(found[PLAIN]) for name, one in found.items()}
+                    told = {name: one.as_json(found[PLAIN]) for name, one in found.items()}
                     about = settings | {"limit": limit, "prompts": len(prompts), "model": model}
-                    write_json(json, {"settings": about, "ways": each, **circumstances()})
+                    write_json(json, {"settings": about, "ways": told, **circumstances()})
         finally:
             if found:
                 Console().print(_table(found))
