@@ -23,6 +23,7 @@ from lab.benchmark import (
     peak_memory,
 )
 from lab.benchmark.batch_command import batch_command
+from lab.benchmark.cheaper_command import cheaper_command
 from lab.benchmark.explaining import CLOCKS, explaining_ratios
 from lab.benchmark.kept import held_bytes
 from lab.benchmark.numbers import numbers
@@ -301,6 +302,7 @@ def cost_command(
 
 app.command("batch")(batch_command)
 app.command("report")(report_command)
+app.command("cheaper")(cheaper_command)
 
 
 if __name__ == "__main__":

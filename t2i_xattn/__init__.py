@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from t2i_xattn.showing.report.report import report
     from t2i_xattn.traces.heat_map import HeatMap as HeatMap
     from t2i_xattn.traces.trace import Trace
+    from t2i_xattn.variants.cheaper import cheaper as cheaper
 
 __version__ = "0.5.0"
 
@@ -56,6 +57,7 @@ _HOMES = {
     "HeatMap": "traces.heat_map",
     "Trace": "traces.trace",
     "UserError": "errors",
+    "cheaper": "variants.cheaper",
     "edit": "editing.edit",
     "explain": "explaining.explain",
     "find_sites": "denoisers.sites",

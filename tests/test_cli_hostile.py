@@ -32,6 +32,7 @@ OPTIONS = sorted(
         "explain",
         "edit",
         "steps",
+        "cost",
     )  # `batch` and `again` take files, and have their own
     for each in command.params
     if each.opts[0].startswith("--") and each.name != "help"
@@ -63,6 +64,7 @@ WRONG = {
     "--by": ["", "x", "text,x", "placebo", HUGE],
     "--batch": [*NO_COUNTS, "0"],
     "--placebo": ["", "x"],
+    "--grow": ["", "x"],
     "--attend": ["!", "x", "x" * 10**6, ",".join("abc" * 200)],
     "--words": ["!", "x", "x" * 10**6, ",".join("abc" * 200)],
     "--word": ["!", "x", "x" * 10**6, "\udcff"],
@@ -99,6 +101,7 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Any:
         patch.setattr("t2i_xattn.asking.request.painted", taken)
         patch.setattr("t2i_xattn.commands.edit.painted", taken)
         patch.setattr("t2i_xattn.commands.explain.explained", taken)
+        patch.setattr("t2i_xattn.commands.cost.costs_of", taken)
         yield folder
 
 

@@ -10,6 +10,7 @@ import typer
 from t2i_xattn import __version__
 from t2i_xattn.commands.again import again_command
 from t2i_xattn.commands.batch import batch_command
+from t2i_xattn.commands.cost import cost_command
 from t2i_xattn.commands.edit import edit_command
 from t2i_xattn.commands.explain import explain_command
 from t2i_xattn.commands.generate import generate_command
@@ -30,6 +31,7 @@ app.command("steps")(steps_command)
 app.command("edit")(edit_command)
 app.command("batch")(batch_command)
 app.command("again")(again_command)
+app.command("cost")(cost_command)
 
 
 def _print_version(asked: bool) -> None:
