@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
+from t2i_xattn.kernel.arrangements import concatenated, decoupled, joint
 from t2i_xattn.kernel.reference import (
     Steps,
     Weights,
@@ -29,7 +30,6 @@ from t2i_xattn.kernel.reference import (
     scores,
     split_heads,
 )
-from t2i_xattn.kernel.variants import concatenated, decoupled, joint
 
 KINDS = ["none", "padding", "bool", "numbers", "causal"]
 
