@@ -24,7 +24,7 @@ V = W_V τ(y) from the text.
 
 A query is a place in the picture, a token is a place in the text, d is the width of one head.
 Self-attention is the same with one argument changed: `attention(picture, picture, weights, heads)`.
-What else models do with it is in `kernel.arrangements`: pictures beside the text, and joint attention.
+What else models do with it is in `kernel.arrangements`: pictures beside the text, joint attention.
 """
 
 from __future__ import annotations
