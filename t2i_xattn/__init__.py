@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from t2i_xattn import aggregation, edits, losses, processors
     from t2i_xattn.batch.many import record_many
+    from t2i_xattn.conditioning.condition import condition as condition
     from t2i_xattn.denoisers.sites import AttentionSite as AttentionSite
     from t2i_xattn.denoisers.sites import find_sites as find_sites
     from t2i_xattn.editing.edit import edit
@@ -56,6 +57,7 @@ _HOMES = {
     "HeatMap": "traces.heat_map",
     "Trace": "traces.trace",
     "UserError": "errors",
+    "condition": "conditioning.condition",
     "edit": "editing.edit",
     "explain": "explaining.explain",
     "find_sites": "denoisers.sites",

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import inspect
 import threading
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from types import FrameType
 from typing import Any, Protocol
@@ -21,6 +22,7 @@ from t2i_xattn.kernel.cover import Cover
 from t2i_xattn.kernel.module_calls import ModuleCalls
 from t2i_xattn.kernel.owner import owner_of_call, running
 from t2i_xattn.prompts.encoded import EncoderCall, Text
+from t2i_xattn.prompts.known import recall
 from t2i_xattn.prompts.own_tokenizer import main_tokenizer, tokenizer_beside
 from t2i_xattn.prompts.roles import CONDITIONAL, UNCONDITIONAL
 from t2i_xattn.prompts.texts import same, text_by_value, texts_by_hand, texts_of_encoding
@@ -153,15 +155,21 @@ class Ears:
         options = {k: v for k, v in (more | options | dict(self.settings)).items() if k in known}
         bound = signature.bind(prompt=[text], **options)
         bound.apply_defaults()
+        with self.deaf() as calls, torch.no_grad():
+            found = getattr(self.pipe, name)(prompt=[text], **options)
+        return found, dict(bound.arguments), calls
+
+    @contextmanager
+    def deaf(self) -> Iterator[list[EncoderCall]]:
+        """What this thread has encoded meanwhile is no text of the run; gives the calls of the text
+        encoders."""
         calls: list[EncoderCall] = []
-        before = getattr(self._local, "inside", None)
+        before = [getattr(self._local, name, None) for name in ("deaf", "inside")]
         self._local.deaf, self._local.inside = True, calls
         try:
-            with torch.no_grad():
-                found = getattr(self.pipe, name)(prompt=[text], **options)
+            yield calls
         finally:
-            self._local.deaf, self._local.inside = False, before
-        return found, dict(bound.arguments), calls
+            self._local.deaf, self._local.inside = before
 
     def put_together(self, embedding: Tensor) -> Text | None:
         """A text that somebody has put together of what was heard at the encoders themselves, such
@@ -220,6 +228,7 @@ class Ears:
             self._local.inside = before
         role = None if _gives_negative(self.pipe, name) else self._role()
         texts, self.copies = texts_of_encoding(self.pipe, given, result, calls, role)
+        texts = [_recalled(each) for each in texts]
         self.settings = {key: given[key] for key in _SETTINGS if key in given}
         self.guided = bool(given.get("do_classifier_free_guidance", False))
         self._add(texts)
@@ -269,6 +278,17 @@ class Ears:
             each.heard()
 
 
+@contextmanager
+def unheard(pipe: Any) -> Iterator[None]:
+    """What this thread has encoded meanwhile is heard by nobody who listens to the pipeline."""
+    ears = _ears.get(id(pipe))
+    if ears is None:
+        yield
+        return
+    with ears.deaf():
+        yield
+
+
 def can_listen(pipe: Any) -> bool:
     """Whether the pipeline encodes its prompts by a method that can be listened to."""
     return _method_name(pipe) is not None
@@ -279,6 +299,12 @@ def text_encoders(pipe: Any) -> list[tuple[str, nn.Module]]:
     found = [f"text_encoder{end}" for end in ("", "_2", "_3", "_4")]
     named = [(name, getattr(pipe, name, None)) for name in found]
     return [(name, module) for name, module in named if isinstance(module, nn.Module)]
+
+
+def _recalled(text: Text) -> Text:
+    """A text that was given as an embedding, with what is known of its columns."""
+    known = recall(text.embedding) if text.ids is None and text.prompt is None else None
+    return text if known is None else replace(known, role=text.role, picture=text.picture)
 
 
 def _states(result: Any) -> tuple[Tensor, ...]:
