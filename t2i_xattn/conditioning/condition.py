@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from t2i_xattn.arguments import checked
-from t2i_xattn.conditioning.assembling import Assembled, assembled, padded
 from t2i_xattn.conditioning.encoders import Scheme, scheme_of
 from t2i_xattn.conditioning.reader import Way
-from t2i_xattn.conditioning.reading import Placed, Reading, readings_of, text_of
+from t2i_xattn.conditioning.reading import Reading
+from t2i_xattn.conditioning.row import Row
 from t2i_xattn.conditioning.schedule import Schedule
-from t2i_xattn.conditioning.syntax import Parsed, Phase, parse, unknown_embedding
-from t2i_xattn.errors import UserError, listed
-from t2i_xattn.prompts.encoded import Text
+from t2i_xattn.errors import UserError
 from t2i_xattn.prompts.known import remember
 from t2i_xattn.prompts.listening import unheard
 from t2i_xattn.prompts.roles import CONDITIONAL, UNCONDITIONAL
@@ -90,15 +87,11 @@ def condition(
             f"and {len(negative)}; give one negative prompt for all, or one each"
         )
     scheme = scheme_of(pipe, clip_skip, max_sequence_length)
+    rows = rows_of(scheme, prompts, negative, way, negative_prompt is not None)
+    for row in rows:
+        row.check_whole()
+    starts = _starts(rows)
     with unheard(pipe):
-        rows = [_Row(scheme, each, CONDITIONAL, n, way) for n, each in enumerate(prompts)]
-        if scheme.negative or negative_prompt is not None:
-            other = scheme.of_negative
-            rows += [
-                _Row(other, each or "", UNCONDITIONAL, n, way, each is None and scheme.zeros)
-                for n, each in enumerate(negative)
-            ]
-        starts = _starts([row.parsed for row in rows])
         phases = [_tensors(rows, start) for start in starts]
     arguments: dict[str, Any] = dict(phases[0])
     if len(starts) > 1:
@@ -109,111 +102,41 @@ def condition(
             f"expected a pipeline that takes {' and '.join(missing)}, but "
             f"{type(pipe).__name__} does not; take another, or leave that out of the prompt"
         )
-    readings = [each for row in rows for start in starts for each in row.readings(start)]
-    return Conditioning({n: each for n, each in arguments.items() if n in known}, readings)
+    taken = {name: each for name, each in arguments.items() if name in known}
+    return Conditioning(taken, readings(rows))
 
 
-class _Row:
-    """One prompt, in all its phases."""
+def rows_of(
+    scheme: Scheme, prompts: Sequence[str], negative: Sequence[str | None], way: Way, given: bool
+) -> list[Row]:
+    """The prompts and the negative prompts of a call, `given` or not.
 
-    def __init__(
-        self, scheme: Scheme, prompt: str, branch: str, image: int, way: Way, zeros: bool = False
-    ) -> None:
-        self.scheme, self.branch, self.image, self.way, self.zeros = (
-            scheme,
-            branch,
-            image,
-            way,
-            zeros,
-        )
-        encoders = [each for stream in scheme.streams for each in stream]
-        added = [name for each in encoders for name in each.tokenizer.added_tokens_encoder]
-        if (wrong := unknown_embedding(prompt, added)) is not None:
-            raise wrong
-        self.parsed: Parsed = parse(prompt, way)
-        self._found = {
-            phase.start: assembled(
-                scheme, phase.parts, self.parsed.kind, self.parsed.normalised, way
-            )
-            for phase in self.parsed.phases
-        }
-        for each in self._found.values():
-            _check_whole(each)
-
-    def at(self, start: float) -> Assembled:
-        """What it is from a step on."""
-        phases: Sequence[Phase] = self.parsed.phases
-        return self._found[max(each.start for each in phases if each.start <= start)]
-
-    def lengths(self) -> list[int]:
-        """Columns of each stream, the longest of the phases."""
-        each = zip(
-            *([s.shape[1] for s in one.streams] for one in self._found.values()), strict=True
-        )
-        return [max(lengths) for lengths in each]
-
-    def embedding(self, start: float, lengths: Sequence[int]) -> Tensor:
-        """The whole text `(1, tokens, channels)`."""
-        parts = [
-            padded(states, stream, length, self.way)
-            for states, stream, length in zip(
-                self.at(start).streams, self.scheme.streams, lengths, strict=True
-            )
-        ]
-        if (width := self.scheme.width) is not None:
-            parts = [torch.nn.functional.pad(e, (0, width - e.shape[-1])) for e in parts]
-        if self.scheme.filling:
-            parts.append(parts[0].new_zeros(1, self.scheme.filling, parts[0].shape[-1]))
-        found = torch.cat(parts, dim=1)
-        return torch.zeros_like(found) if self.zeros else found
-
-    def pooled(self, start: float) -> Tensor | None:
-        found = self.at(start).pooled
-        return torch.zeros_like(found) if found is not None and self.zeros else found
-
-    def text(self, start: float, lengths: Sequence[int], embedding: Tensor) -> Text:
-        """What is known of its columns."""
-        length = sum(lengths) + self.scheme.filling
-        return text_of(self._placed(start, lengths), self.parsed.prompt, length, embedding)
-
-    def readings(self, start: float) -> list[Reading]:
-        if all(each.start != start for each in self.parsed.phases):
-            return []
-        found = self.at(start)
-        whole = self._placed(start, self.common)
-        own = (self.parsed.prompt, self.branch, self.image, start)
-        alone = {each.encoder for each in whole}
-        pooled = [each for each in found.pooled_texts if each.encoder not in alone]
-        return readings_of(whole, *own, False) + readings_of(pooled, *own, True)
-
-    common: Sequence[int] = ()
-    """Columns of each stream, as all the texts of the call have them."""
-
-    def _placed(self, start: float, lengths: Sequence[int]) -> list[Placed]:
-        offsets = [sum(lengths[:number]) for number in range(len(lengths))]
-        return [
-            replace(each, column=each.column + offset)
-            for offset, of_stream in zip(offsets, self.at(start).placed, strict=True)
-            for each in of_stream
-        ]
+    Raises:
+        UserError: see `condition`.
+    """
+    rows = [Row(scheme, each, CONDITIONAL, number, way) for number, each in enumerate(prompts)]
+    if scheme.negative or given:
+        other = scheme.of_negative
+        for number, each in enumerate(negative):
+            zeros = each is None and scheme.zeros
+            rows.append(Row(other, each or "", UNCONDITIONAL, number, way, zeros))
+    return rows
 
 
-def _check_whole(found: Assembled) -> None:
-    """Raises `UserError` for words that no encoder has room for."""
-    words = [word for of_stream in found.placed for each in of_stream for word in each.words()]
-    kept = {(word.start, word.stop) for word in words if word.columns}
-    cut = [word for word in words if word.cut and (word.start, word.stop) not in kept]
-    if cut:
-        raise UserError(
-            f"expected a prompt that fits into the window of {cut[0].cut[0]}, but these words lie "
-            f"beyond: {listed(word.text for word in cut)}; shorten it, or give a larger "
-            "max_sequence_length"
-        )
+def readings(rows: Sequence[Row]) -> list[Reading]:
+    """How each encoder reads each prompt of a call."""
+    lengths = _lengths(rows)
+    return [each for row in rows if not row.zeros for each in row.readings(lengths)]
 
 
-def _starts(every: Sequence[Parsed]) -> list[float]:
+def _lengths(rows: Sequence[Row]) -> list[int]:
+    """Columns of each stream, the longest of all prompts."""
+    return [max(each) for each in zip(*(row.lengths for row in rows), strict=True)]
+
+
+def _starts(rows: Sequence[Row]) -> list[float]:
     """From which steps on some prompt says something else."""
-    found = sorted({phase.start for parsed in every for phase in parsed.phases if phase.start})
+    found = sorted({start for row in rows for start in row.starts if start})
     if len({type(each) for each in found}) > 1:
         raise UserError(
             "expected the schedules of all prompts in whole steps or all as fractions, but came "
@@ -222,23 +145,20 @@ def _starts(every: Sequence[Parsed]) -> list[float]:
     return [0, *found]
 
 
-def _tensors(rows: Sequence[_Row], start: float) -> dict[str, Tensor]:
+def _tensors(rows: Sequence[Row], start: float) -> dict[str, Tensor]:
     """The tensors of all prompts from a step on, which are remembered."""
-    lengths = [max(each) for each in zip(*(row.lengths() for row in rows), strict=True)]
+    lengths = _lengths(rows)
     found: dict[str, Tensor] = {}
     for branch, before in ((CONDITIONAL, ""), (UNCONDITIONAL, "negative_")):
         own = [row for row in rows if row.branch == branch]
         if not own:
             continue
         embeds = torch.cat([row.embedding(start, lengths) for row in own])
-        nothing = embeds.new_empty(0)
-        remember(embeds, [row.text(start, lengths, nothing) for row in own])
+        remember(embeds, [None if row.zeros else row.text(start, lengths) for row in own])
         found[f"{before}prompt_embeds"] = embeds
         pooled = [each for row in own if (each := row.pooled(start)) is not None]
         if pooled:
             found[f"{before}pooled_prompt_embeds"] = torch.cat(pooled)
-    for row in rows:
-        row.common = lengths
     return found
 
 

@@ -63,7 +63,7 @@ class Encoder:
                 end -= 1
             masked = (torch.arange(len(ids), device=self.device) < end).long()[None]
         hidden = self.penultimate or self.skipped is not None
-        options = {} if masked is None else {"attention_mask": masked}
+        options: dict[str, Any] = {} if masked is None else {"attention_mask": masked}
         if hidden:
             options["output_hidden_states"] = True
         found = self.module(given, **options)
@@ -164,7 +164,7 @@ def _unet(pipe: Any, clip_skip: int | None, _: int | None) -> Scheme:
     if getattr(pipe, "text_encoder_2", None) is None:
         return Scheme(((_encoder(pipe, "", skipped=clip_skip),),))
     last = _encoder(pipe, "_2", skipped=clip_skip, penultimate=True, pooled="text_embeds")
-    both = (last,)
+    both: tuple[Encoder, ...] = (last,)
     if getattr(pipe, "text_encoder", None) is not None:  # which SDXL's refiner has not
         both = (_encoder(pipe, "", skipped=clip_skip, penultimate=True), last)
     zeros = bool(getattr(pipe.config, "force_zeros_for_empty_prompt", False))

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from torch import Tensor
+import torch
 
 from t2i_xattn.conditioning.chunks import Chunk, Token
 from t2i_xattn.conditioning.syntax import Part
@@ -107,6 +107,25 @@ class Placed:
     column: int
     chunk: int
 
+    @classmethod
+    def of(
+        cls,
+        encoder: str,
+        tokenizer: Any,
+        part: Part,
+        number: int,
+        found: tuple[Sequence[Chunk], Sequence[Token]],
+        column: int,
+        chunk: int,
+    ) -> Placed:
+        """With the chunks and the cut tokens that were `found` for it."""
+        return cls(encoder, tokenizer, part, number, *found, column, chunk)
+
+    @property
+    def end(self) -> int:
+        """The column behind its last one."""
+        return self.column + sum(len(chunk.ids) for chunk in self.chunks)
+
     def at(self) -> Iterator[tuple[int, int, int, Token | None]]:
         """Column, chunk, id and token of each that is no padding; None for start and end."""
         column = self.column
@@ -187,14 +206,13 @@ def readings_of(
     return found
 
 
-def text_of(placed: Sequence[Placed], prompt: str, length: int, embedding: Tensor) -> Text:
-    """A prompt with all that is known of its columns; `role` and `picture` are open.
+def text_of(placed: Sequence[Placed], prompt: str, length: int) -> Text:
+    """A prompt with all that is known of its columns, without its embedding and what it is for.
 
     Args:
         placed: the texts of its encoders.
         prompt: as typed.
         length: columns of the text sequence.
-        embedding: what stands for it until it is known again.
     """
     ids, tokens = [-1] * length, [""] * length
     owners: dict[int, set[tuple[str, int]]] = {}
@@ -218,7 +236,7 @@ def text_of(placed: Sequence[Placed], prompt: str, length: int, embedding: Tenso
             words[key] = joined(words.get(key), plain, each.encoder)
     end = max(owners, default=-1) + 1
     return Text(
-        embedding,
+        torch.empty(0),
         None,
         0,
         prompt=prompt,

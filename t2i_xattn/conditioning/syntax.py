@@ -169,14 +169,14 @@ def _called(
     end = re.compile(r"([^()]*)\)\s*").fullmatch(prompt, operator.end())
     if prompt[first] != "(" or end is None:
         raise wrong(prompt, operator.start(), f"{name} behind the whole prompt", usage)
-    texts = []
+    spans: list[tuple[int, int]] = []
     at = first + 1
     while True:
         quoted = re.compile(r'\s*"((?:\\.|[^"\\])*)"\s*').match(prompt, at)
         if quoted is None:
-            what = "texts" if texts else "at least one text"
+            what = "texts" if spans else "at least one text"
             raise wrong(prompt, at, f"{what} in quotes, with commas between, for {name}", usage)
-        texts.append(quoted.span(1))
+        spans.append(quoted.span(1))
         at = quoted.end()
         if at == operator.start():
             break
@@ -187,17 +187,17 @@ def _called(
     normalised = "no_normalize" not in options
     given = [each for each in options if each != "no_normalize"]
     weights = [finite(prompt, operator.end(), as_number(each), each) for each in given]
-    if weights and len(weights) != len(texts):
+    if weights and len(weights) != len(spans):
         raise wrong(
-            prompt, operator.start(), f"{len(texts)} weights, one a text, not {len(weights)}", usage
+            prompt, operator.start(), f"{len(spans)} weights, one a text, not {len(weights)}", usage
         )
-    weights = weights or [1.0] * len(texts)
+    weights = weights or [1.0] * len(spans)
     kind: Kind = "blend" if operator[1] == "blend" else "and"
     if kind == "blend" and normalised and math.isclose(sum(weights), 0, abs_tol=1e-6):
         raise wrong(
             prompt, operator.start(), "weights of a blend with a sum other than 0", "raise one"
         )
-    return kind, normalised, [(*span, each) for span, each in zip(texts, weights, strict=True)]
+    return kind, normalised, [(*span, each) for span, each in zip(spans, weights, strict=True)]
 
 
 def _timed(nodes: Sequence[Node]) -> Iterator[Timed]:

@@ -20,7 +20,7 @@ _texts = WeakTensorKeyDictionary()
 _lock = threading.Lock()
 
 
-def remember(embeddings: Tensor, texts: Sequence[Text]) -> None:
+def remember(embeddings: Tensor, texts: Sequence[Text | None]) -> None:
     """Keeps what is known of embeddings `(texts, tokens, channels)`."""
     with _lock:
         _texts[embeddings] = tuple(texts)
@@ -34,6 +34,6 @@ def recall(embedding: Tensor) -> Text | None:
         if tensor.shape[1:] != embedding.shape:
             continue
         for row, text in zip(tensor, texts, strict=True):
-            if same(row, embedding):
+            if text is not None and same(row, embedding):
                 return replace(text, embedding=embedding)
     return None

@@ -140,6 +140,8 @@ class Ears:
         found, given, calls = self._encode_unheard(name, text)
         role = None if _gives_negative(self.pipe, name) else CONDITIONAL
         (first, *_), _ = texts_of_encoding(self.pipe, given, found, calls, role)
+        if not calls:
+            first = _recalled(first)
         return replace(first, mask=_mask_beside(found, len(first.embedding)))
 
     def _encode_unheard(
@@ -228,7 +230,8 @@ class Ears:
             self._local.inside = before
         role = None if _gives_negative(self.pipe, name) else self._role()
         texts, self.copies = texts_of_encoding(self.pipe, given, result, calls, role)
-        texts = [_recalled(each) for each in texts]
+        if not calls:
+            texts = [_recalled(each) for each in texts]
         self.settings = {key: given[key] for key in _SETTINGS if key in given}
         self.guided = bool(given.get("do_classifier_free_guidance", False))
         self._add(texts)
@@ -303,7 +306,7 @@ def text_encoders(pipe: Any) -> list[tuple[str, nn.Module]]:
 
 def _recalled(text: Text) -> Text:
     """A text that was given as an embedding, with what is known of its columns."""
-    known = recall(text.embedding) if text.ids is None and text.prompt is None else None
+    known = recall(text.embedding)
     return text if known is None else replace(known, role=text.role, picture=text.picture)
 
 
