@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
+from torch import Tensor
+
 from t2i_xattn.conditioning.condition import condition, readings, rows_of
 from t2i_xattn.conditioning.encoders import Scheme, scheme_of
 from t2i_xattn.conditioning.reader import Way
@@ -16,6 +18,7 @@ from t2i_xattn.conditioning.row import Row
 from t2i_xattn.conditioning.syntax import Parsed, parse
 from t2i_xattn.errors import UserError, shown
 from t2i_xattn.kernel.cover import Cover, restored
+from t2i_xattn.prompts.known import recall, remember
 from t2i_xattn.prompts.roles import CONDITIONAL
 from t2i_xattn.prompts.words import Word, split_words
 
@@ -102,7 +105,12 @@ def _encode(pipe: Any, way: Way, method: Callable[..., Any], *args: Any, **kwarg
     if guided and "negative_prompt" in known:
         given["negative_prompt"] = None
     # By name, since `arguments` may have come to stand in another order.
-    return method(**given)
+    result = method(**given)
+    # The pipeline keeps copies, one for each picture, and these go.
+    for each in result if isinstance(result, tuple | list) else [result]:
+        if isinstance(each, Tensor) and each.ndim == 3:
+            remember(each, [recall(row) for row in each])
+    return result
 
 
 def _in_one_window(row: Row, scheme: Scheme) -> bool:
