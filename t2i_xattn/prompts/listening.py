@@ -23,7 +23,7 @@ from t2i_xattn.kernel.module_calls import ModuleCalls
 from t2i_xattn.kernel.owner import owner_of_call, running
 from t2i_xattn.prompts.encoded import EncoderCall, Text
 from t2i_xattn.prompts.known import recall
-from t2i_xattn.prompts.own_tokenizer import main_tokenizer, tokenizer_beside
+from t2i_xattn.prompts.own_tokenizer import main_tokenizer, own_tokenizer, tokenizer_beside
 from t2i_xattn.prompts.roles import CONDITIONAL, UNCONDITIONAL
 from t2i_xattn.prompts.texts import same, text_by_value, texts_by_hand, texts_of_encoding
 
@@ -183,9 +183,23 @@ class Ears:
             alike = known.shape == embedding.shape and same(known, embedding)
             if count == len(self._by_hand) and alike:
                 return text
-        text = text_by_value(self.pipe, self._by_hand, embedding)
+        text = text_by_value(self.pipe, self._by_hand, embedding, self._nothing())
         self._put_together.append((len(self._by_hand), embedding, text))
         return text
+
+    def _nothing(self) -> list[EncoderCall]:
+        """The empty prompt as the encoders give it that were heard."""
+        known = [call for call in self._by_hand if call.tokenizer is not None]
+        # The call whose output has the most states.
+        fullest = {call.encoder: call for call in sorted(known, key=lambda e: len(e.states))}
+        encoders = dict(text_encoders(self.pipe))
+        with self.deaf() as calls, torch.no_grad():
+            for name, call in fullest.items():
+                window, hidden = len(call.ids[0]), len(call.states) > 1
+                ids = own_tokenizer(call.tokenizer)("", padding="max_length", max_length=window)
+                given = torch.tensor([ids["input_ids"]], device=call.states[0].device)
+                encoders[name](given, output_hidden_states=hidden)
+        return calls
 
     def empty_text(self) -> list[Text]:
         """The prompt without words, as the pipeline's encoders give it; nothing if they do not."""
