@@ -150,7 +150,7 @@ def _texts(prompt: str) -> tuple[Kind, bool, list[tuple[int, int, float]]]:
         if marks:
             if not prompt[start:end].strip():
                 raise wrong(prompt, min(start, len(prompt) - 1), "a text beside AND", ESCAPE)
-            tail = re.search(r"(?<!\\):\s*(\S+)\s*$", prompt[start:end])
+            tail = re.search(r"(?<!\\):\s*([^\s:]+)\s*$", prompt[start:end])
             if tail is not None and (found := as_number(tail[1])) is not None:
                 weight = finite(prompt, start + tail.start(1), found)
                 stop = start + tail.start()

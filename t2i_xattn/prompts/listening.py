@@ -175,7 +175,10 @@ class Ears:
 
     def put_together(self, embedding: Tensor) -> Text | None:
         """A text that somebody has put together of what was heard at the encoders themselves, such
-        as SD3's without `encode_prompt`; None if it is not."""
+        as SD3's without `encode_prompt`, or that `condition` has made and a schedule brings; None
+        if it is not."""
+        if (made := recall(embedding)) is not None:
+            return made
         if not self._by_hand:
             return None
         # Of two branches that take turns, each comes again in every step.
