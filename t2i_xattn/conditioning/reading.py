@@ -130,9 +130,10 @@ class Placed:
         """Column, chunk, id and token of each that is no padding; None for start and end."""
         column = self.column
         for number, chunk in enumerate(self.chunks, start=self.chunk):
+            special = chunk.special
             for place, one in enumerate(chunk.ids):
                 token = chunk.tokens.get(place)
-                if token is not None or place in chunk.special:
+                if token is not None or place in special:
                     yield column + place, number, one, token
             column += len(chunk.ids)
 
@@ -167,8 +168,9 @@ class Placed:
 
     def tokens(self, pooled: bool) -> Iterator[ReadToken]:
         """Its tokens with the start and the end."""
-        for column, number, one, token in self.at():
-            (text,) = spelled(self.tokenizer, [one])
+        every = list(self.at())
+        texts = spelled(self.tokenizer, [one for _, _, one, _ in every])
+        for text, (column, number, one, token) in zip(texts, every, strict=True):
             yield ReadToken(
                 text,
                 one,
@@ -219,9 +221,10 @@ def text_of(placed: Sequence[Placed], prompt: str, length: int) -> Text:
     special: set[int] = set()
     words: dict[tuple[str, int, int], Word] = {}
     for each in placed:
-        for column, _, one, token in each.at():
-            (text,) = spelled(each.tokenizer, [one])
-            owner = (each.encoder, each.number)
+        owner = (each.encoder, each.number)
+        every = list(each.at())
+        texts = spelled(each.tokenizer, [one for _, _, one, _ in every])
+        for text, (column, _, one, token) in zip(texts, every, strict=True):
             if column not in owners:
                 ids[column], tokens[column] = one, text
             # Of encoders that stand beside each other the first one says it.
