@@ -60,6 +60,8 @@ def prompts(draw: Any) -> str:
 
 
 def escaped(word: str) -> str:
+    if word in ("AND", "BREAK"):
+        return f"\\{word}"
     return "".join(f"\\{each}" if each in '\\()[]"+-:<' else each for each in word)
 
 
