@@ -27,7 +27,7 @@ from tiny_pipelines import generator, make_sdxl
 
 PLAIN = "a red circle left of blue"
 LONG = ", ".join(["a red circle left of the blue"] * 12) + ". end of red"
-SHORT = {"max_sequence_length": 16}
+SHORT: dict[str, Any] = {"max_sequence_length": 16}
 PIPELINES: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
     "Stable Diffusion": (make_pipeline, {}),
     "SDXL": (make_sdxl, {}),
@@ -323,7 +323,8 @@ class TestSchedule:
             drawn(pipe, **tx.condition(pipe, f"a [red:blue:{start}]"), num_inference_steps=5)
             for start in ("2", "0.4")
         )
-        assert np.array_equal(*found)
+        one, other = found
+        assert np.array_equal(one, other)
 
     def test_the_words_are_those_of_the_steps_that_are_kept(self, pipe: Any) -> None:
         found = tx.condition(pipe, self.PROMPT)

@@ -1,4 +1,4 @@
-"""The commands read long and weighted prompts, and words of a second window stand on their things."""
+"""The commands read long prompts, and words of a second window stand on their things."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ def prompts(draw: Any) -> str:
     """1 to about 300 tokens: words, weights, nesting, brackets, chunks, schedules, conjunctions."""
 
     def some(depth: int, most: int) -> str:
-        parts = []
+        parts: list[str] = []
         for _ in range(draw(st.integers(1, most))):
             word = escaped(draw(WORDS))
             kind = draw(st.integers(0, 11))

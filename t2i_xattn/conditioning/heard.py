@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from t2i_xattn.conditioning.reading import Reading, ReadToken, ReadWord
 from t2i_xattn.errors import UserError
@@ -55,7 +55,7 @@ def _of_text(branch: str, prompt: str, text: Text) -> list[Reading]:
         # What is no word's stands with the encoder of the word before it.
         encoder = owners.get(column, encoder)
         if kind != "padding":
-            special = "special" if kind == "special" else "text"
+            special: Literal["text", "special"] = "special" if kind == "special" else "text"
             span = spans.get(column, (0, 0))
             tokens[encoder].append(ReadToken(spelling, one, special, column, 0, 1.0, *span, 0))
     return [

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -99,15 +100,13 @@ def evaluate_weights(
                     found.setdefault((way, name), []).append(row)
                     right.setdefault((way, name), []).append(verdicts)
                 bar.update()
-    return [
-        WeightFigure(
-            way,
-            kind,
-            *(Estimate.of([[value] for value in column]) for column in zip(*rows, strict=True)),
-            dict(zip(WEIGHTS, np.mean(right[way, kind], axis=0).tolist(), strict=True)),
-        )
-        for (way, kind), rows in sorted(found.items(), key=lambda each: _order(*each[0]))
-    ]
+    figures = []
+    for (way, kind), rows in sorted(found.items(), key=lambda each: _order(*each[0])):
+        moved, above, named = (Estimate.of([[e] for e in one]) for one in zip(*rows, strict=True))
+        shares = np.mean(right[way, kind], axis=0).tolist()
+        shown = dict(zip(WEIGHTS, shares, strict=True))
+        figures.append(WeightFigure(way, kind, moved, above, named, shown))
+    return figures
 
 
 def _order(way: str, kind: str) -> tuple[int, int]:
@@ -117,19 +116,23 @@ def _order(way: str, kind: str) -> tuple[int, int]:
 Seen = Callable[[PixelMaps], int]
 
 
+def _pixels(of: str, number: int, maps: PixelMaps) -> int:
+    return int((getattr(maps, of) == number).sum())
+
+
 def _words(prompt: WorldPrompt) -> list[tuple[str, tuple[str, Seen]]]:
     """A noun and a colour word of a prompt, each standing there once, with what is counted."""
     words = [prompt.prompt[a:b] for a, b in word_spans(prompt.prompt)]
     found: list[tuple[str, tuple[str, Seen]]] = []
     for kind, noun in list(nouns(prompt, words))[:1]:
         number = class_names().index(kind)
-        found.append(("noun", (noun, lambda maps, n=number: int((maps.classes == n).sum()))))
+        found.append(("noun", (noun, partial(_pixels, "classes", number))))
     colours = list(world_language().colours)
     said = [each.colour for each in prompt.asked.things if words.count(each.colour or "") == 1]
     for colour in said[:1]:
         assert colour is not None
         number = colours.index(colour)
-        found.append(("colour", (colour, lambda maps, n=number: int((maps.colours == n).sum()))))
+        found.append(("colour", (colour, partial(_pixels, "colours", number))))
     return found
 
 
