@@ -102,10 +102,10 @@ def evaluate_weights(
                 bar.update()
     figures = []
     for (way, kind), rows in sorted(found.items(), key=lambda each: _order(*each[0])):
-        moved, above, named = (Estimate.of([[e] for e in one]) for one in zip(*rows, strict=True))
+        columns = [Estimate.of([[e] for e in one]) for one in zip(*rows, strict=True)]
         shares = np.mean(right[way, kind], axis=0).tolist()
         shown = dict(zip(WEIGHTS, shares, strict=True))
-        figures.append(WeightFigure(way, kind, moved, above, named, shown))
+        figures.append(WeightFigure(way, kind, columns[0], columns[1], columns[2], shown))
     return figures
 
 
