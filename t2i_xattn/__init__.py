@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from t2i_xattn import aggregation as aggregation
     from t2i_xattn import edits, losses, processors
     from t2i_xattn.batch.many import record_many
+    from t2i_xattn.conditioning.condition import condition
     from t2i_xattn.denoisers.sites import AttentionSite as AttentionSite
     from t2i_xattn.denoisers.sites import find_sites as find_sites
     from t2i_xattn.editing.edit import edit
@@ -36,6 +37,7 @@ __version__ = "0.5.0"
 __all__ = [
     "Trace",
     "UserError",
+    "condition",
     "edit",
     "edits",
     "explain",
@@ -58,6 +60,7 @@ _HOMES = {
     "Trace": "traces.trace",
     "UserError": "errors",
     "cheaper": "variants.cheaper",
+    "condition": "conditioning.condition",
     "edit": "editing.edit",
     "explain": "explaining.explain",
     "find_sites": "denoisers.sites",

@@ -169,8 +169,14 @@ def test_a_box_of_the_table_can_be_given_to_edit(box: Box, shown: str) -> None:
         ([PROMPT, "--walk", "-1"], "--walk"),
         ([PROMPT, "--guidance", "1e30"], "--guidance of at most 100, but came 1e+30"),
         ([PROMPT, "--guidance", "1", "--negative", "tree"], "a negative prompt does nothing"),
-        ([PROMPT, "--negative", "red " * 80], "a negative prompt of at most 75 tokens"),
-        (["red " * 300], "'red', 'red', and 220 more"),
+        (
+            [PROMPT, "--negative", "red (blue"],
+            "a ')' for this bracket, at character 5 of the prompt",
+        ),
+        (
+            ["(red:1.3) " * 2 + "(blue:inf)"],
+            "a finite number, not 'inf', at character 27 of the prompt",
+        ),
         (["red " * 3000], "a prompt in characters of at most 10000, but came 12000"),
         ([PROMPT, "--words", "circl" * 200], "is not in the prompt; its words are 'A', 'red'"),
         ([PROMPT, "--words", "x" * 100_000], "--words in characters of at most 10000"),
@@ -181,7 +187,7 @@ def test_a_box_of_the_table_can_be_given_to_edit(box: Box, shown: str) -> None:
         ([PROMPT, "--picture", "a.png"], "--picture with --trace only"),
         ([PROMPT, "--device", "x" * 900], "--device of this machine, but 'xxx"),
         ([PROMPT, "--device", "nonsense"], "--device of this machine, but 'nonsense'"),
-        (["red " * 80 + "circle"], "these words lie beyond: 'red', 'red', 'red', 'red', 'red', "),
+        (["a <toy> circle"], "a textual inversion that is loaded, not '<toy>', at character 3"),
     ],
 )
 def test_a_mistake_ends_with_one_sentence_and_nothing_written(

@@ -74,7 +74,7 @@ WRONG = {
     "--regions": ["", "x"],
     "--background": ["x", "blue", "x" * 10**6],  # without --regions; with it: test_cli_regions
     "--threshold": [*NO_NUMBERS, "0.5", "otsu", "-1", "2", LONG, HUGE],
-    "--negative": ["a " * 80, "a" * 10**6, "\udcff"],
+    "--negative": ["(a", "a)", "(a:nan)", "().blend()", "a AND", "<x>", "a" * 10**6, "\udcff"],
 }
 """What no option of that name can take."""
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from t2i_xattn.asking.parsing import parse_pairs, unquoted
 from t2i_xattn.asking.request import Request, check_text, tokenizer_of
 from t2i_xattn.errors import UserError, shown
-from t2i_xattn.prompts.words import check_whole, find_phrase, phrase_spans, split_words
+from t2i_xattn.prompts.words import check_whole, find_phrase, phrase_spans
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -86,17 +86,19 @@ class EditRequest:
             UserError: a phrase is not in the prompt, a region's text is too long, or see
                 `Request.check_against`.
         """
+        from t2i_xattn.conditioning.within import words_read
+
         self.request.check_against(pipe)
         tokenizer = tokenizer_of(pipe)
-        words = split_words(tokenizer, self.request.prompt)
+        words = words_read(pipe, tokenizer, self.request.prompt)
         for phrase in (*self.replace, *self.boxes, *self.attend):
             find_phrase(words, phrase)
-        words = split_words(tokenizer, self.target)
+        words = words_read(pipe, tokenizer, self.target)
         check_whole(self.target, words)
         for phrase in (*self.replace.values(), *self.weights):
             find_phrase(words, phrase)
         for text in self.regions:
-            check_whole(text, split_words(tokenizer, text))
+            check_whole(text, words_read(pipe, tokenizer, text))
 
 
 def parse_weights(texts: Sequence[str]) -> dict[str, float]:

@@ -17,6 +17,7 @@ from t2i_xattn.commands.generate import generate_command
 from t2i_xattn.commands.group import OneSentenceGroup
 from t2i_xattn.commands.inspect import inspect_command
 from t2i_xattn.commands.steps import steps_command
+from t2i_xattn.commands.tokens import tokens_command
 
 app = typer.Typer(
     cls=OneSentenceGroup,
@@ -30,6 +31,7 @@ app.command("explain")(explain_command)
 app.command("steps")(steps_command)
 app.command("edit")(edit_command)
 app.command("batch")(batch_command)
+app.command("tokens")(tokens_command)
 app.command("again")(again_command)
 app.command("cost")(cost_command)
 

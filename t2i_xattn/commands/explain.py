@@ -18,7 +18,7 @@ from t2i_xattn.commands import options
 from t2i_xattn.commands.config import Config
 from t2i_xattn.commands.json_output import Json, print_json
 from t2i_xattn.commands.output import output_folder
-from t2i_xattn.prompts.words import find_phrase, split_words
+from t2i_xattn.prompts.words import find_phrase
 from t2i_xattn.provenance.made import Made
 from t2i_xattn.provenance.png import save_png
 
@@ -53,10 +53,11 @@ class Asked:
             UserError: for an intervention that there is none of, or a phrase of `instead` that the
                 prompt does not have or that is not asked about.
         """
+        from t2i_xattn.conditioning.within import words_read
         from t2i_xattn.explaining.interventions import check_interventions
 
         check_interventions(self.interventions)
-        spans = split_words(tokenizer_of(pipe), request.prompt)
+        spans = words_read(pipe, tokenizer_of(pipe), request.prompt)
         for phrase in self.instead:
             find_phrase(spans, phrase)
 

@@ -88,6 +88,7 @@ def load(model: str | None, device: str | None) -> Any:
     import torch
     import transformers
 
+    from t2i_xattn.conditioning.within import cover_of, reads_syntax
     from t2i_xattn.models.default import load_pipeline
 
     diffusers.logging.set_verbosity_error()
@@ -105,4 +106,6 @@ def load(model: str | None, device: str | None) -> Any:
         ) from error
     pipe = load_pipeline(model).to(chosen)
     pipe.set_progress_bar_config(desc="painting", leave=False)
+    if reads_syntax(pipe):
+        cover_of(pipe).put()  # to the end of the command, whose own pipeline it is
     return pipe
