@@ -132,7 +132,7 @@ class HeatMap:
         return HeatMap(self.word, array * np.float32(scale), self.crop)
 
     def overlay(
-        self, image: Image.Image, colormap: str = "inferno", alpha: float = 0.6
+        self, image: Image.Image, colormap: str = "inferno", alpha: float = 0.7
     ) -> Image.Image:
         """The map laid over its picture, in colours; see `showing.render.overlay`.
 
