@@ -31,6 +31,7 @@ OPTIONS = sorted(
         "inspect",
         "explain",
         "edit",
+        "film",
     )  # `batch` and `again` take files, and have their own
     for each in command.params
     if each.opts[0].startswith("--") and each.name != "help"
@@ -47,6 +48,11 @@ WRONG = {
     "--walk": [*NO_COUNTS, "101"],
     "--guidance": [*NO_NUMBERS, "inf", "-inf", "-1", "1e30", LONG, HUGE],
     "--size": [*NO_COUNTS, "0", "0x0", "64x", "x64", "64x64x64", "60", "1e9x1", "4096"],
+    "--scale": ["", "x", "none", "0,1", HUGE],
+    "--dpi": [*NO_COUNTS, "0", "1201"],
+    "--format": ["", "x", "avi", HUGE],
+    "--frames": [*NO_COUNTS, "0", "201"],
+    "--fps": [*NO_NUMBERS, "inf", "-1", "0", "51", LONG, HUGE],
     "--out": ["file", "file/in", "\0", "x" * 300],
     "--image": ["", ".", "file", "none", "\0", "x" * 5000, "/dev/zero"],
     "--picture": ["", ".", "file", "none"],

@@ -143,10 +143,11 @@ def tokenizer_of(pipe: Any) -> Any:
     return max(found, key=lambda each: int(each.model_max_length))
 
 
-def paint(pipe: Any, request: Request) -> list[Image.Image]:
+def paint(pipe: Any, request: Request, **others: Any) -> list[Image.Image]:
     """The pictures of a request: number ``n`` has the seed ``request.seed + n``.
 
-    So the pictures do not depend on how many are made at once.
+    So the pictures do not depend on how many are made at once. `others` are further arguments of
+    the pipeline's call.
     """
     import torch
 
@@ -154,7 +155,7 @@ def paint(pipe: Any, request: Request) -> list[Image.Image]:
     known = inspect.signature(pipe.__call__).parameters
     options = {"num_images_per_prompt": request.count, "generator": generators}
     more = {name: value for name, value in options.items() if name in known}
-    return painted(pipe, prompt=request.prompt, **settings_of(pipe, request), **more)
+    return painted(pipe, prompt=request.prompt, **settings_of(pipe, request), **more, **others)
 
 
 def settings_of(pipe: Any, request: Request) -> dict[str, Any]:

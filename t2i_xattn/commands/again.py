@@ -14,14 +14,16 @@ from t2i_xattn.errors import UserError, shown
 from t2i_xattn.provenance.made import Made
 from t2i_xattn.provenance.reading import made_of
 
-REPEATED = ("generate", "inspect", "edit", "explain")
+REPEATED = ("generate", "inspect", "edit", "explain", "film")
 """Commands that can be run again."""
 
 
 @options.one_sentence
 def again_command(
     context: typer.Context,
-    file: Annotated[Path, typer.Argument(help="What generate, inspect, explain or edit wrote.")],
+    file: Annotated[
+        Path, typer.Argument(help="What generate, inspect, explain, edit or film wrote.")
+    ],
     out: options.Out = Path("again"),
     device: options.Device = None,
 ) -> None:
