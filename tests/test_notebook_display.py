@@ -48,8 +48,8 @@ def trace() -> Trace:
 
 @pytest.mark.parametrize("shape", [(64, 48), (1, 1), (1500, 20)])
 def test_a_map_is_a_picture(shape: tuple[int, int]) -> None:
-    array = np.zeros(shape)
-    array[-1, -1] = 0.1
+    array = np.zeros(shape, np.float32)
+    array[-(shape[0] // 4) - 1 :, -(shape[1] // 4) - 1 :] = 0.1
     with Image.open(BytesIO(HeatMap("red", array)._repr_png_())) as picture:
         assert max(picture.size) == 256
         pixels = np.asarray(picture.convert("L"), dtype=int)
@@ -83,7 +83,7 @@ def test_an_explanation_is_a_table() -> None:
     word: Any = SimpleNamespace(
         word=BAD,
         share=0.05,
-        sizes={"text": Interval(0.4, 0.3, 0.5)},
+        sizes={"text": Interval(0.4, 0.3, 0.5, 4)},
         grade="trust",
         sentence=f"{BAD} does much",
     )

@@ -23,7 +23,7 @@ def spot(
 ) -> HeatMap:
     rows, columns = np.mgrid[:height, :width]
     distance = (rows - row) ** 2 + (columns - column) ** 2
-    return HeatMap(word, low + 0.1 * np.exp(-distance / (height * width / 20)))
+    return HeatMap(word, (low + 0.1 * np.exp(-distance / (height * width / 20))).astype(np.float32))
 
 
 class TestOverlay:
@@ -74,7 +74,7 @@ class TestOverlay:
 
     def test_a_locked_scale_is_that_of_the_values(self) -> None:
         picture, heat = Image.new("RGB", (60, 60), GREY), spot(60, 60, 30, 30)
-        double = HeatMap("red", heat.array * 2)
+        double = HeatMap("red", heat.array * np.float32(2))
         one = overlay(picture, heat, scale=(0, 0.1))
         assert one.tobytes() == overlay(picture, double, scale=(0, 0.2)).tobytes()
         assert one.tobytes() != overlay(picture, double, scale=(0, 0.1)).tobytes()
@@ -91,7 +91,7 @@ class TestOverlay:
         assert (pixels[inside] == 128).all()
 
     def test_modes_and_flat_maps(self) -> None:
-        flat = HeatMap("x", np.full((4, 4), 0.2))
+        flat = HeatMap("x", np.full((4, 4), 0.2, np.float32))
         assert overlay(Image.new("L", (4, 4)), flat, outline=1).mode == "RGB"
         assert (placed(flat.array) == 0).all()
         assert (stretched(flat.array) == 0).all()
@@ -184,7 +184,7 @@ class TestContactSheet:
 
     def test_one_scale_for_all_words(self) -> None:
         picture = Image.new("RGB", (208, 208), GREY)
-        weak = HeatMap("weak", spot(208, 208, 50, 50).array / 10)
+        weak = HeatMap("weak", spot(208, 208, 50, 50).array * np.float32(0.1))
         heats = [spot(208, 208, 50, 50), weak]
         sheet = np.asarray(contact_sheet(picture, heats, scale="all"))
         strong, faint = sheet[12:220, 232:440], sheet[12:220, 452:660]
@@ -275,7 +275,7 @@ class TestPairs:
 
     def test_both_maps_of_a_word_have_one_scale(self) -> None:
         picture, heat = Image.new("RGB", (208, 208), GREY), spot(208, 208, 50, 50, low=0.0)
-        half = HeatMap("red", heat.array / 2)
+        half = HeatMap("red", heat.array * np.float32(0.5))
         sheet = np.asarray(pair_sheet((picture, picture), [(heat, half)], ("one", "other")))
         top = next(row for row in range(sheet.shape[0]) if (sheet[row, 12:200] == 128).all())
         left = 12 + 2 * 208 + 4 + 12

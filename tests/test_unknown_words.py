@@ -15,8 +15,9 @@ from lab.training.vocabulary import vocabulary_as_json
 from t2i_xattn.models.default import WORLD, load_default
 from t2i_xattn.models.vocabulary import VOCABULARY, Vocabulary, vocabulary_of, vocabulary_of_model
 
-KNOWN = vocabulary_of_model(WORLD)
-assert KNOWN is not None
+_found = vocabulary_of_model(WORLD)
+assert _found is not None
+KNOWN: Vocabulary = _found
 
 
 def words_of(vocabulary: Vocabulary, text: str) -> list[str]:

@@ -129,7 +129,7 @@ def edit_command(
         ]
         sheet = pair_sheet(
             (edited.before, edited.after),
-            paired(*named, instead=asked.replace),
+            paired(named[0], named[1], asked.replace),
             (f"before: {texts[0]}", f"after: {texts[1]}"),
             scale=scale,
             dpi=dpi,

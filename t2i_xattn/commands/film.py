@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -20,7 +20,6 @@ from t2i_xattn.prompts.function_words import is_function_word
 from t2i_xattn.prompts.words import split_words
 from t2i_xattn.provenance.made import Made
 from t2i_xattn.provenance.png import save_png
-from t2i_xattn.showing.film import Format, check_film, film_frames, save_film
 
 
 @options.one_sentence
@@ -41,7 +40,7 @@ def film_command(
         ),
     ] = None,
     walk: options.Walk = 1,
-    format: Annotated[Format, typer.Option(help="Of the file.")] = "gif",
+    format: Annotated[Literal["gif", "webp", "mp4"], typer.Option(help="Of the file.")] = "gif",
     frames: Annotated[int, typer.Option(min=1, max=200, help="Frames at most.")] = 50,
     fps: Annotated[float, typer.Option(min=0.1, max=50, help="Frames a second.")] = 5.0,
     out: options.Out = Path("out"),
@@ -56,6 +55,8 @@ def film_command(
     if not no_limits:
         check_limits(request, walk)
     request.check()
+    from t2i_xattn.showing.film import check_film, film_frames, save_film
+
     check_film(format)
     name = f"film.{format}"
     with output_folder(out, "film") as folder:

@@ -20,7 +20,6 @@ from t2i_xattn.models.vocabulary import as_json as unknown_as_json
 from t2i_xattn.prompts.function_words import is_function_word
 from t2i_xattn.provenance.made import Made
 from t2i_xattn.provenance.png import save_png
-from t2i_xattn.showing.grid import SCREEN
 from t2i_xattn.traces.word_reports import WordReport, word_reports
 
 if TYPE_CHECKING:
@@ -66,7 +65,7 @@ class Look:
     """
 
     scale: Scaling = "each"
-    dpi: int = SCREEN
+    dpi: int = 96
     every: bool = False
 
 

@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from t2i_xattn.errors import listed
-from t2i_xattn.models.default import WORLD
 from t2i_xattn.prompts.words import word_spans
 
-VOCABULARY = WORLD / "vocabulary.json"
+VOCABULARY = Path(__file__).parent / "world" / "vocabulary.json"
 """The words that the model in the box was trained with, by what they say; made by
 `scripts/write_vocabulary.py`."""
 
@@ -87,7 +86,7 @@ def vocabulary_of(pipe: Any) -> Vocabulary | None:
 def vocabulary_of_model(name: str | Path | None) -> Vocabulary | None:
     """The same by the folder that a model came from, as a trace's settings have it."""
     try:
-        in_the_box = name is not None and Path(name).resolve() == WORLD.resolve()
+        in_the_box = name is not None and Path(name).resolve() == VOCABULARY.parent.resolve()
     except (OSError, ValueError):  # a name that no file can have
         return None
     return _of_the_world() if in_the_box else None

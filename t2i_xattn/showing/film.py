@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from PIL import Image
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from t2i_xattn.traces.heat_map import HeatMap
 
 Format = Literal["gif", "webp", "mp4"]
-FORMATS: tuple[Format, ...] = get_args(Format)
 
 HOLD = 1.5
 """Seconds for which the last frame stays."""
@@ -144,7 +143,8 @@ def _ffmpeg() -> Any:
 
 def _on_paper(frame: Image.Image, size: tuple[int, int]) -> Image.Image:
     """A frame at a size whose sides are even, as videos need."""
-    paper = Image.new("RGB", tuple(each + each % 2 for each in size), (255, 255, 255))
+    width, height = (each + each % 2 for each in size)
+    paper = Image.new("RGB", (width, height), (255, 255, 255))
     paper.paste(frame, (0, 0))
     return paper
 

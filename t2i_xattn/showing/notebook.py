@@ -49,7 +49,7 @@ def trace_html(trace: Trace) -> str:
         ("prompt", prompts),
         ("picture", f"{width} × {height} pixels"),
         ("sites", str(len(run.sites))),
-        ("steps", f"{run.steps[0][0]} to {run.steps[-1][1]}, kept in {len(run.steps)}"),
+        ("steps", f"{run.steps[0][0]} to {run.steps[-1][1]}, windows kept: {len(run.steps)}"),
         ("branches", ", ".join(run.branches)),
         ("streams", ", ".join(run.maps)),
     ]
