@@ -7,7 +7,7 @@ READY = $(VENV)/.ready
 # Each worker computes with one thread: together they fill the cores, and sums have one order.
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
-.PHONY: demo test check lint types slow audit lowest format clean
+.PHONY: demo test check lint types slow audit lowest site format clean
 
 # One environment for everything, with the versions of constraints.txt.
 $(READY): pyproject.toml constraints.txt
@@ -42,6 +42,10 @@ slow: $(READY)
 audit: $(READY)
 	$(BIN)/python scripts/audit.py
 
+# The pages of docs/ as a site, in site/; a warning is an error.
+site: $(READY)
+	$(BIN)/mkdocs build
+
 # The tests of all but the lab with the lowest versions that pyproject.toml allows. On Linux this
 # torch comes with CUDA: three gigabytes to fetch, six to keep.
 lowest: $(LOWEST)/.ready
@@ -60,4 +64,4 @@ format: $(READY)
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) $(LOWEST) demo out .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(LOWEST) demo out site .pytest_cache .mypy_cache .ruff_cache
