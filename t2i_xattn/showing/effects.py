@@ -6,7 +6,7 @@ from collections.abc import Collection
 from functools import partial
 from typing import TYPE_CHECKING
 
-from t2i_xattn.showing.colours import is_nearly_flat
+from t2i_xattn.showing.colours import common_scale, is_nearly_flat
 from t2i_xattn.showing.grid import (
     INK,
     PALE_INK,
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 TOLD = (
     "Left: the word's share of attention; right: how much the picture's making changes without the "
     f"word. {OWN} The line is half way from a map's lowest place to its highest. Grades: trust, "
-    "doubt, or nothing where the word does nothing."
+    "doubt, or nothing where the word does nothing; its effect then has the scale of the largest."
 )
 
 
@@ -60,19 +60,30 @@ def effect_sheet(
     tile = fitted(picture.image, measures.of(side_of(2 * len(found.words))))
     folded = {word.casefold() for word in unknown}
     cells = [Cell(tile, [("the picture", text, INK)])]
+    effects = {
+        each.word: picture.effects[each.word][each.evidence.found_by or next(iter(each.sizes))]
+        for each in found.words
+    }
+    strongest = common_scale([effect.array for effect in effects.values()])
     for each in found.words:
-        name = each.evidence.found_by or next(iter(each.sizes))
-        effect, attention = picture.effects[each.word][name], picture.attention(each.word)
+        effect, attention = effects[each.word], picture.attention(each.word)
         others = [other or "nothing" for other in each.others]
-        way = f"with {' or '.join(others)} in its place" if name == "text" else f"by {name}"
+        by_text = effect.intervention == "text"
+        way = f"with {' or '.join(others)} in its place" if by_text else f"by {effect.intervention}"
+        # A word that does nothing has places where it does most, too, which are no news.
+        nothing = each.grade == "nothing"
         pair = [
             overlay(
                 tile,
                 heat,
                 colormap,
-                outline=0 if is_nearly_flat(heat.array) else measures.of(1),
+                scale=scale,
+                outline=0 if quiet or is_nearly_flat(heat.array) else measures.of(1),
             )
-            for heat in (attention, effect)
+            for heat, scale, quiet in (
+                (attention, None, False),
+                (effect, strongest if nothing else None, nothing),
+            )
         ]
         told = f"attention {percent(attention.share)} | effect {percent(effect.size)}, {way}"
         label = [(f"{each.word}: {each.grade}", text, INK), (told, small, PALE_INK)]
