@@ -128,9 +128,15 @@ def moments() -> tuple[list[Image.Image], list[list[HeatMap]], list[tuple[int, i
 @pytest.mark.parametrize("form", ["gif", "webp"])
 def test_a_file_has_the_frames(tmp_path: Path, form: Any) -> None:
     frames = list(film_frames(*moments(), "a red sky"))
-    save_film(frames, tmp_path / "film", form, fps=5)
+    save_film(frames, tmp_path / "film", form, fps=5, comment="żółty 🚀\0")
     found = frames_of(tmp_path / "film")
     assert len(found) == 4
+    with Image.open(tmp_path / "film") as film:
+        if form == "gif":
+            told = film.info["comment"].decode()
+        else:
+            told = film.getexif().get_ifd(0x8769)[0x9286][8:].decode("utf-16-be")
+    assert told.startswith("żółty 🚀")
     for frame, read in zip(frames, found, strict=True):
         width, height = frame.size
         difference = np.abs(np.asarray(read, int)[:height, :width] - np.asarray(frame, int))
@@ -149,7 +155,8 @@ def test_a_word_has_one_scale_for_the_whole_film() -> None:
 def test_mp4_has_the_frames(tmp_path: Path) -> None:
     imageio_ffmpeg = pytest.importorskip("imageio_ffmpeg")
     frames = list(film_frames(*moments(), "a red sky"))
-    save_film(frames, tmp_path / "film.mp4", "mp4", fps=5)
+    save_film(frames, tmp_path / "film.mp4", "mp4", fps=5, comment="żółty 🚀\0")
+    assert "żółty 🚀".encode() in (tmp_path / "film.mp4").read_bytes()
     width, height = (each + each % 2 for each in frames[0].size)
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-i", tmp_path / "film.mp4"]
     raw = subprocess.run(
@@ -160,7 +167,7 @@ def test_mp4_has_the_frames(tmp_path: Path) -> None:
     assert (
         np.abs(read[0].astype(int)[:200, :400] - np.asarray(frames[0], int)[:200, :400]).mean() < 4
     )
-    save_film(frames, tmp_path / "again.mp4", "mp4", fps=5)
+    save_film(frames, tmp_path / "again.mp4", "mp4", fps=5, comment="żółty 🚀\0")
     assert (tmp_path / "again.mp4").read_bytes() == (tmp_path / "film.mp4").read_bytes()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
@@ -71,6 +71,8 @@ def test_wrapping() -> None:
 
 @settings(max_examples=40, deadline=None)
 @given(st.text(max_size=30))
+@example("\u0ee0\U000108fb")  # a letter that there is not yet beside one from right to left
+@example("\u2067א\u2069 (b)")
 def test_any_text_is_written_inside_its_width(text: str) -> None:
     """Whatever was typed: nothing fails, nothing sticks out, and what is seen leaves ink."""
     line = " ".join(text.split())

@@ -74,8 +74,9 @@ def film_command(
             [found.trace.select(steps=window).heatmap(word) for word in shown]
             for window in tqdm(windows, desc="filming", leave=False, disable=None)
         ]
-        save_film(film_frames(found.frames, maps, windows, prompt), folder / name, format, fps)
         made = Made.by(pipe, "film", options.asked(context), found.picture.size)
+        drawn = film_frames(found.frames, maps, windows, prompt)
+        save_film(drawn, folder / name, format, fps, made.parameters())
         save_png(found.picture, folder / "picture.png", made)
     files = {"film": out / name, "picture": out / "picture.png"}
     if as_json:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from PIL import Image
+from PIL.ExifTags import IFD, Base
 
 from t2i_xattn.errors import UserError
 from t2i_xattn.showing.colours import Scale
@@ -72,7 +73,9 @@ def film_frames(
         yield grid(cells, measures, [(prompt, text, INK)], [foot])
 
 
-def save_film(frames: Iterable[Image.Image], path: Path, form: Format, fps: float = 5) -> None:
+def save_film(
+    frames: Iterable[Image.Image], path: Path, form: Format, fps: float = 5, comment: str = ""
+) -> None:
     """Writes a film; GIF and WebP go round and round.
 
     Args:
@@ -80,6 +83,7 @@ def save_film(frames: Iterable[Image.Image], path: Path, form: Format, fps: floa
         path: the file.
         form: which kind of file.
         fps: frames a second, before the last one, which stays.
+        comment: how it was made, which the file tells to whoever looks for it.
 
     Raises:
         UserError: for MP4, if imageio-ffmpeg or its ffmpeg is missing.
@@ -88,7 +92,7 @@ def save_film(frames: Iterable[Image.Image], path: Path, form: Format, fps: floa
     size = max(each.width for each in several), max(each.height for each in several)
     several = [_on_paper(each, size) for each in several]
     if form == "mp4":
-        _save_mp4(several, path, fps)
+        _save_mp4(several, path, fps, comment)
         return
     durations = [round(1000 / fps)] * (len(several) - 1) + [round(1000 * HOLD)]
     options: dict[str, Any] = {"loop": 0, "duration": durations, "save_all": True}
@@ -96,9 +100,13 @@ def save_film(frames: Iterable[Image.Image], path: Path, form: Format, fps: floa
         # One table of colours for all, so that what stands still does not flicker.
         table = _side_by_side(several).quantize(_COLOURS, dither=Image.Dither.NONE)
         several = [each.quantize(palette=table, dither=Image.Dither.NONE) for each in several]
-        options["optimize"] = False
+        options |= {"optimize": False, "comment": comment.encode()}
     else:
-        options |= {"quality": 85, "method": 4}
+        exif = Image.Exif()
+        # As programs for Stable Diffusion write and read it.
+        told = b"UNICODE\0" + comment.encode("utf-16-be")
+        exif.get_ifd(IFD.Exif)[Base.UserComment] = told
+        options |= {"quality": 85, "method": 4, "exif": exif}
     several[0].save(path, format=form.upper(), append_images=several[1:], **options)
 
 
@@ -108,7 +116,7 @@ def check_film(form: Format) -> None:
         _ffmpeg()
 
 
-def _save_mp4(frames: Sequence[Image.Image], path: Path, fps: float) -> None:
+def _save_mp4(frames: Sequence[Image.Image], path: Path, fps: float, comment: str) -> None:
     writer = _ffmpeg().write_frames(
         str(path),
         frames[0].size,
@@ -117,8 +125,10 @@ def _save_mp4(frames: Sequence[Image.Image], path: Path, fps: float) -> None:
         quality=8,
         macro_block_size=1,
         ffmpeg_log_level="error",
-        # The same bytes for the same frames.
-        output_params=["-threads", "1", "-fflags", "+bitexact", "-flags:v", "+bitexact"],
+        output_params=[
+            *("-threads", "1", "-fflags", "+bitexact", "-flags:v", "+bitexact"),  # the same bytes
+            *("-metadata", "comment=" + comment.replace("\0", "")),
+        ],
     )
     writer.send(None)
     try:

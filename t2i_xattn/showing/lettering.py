@@ -126,18 +126,28 @@ def _shaped(text: str, whole: str) -> str:
         text: a line.
         whole: the text that it is of, whose first letter says which way lines run.
     """
-    text = unicodedata.normalize("NFC", text)
-    if any(unicodedata.bidirectional(each) in ("R", "AL", "AN") for each in text):
-        # Pillow does this with a library that not every system has.
-        from arabic_reshaper import ArabicReshaper
-        from bidi.algorithm import get_display  # the other one of the package leaves brackets be
-
-        strong = (unicodedata.bidirectional(each) for each in whole)
-        first = next((each for each in strong if each in ("L", "R", "AL")), "L")
-        text = ArabicReshaper({"delete_harakat": False}).reshape(text)
-        text = get_display(text, base_dir="L" if first == "L" else "R")
     # Joiners, marks of direction and selectors of variants are not seen.
-    return "".join(each for each in text if not _is_unseen(each))
+    seen = (each for each in unicodedata.normalize("NFC", text) if not _is_unseen(each))
+    text = "".join(seen)
+    if not any(unicodedata.bidirectional(each) in ("R", "AL", "AN") for each in text):
+        return text
+    # Pillow does this with a library that not every system has.
+    from arabic_reshaper import ArabicReshaper
+    from bidi.algorithm import get_display  # the other one of the package leaves brackets be
+
+    strong = (unicodedata.bidirectional(each) for each in whole)
+    first = next((each for each in strong if each in ("L", "R", "AL")), "L")
+    text = ArabicReshaper({"delete_harakat": False}).reshape(text)
+    # What Unicode gives no direction (yet) stands as something from left to right meanwhile.
+    without = sorted({each for each in text if unicodedata.bidirectional(each) not in _CLASSES})
+    other = {each: chr(0xF0000 + number) for number, each in enumerate(without)}
+    text = text.translate(str.maketrans(other))
+    text = get_display(text, base_dir="L" if first == "L" else "R")
+    return text.translate(str.maketrans({put: each for each, put in other.items()}))
+
+
+_CLASSES = {"L", "R", "AL", "EN", "ES", "ET", "AN", "CS", "NSM", "BN", "B", "S", "WS", "ON"}
+"""The directions of characters that can be put in order."""
 
 
 def _is_unseen(character: str) -> bool:
