@@ -98,7 +98,7 @@ def save_film(
     options: dict[str, Any] = {"loop": 0, "duration": durations, "save_all": True}
     if form == "gif":
         # One table of colours for all, so that what stands still does not flicker.
-        table = _side_by_side(several).quantize(_COLOURS, dither=Image.Dither.NONE)
+        table = _side_by_side(several).quantize(_COLOURS, Image.Quantize.FASTOCTREE)
         several = [each.quantize(palette=table, dither=Image.Dither.NONE) for each in several]
         options |= {"optimize": False, "comment": comment.encode()}
     else:

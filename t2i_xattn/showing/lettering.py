@@ -141,9 +141,12 @@ def _shaped(text: str, whole: str) -> str:
     # What Unicode gives no direction (yet) stands as something from left to right meanwhile.
     without = sorted({each for each in text if unicodedata.bidirectional(each) not in _CLASSES})
     other = {each: chr(0xF0000 + number) for number, each in enumerate(without)}
-    text = text.translate(str.maketrans(other))
+    for each, put in other.items():
+        text = text.replace(each, put)
     text = get_display(text, base_dir="L" if first == "L" else "R")
-    return text.translate(str.maketrans({put: each for each, put in other.items()}))
+    for each, put in other.items():
+        text = text.replace(put, each)
+    return text
 
 
 _CLASSES = {"L", "R", "AL", "EN", "ES", "ET", "AN", "CS", "NSM", "BN", "B", "S", "WS", "ON"}
