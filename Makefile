@@ -16,11 +16,13 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
 	# For CLIP's vocabulary, which lies in its wheel; without what it needs to run.
 	$(BIN)/python -m pip install --quiet -c constraints.txt --no-deps open_clip_torch
+	# For axe-core, which looks at pages; its script lies in this wheel, the browser is another's.
+	$(BIN)/python -m pip install --quiet -c constraints.txt --no-deps axe-playwright-python
 	touch $@
 
 demo: $(READY)
 	$(BIN)/t2i-xattn inspect "a red circle left of a blue square" --out demo
-	@echo "open $(CURDIR)/demo/words.png"
+	@echo "open $(CURDIR)/demo/report.html"
 
 test: $(READY)
 	$(PYTEST) -m "not slow"

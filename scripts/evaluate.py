@@ -13,6 +13,7 @@ from PIL import Image
 from rich.console import Console
 
 from lab.evaluation import faithfulness_report, regions_report, report, steering
+from lab.evaluation.attention_studies import add_attention_studies
 from lab.evaluation.carriers import carrier_figures
 from lab.evaluation.drawn import (
     FIRST_SEED,
@@ -681,6 +682,7 @@ def everything(
 
 
 add_studies(app, _load, _run)
+add_attention_studies(app, _load, _run)
 
 
 if __name__ == "__main__":

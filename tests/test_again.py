@@ -66,7 +66,7 @@ def test_from_every_file_and_the_folder(tmp_path: Path) -> None:
     out = tmp_path / "one"
     assert run("inspect", "red", "--steps=1", f"--out={out}").exit_code == 0
     every = [each for each in out.iterdir() if not each.name.startswith(".")]
-    assert {each.suffix for each in every} == {".png", ".json", ".safetensors"}
+    assert {each.suffix for each in every} == {".png", ".json", ".html", ".safetensors"}
     found = [made_of(each) for each in (*every, out)]
     assert all(each == found[0] for each in found)
     assert found[0].options["prompt"] == "red"

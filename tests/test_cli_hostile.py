@@ -32,6 +32,7 @@ OPTIONS = sorted(
         "explain",
         "edit",
         "film",
+        "steps",
     )  # `batch` and `again` take files, and have their own
     for each in command.params
     if each.opts[0].startswith("--") and each.name != "help"
@@ -70,6 +71,10 @@ WRONG = {
     "--placebo": ["", "x"],
     "--attend": ["!", "x", "x" * 10**6, ",".join("abc" * 200)],
     "--words": ["!", "x", "x" * 10**6, ",".join("abc" * 200)],
+    "--word": ["!", "x", "x" * 10**6, "\udcff"],
+    "--site": ["", " ", "x", "-1", "99", "1.0", "\0", HUGE, "x" * 10**6],
+    "--place": ["", "0.5", "x,0", "0,1.1", "-0.1,0", "nan,0", "1e0,0", "0,0,0", f"0,{HUGE}"],
+    "--step": [*NO_COUNTS, "25"],
     "--regions": ["", "x"],
     "--background": ["x", "blue", "x" * 10**6],  # without --regions; with it: test_cli_regions
     "--threshold": [*NO_NUMBERS, "0.5", "otsu", "-1", "2", LONG, HUGE],

@@ -16,6 +16,7 @@ from t2i_xattn.commands.film import film_command
 from t2i_xattn.commands.generate import generate_command
 from t2i_xattn.commands.group import OneSentenceGroup
 from t2i_xattn.commands.inspect import inspect_command
+from t2i_xattn.commands.steps import steps_command
 
 app = typer.Typer(
     cls=OneSentenceGroup,
@@ -26,6 +27,7 @@ app = typer.Typer(
 app.command("generate")(generate_command)
 app.command("inspect")(inspect_command)
 app.command("explain")(explain_command)
+app.command("steps")(steps_command)
 app.command("edit")(edit_command)
 app.command("film")(film_command)
 app.command("batch")(batch_command)

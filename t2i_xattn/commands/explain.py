@@ -119,7 +119,9 @@ def explain_command(
         unknown = told_unknown(pipe, prompt, negative)
         found = explained(pipe, request, asked, walk)
         made = Made.by(pipe, "explain", options.asked(context), found.pictures[0].image.size)
-        files = _write(folder, found, made, unknown, dpi)
+        for each in found.pictures:
+            each.trace.settings["made"] = made.as_dict()
+        files = _write(folder, found, made, phrases, unknown, dpi)
     if as_json:
         paths = {name: [str(out / each) for each in some] for name, some in files.items()}
         print_json(
@@ -132,8 +134,8 @@ def explain_command(
         )
         return
     _print(found)
-    for each in (*files["pictures"], *files["sheets"], *files["table"]):
-        typer.echo(out / each)
+    for path in (path for some in files.values() for path in some):
+        typer.echo(out / path)
 
 
 def explained(pipe: Any, request: Request, asked: Asked, walk: int) -> Explanation:
@@ -158,14 +160,17 @@ def _write(
     folder: Path,
     found: Explanation,
     made: Made,
+    phrases: Sequence[str],
     unknown: Sequence[UnknownWord] | None,
     dpi: int,
 ) -> dict[str, list[Path]]:
-    """Pictures, a sheet of attention and effect maps each, and the table as JSON."""
+    """Pictures, a sheet of attention and effect maps each, a page each to hover over, and the table
+    as JSON."""
     from t2i_xattn.showing.effects import effect_sheet
+    from t2i_xattn.showing.report.report import report
 
     never = [each.word for each in unknown or ()]
-    files: dict[str, list[Path]] = {"pictures": [], "sheets": [], "table": []}
+    files: dict[str, list[Path]] = {"pictures": [], "sheets": [], "reports": [], "table": []}
     several = len(found.pictures) > 1
     for number, picture in enumerate(found.pictures):
         place = Path(f"seed-{picture.seed}") if several else Path()
@@ -175,6 +180,8 @@ def _write(
         save_png(picture.image, folder / files["pictures"][-1], made, number)
         sheet = effect_sheet(found, picture, unknown=never, dpi=dpi)
         save_png(sheet, folder / files["sheets"][-1], made, number, dpi=dpi)
+        files["reports"].append(place / "report.html")
+        report(found, image=number, words=phrases).save(folder / files["reports"][-1])
     table = found.as_json() | {
         "unknown_words": unknown_as_json(unknown),
         "made": made.as_dict(),

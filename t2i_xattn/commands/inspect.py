@@ -14,10 +14,10 @@ from t2i_xattn.asking.parsing import parse_list, parse_size
 from t2i_xattn.asking.request import Request, check_text, paint
 from t2i_xattn.commands import options
 from t2i_xattn.commands.config import Config
-from t2i_xattn.commands.inspection import Inspection, Look, write_inspection
+from t2i_xattn.commands.inspection import Inspection, Look, write_inspection, write_report
 from t2i_xattn.commands.json_output import Json, print_json
 from t2i_xattn.commands.output import output_folder
-from t2i_xattn.commands.recording import recorded
+from t2i_xattn.commands.recording import recorded, with_negative
 from t2i_xattn.commands.regions import RegionsRequest, regions_request, write_regions
 from t2i_xattn.commands.unknown_words import told_unknown
 from t2i_xattn.errors import UserError, shown_path
@@ -136,7 +136,7 @@ def inspect_run(
         others = wanted.background if wanted else ()
         replace(request, words=(*request.words, *others)).check_against(pipe)
         unknown = told_unknown(pipe, request.prompt, request.negative)
-        with recorded(pipe, walk) as trace:
+        with recorded(pipe, walk, with_negative(pipe, request)) as trace:
             pictures = paint(pipe, request)
         made = Made.by(pipe, "inspect", asked, pictures[0].size)
         trace.settings["made"] = made.as_dict()
@@ -150,6 +150,8 @@ def inspect_run(
             each = write_inspection(
                 folder, out, place, picture, maps, text, made, number, look, unknown
             )
+            page = write_report(folder, place, trace, picture, number, request.words)
+            each = replace(each, report=out / page)
             if wanted is not None:
                 its = write_regions(folder, out, place, trace, number, wanted, made)
                 each = replace(each, regions=its)
@@ -207,6 +209,9 @@ def inspect_trace(
             each = write_inspection(
                 folder, out, place, picture, maps, text, made, number, look, unknown
             )
+            if picture is not None:
+                page = write_report(folder, place, trace, picture, number, phrases)
+                each = replace(each, report=out / page)
             if wanted is not None:
                 its = write_regions(folder, out, place, trace, number, wanted, made)
                 each = replace(each, regions=its)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from t2i_xattn.showing.colours import Scaling
     from t2i_xattn.traces.heat_map import HeatMap
     from t2i_xattn.traces.regions import Box
+    from t2i_xattn.traces.trace import Trace
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class Inspected:
         picture: the picture's file; None where there was none.
         sheet, table: the files of all words, as a picture and as JSON.
         overlays: a file a word.
+        report: the page to hover over; None where there was no picture.
         words: the rows of the table.
         unknown_words: those that the model was never taught; None where that is not known.
         regions: which word each place belongs to, where that was asked for.
@@ -51,6 +53,7 @@ class Inspected:
     overlays: tuple[Path, ...]
     words: tuple[WordReport, ...]
     unknown_words: list[dict[str, Any]] | None = None
+    report: Path | None = None
     regions: WrittenRegions | None = None
 
 
@@ -98,6 +101,8 @@ class Inspection:
             if each.picture is not None:
                 typer.echo(f"picture: {each.picture}")
             typer.echo(f"words:   {each.sheet}")
+            if each.report is not None:
+                typer.echo(f"report:  {each.report}")
             if each.regions is not None:
                 print_regions(each.regions.words)
                 typer.echo(f"regions: {each.regions.picture}")
@@ -192,6 +197,30 @@ def write_inspection(
         tuple(reports),
         not_known,
     )
+
+
+def write_report(
+    folder: Path,
+    place: Path,
+    trace: Trace,
+    picture: Image.Image,
+    number: int,
+    phrases: Sequence[str],
+) -> Path:
+    """Writes the page to hover over, `report.html`, and gives its name within the folder.
+
+    Args:
+        folder: to write into.
+        place: within it.
+        trace: the run.
+        picture: that it painted.
+        number: of the picture in it.
+        phrases: that are shown beside the words of the prompt.
+    """
+    from t2i_xattn.showing.report.report import report
+
+    report(trace, picture, image=number, words=phrases).save(folder / place / "report.html")
+    return place / "report.html"
 
 
 def shown_box(box: Box | None) -> str:

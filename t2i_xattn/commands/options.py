@@ -11,6 +11,7 @@ import typer
 
 from t2i_xattn.commands.one_sentence import failures_told, mistakes_told
 from t2i_xattn.errors import UserError, shown
+from t2i_xattn.provenance.repeating import NOT_OF_THE_RUN
 
 Prompt = Annotated[str, typer.Argument(help="What to paint.", show_default=False)]
 Model = Annotated[
@@ -61,8 +62,6 @@ def given(context: typer.Context, *names: str) -> list[str]:
 
 
 _TYPED = "COMMANDLINE"
-
-NOT_OF_THE_RUN = ("out", "device", "as_json", "json", "config", "trace", "picture")
 
 
 def asked(context: typer.Context) -> dict[str, Any]:

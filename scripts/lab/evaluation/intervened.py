@@ -244,5 +244,5 @@ def _shrunk(array: FloatMap, plain: Tensor) -> NDArray[np.float32]:
     """A map at the latent's size, each place the mean of its pixels."""
     size = plain.shape[-2], plain.shape[-1]
     return torch.nn.functional.adaptive_avg_pool2d(
-        torch.as_tensor(np.ascontiguousarray(array), dtype=torch.float32)[None], size
+        torch.tensor(array.astype(np.float32))[None], size
     )[0].numpy()
