@@ -57,6 +57,17 @@ class EditRequest:
                 end = -minus_stop
         return "".join([*parts, prompt[end:]])
 
+    @property
+    def told(self) -> str:
+        """What is done, in a line."""
+        parts = [f"{old} → {new}" for old, new in self.replace.items()]
+        parts += [f"{word} × {weight:g}" for word, weight in self.weights.items()]
+        parts += [f"{word} into its box" for word in self.boxes]
+        parts += [f"{text} in a box of its own" for text in self.regions]
+        if self.attend:
+            parts.append(f"none left out of {', '.join(self.attend)}")
+        return "; ".join(parts)
+
     def check(self) -> None:
         """What can be known without the model.
 

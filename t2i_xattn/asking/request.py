@@ -145,10 +145,11 @@ def tokenizer_of(pipe: Any) -> Any:
     return max(found, key=lambda each: int(each.model_max_length))
 
 
-def paint(pipe: Any, request: Request) -> list[Image.Image]:
+def paint(pipe: Any, request: Request, **others: Any) -> list[Image.Image]:
     """The pictures of a request: number ``n`` has the seed ``request.seed + n``.
 
-    So the pictures do not depend on how many are made at once.
+    So the pictures do not depend on how many are made at once. `others` are further arguments of
+    the pipeline's call.
     """
     import torch
 
@@ -162,9 +163,14 @@ def paint(pipe: Any, request: Request) -> list[Image.Image]:
     if is_scheduled(pipe, request.prompt, request.negative):
         from t2i_xattn.conditioning.condition import condition
 
+        if "callback_on_step_end" in others:
+            raise UserError(
+                "expected a prompt without a schedule where each step is looked at, but came "
+                f"{shown(request.prompt)}; leave [before:after:step] out"
+            )
         texts = (given.pop(name, None) for name in ("prompt", "negative_prompt"))
         given |= condition(pipe, *texts)
-    return painted(pipe, **given, **more)
+    return painted(pipe, **given, **more, **others)
 
 
 def settings_of(pipe: Any, request: Request) -> dict[str, Any]:

@@ -19,7 +19,9 @@ from t2i_xattn.provenance.repeating import arguments_of
 @options.one_sentence
 def again_command(
     context: typer.Context,
-    file: Annotated[Path, typer.Argument(help="What generate, inspect, explain or edit wrote.")],
+    file: Annotated[
+        Path, typer.Argument(help="What generate, inspect, explain, edit, steps or film wrote.")
+    ],
     out: options.Out = Path("again"),
     device: options.Device = None,
 ) -> None:

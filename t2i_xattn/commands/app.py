@@ -13,6 +13,7 @@ from t2i_xattn.commands.batch import batch_command
 from t2i_xattn.commands.cost import cost_command
 from t2i_xattn.commands.edit import edit_command
 from t2i_xattn.commands.explain import explain_command
+from t2i_xattn.commands.film import film_command
 from t2i_xattn.commands.generate import generate_command
 from t2i_xattn.commands.group import OneSentenceGroup
 from t2i_xattn.commands.inspect import inspect_command
@@ -30,6 +31,7 @@ app.command("inspect")(inspect_command)
 app.command("explain")(explain_command)
 app.command("steps")(steps_command)
 app.command("edit")(edit_command)
+app.command("film")(film_command)
 app.command("batch")(batch_command)
 app.command("tokens")(tokens_command)
 app.command("again")(again_command)

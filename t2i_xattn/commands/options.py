@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -40,6 +40,13 @@ Walk = Annotated[
 Out = Annotated[Path, typer.Option(help="Folder to write into.")]
 Device = Annotated[
     str | None, typer.Option(help="cpu, cuda, cuda:1, mps.", show_default="cuda if there, or cpu")
+]
+Scale = Annotated[
+    Literal["each", "all"],
+    typer.Option(help="Whether each word's map has its own scale of colours, or all have one."),
+]
+Dpi = Annotated[
+    int, typer.Option(min=24, max=1200, help="Dots per inch of sheets; 300 is for print.")
 ]
 NoLimits = Annotated[
     bool,

@@ -7,7 +7,7 @@ from typing import Any
 from t2i_xattn.errors import UserError, shown
 from t2i_xattn.provenance.made import Made
 
-REPEATED = ("generate", "inspect", "edit", "explain", "steps")
+REPEATED = ("generate", "inspect", "edit", "explain", "steps", "film")
 """Commands that can be run again."""
 
 NOT_OF_THE_RUN = ("out", "device", "as_json", "json", "config", "trace", "picture")

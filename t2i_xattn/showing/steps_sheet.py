@@ -7,13 +7,15 @@ black to yellow, from 0 to the largest.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from t2i_xattn.showing.render import captioned_sheet, coloured, stretched, text_font
+from t2i_xattn.showing.captions import captioned_sheet
+from t2i_xattn.showing.colours import coloured, stretched
+from t2i_xattn.showing.lettering import Lettering
 
 if TYPE_CHECKING:
     from t2i_xattn.explaining.laid_open import LaidOpen, Told
@@ -99,21 +101,21 @@ def _enlarged(colours: NDArray[np.uint8]) -> NDArray[np.uint8]:
 def _bars(most: list[tuple[str, float]]) -> Image.Image:
     """Tokens with their shares, the largest first."""
     tile = Image.new("RGB", TILE, _PAPER)
-    draw, font = ImageDraw.Draw(tile), text_font()
+    draw, text = ImageDraw.Draw(tile), Lettering(13)
     height, left, right = TILE[1] // max(1, len(most)), 118, 50
     for number, (token, share) in enumerate(most):
         top = number * height
-        draw.text((0, top + 2), _cut(token, font, left - 6), font=font, fill=_INK)
+        text.write(draw, (0, top + 2), [_cut(token, text, left - 6)], _INK)
         width = round((TILE[0] - left - right) * share / max(most[0][1], 1e-9))
         draw.rectangle([left, top + 3, left + width, top + height - 4], fill=_BAR)
-        draw.text((left + width + 4, top + 2), f"{share:.1%}", font=font, fill=_INK)
+        text.write(draw, (left + width + 4, top + 2), [f"{share:.1%}"], _INK)
     return tile
 
 
-def _cut(text: str, font: Any, width: float) -> str:
+def _cut(text: str, letters: Lettering, width: float) -> str:
     """A text no wider than so many pixels."""
-    if font.getlength(text) <= width:
+    if letters.width(text) <= width:
         return text
-    while text and font.getlength(f"{text}…") > width:
+    while text and letters.width(f"{text}…") > width:
         text = text[:-1]
     return f"{text}…"

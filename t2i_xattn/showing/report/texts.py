@@ -10,11 +10,11 @@ from t2i_xattn.aggregation import mean_over_sites
 from t2i_xattn.denoisers.branches import CONDITIONAL, UNCONDITIONAL
 from t2i_xattn.denoisers.streams import CONCEPTS, WALKED
 from t2i_xattn.errors import UserError
+from t2i_xattn.prompts.function_words import is_function_word
 from t2i_xattn.prompts.words import Word, find_phrase
 from t2i_xattn.showing.report.cells import cells_of
 from t2i_xattn.showing.report.collapsed import over_steps
 from t2i_xattn.showing.report.effects import Effects, method
-from t2i_xattn.showing.report.function_words import is_function_word
 from t2i_xattn.showing.report.quantised import resized, size_within
 from t2i_xattn.traces.contributed import contribution_stream
 from t2i_xattn.traces.heat_map import HeatMap

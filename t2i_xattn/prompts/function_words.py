@@ -1,4 +1,4 @@
-"""Words that name nothing by themselves; a page shows them quietly."""
+"""Words that name nothing by themselves: shown quietly."""
 
 from __future__ import annotations
 
@@ -14,5 +14,5 @@ def is_function_word(word: str) -> bool:
 
 @cache
 def _known() -> frozenset[str]:
-    text = (files("t2i_xattn.showing.report") / "function_words.json").read_text("utf-8")
+    text = (files("t2i_xattn.prompts") / "function_words.json").read_text("utf-8")
     return frozenset(json.loads(text))
