@@ -143,3 +143,11 @@ def test_the_model_in_the_box_is_known_as_such(tmp_path: Path) -> None:
         assert code == 0
         assert json.loads(printed)["unknown_words"][0]["word"] == "bear"
         assert "never taught 'bear'" in told
+
+
+def test_the_syntax_of_prompts_is_no_word() -> None:
+    vocabulary = vocabulary_of_model(VOCABULARY.parent)
+    assert vocabulary is not None
+    prompt = 'a (red:1.4) circle BREAK a blue-- [square:zebra:0.4] AND a "small star"1.2'
+    assert [each.word for each in vocabulary.unknown(prompt)] == ["zebra"]
+    assert [each.word for each in vocabulary.unknown("a (zebra")] == ["zebra"]

@@ -104,6 +104,22 @@ def plain_part(prompt: str) -> Part:
     return Part((pieces,))
 
 
+def letters_of(prompt: str) -> str:
+    """What a prompt says without its syntax, all its parts and phases one behind the other; as it
+    was typed where it cannot be read."""
+    try:
+        phases = parse(prompt).phases
+    except UserError:
+        return prompt
+    texts = [
+        "".join(piece.text for piece in stretch)
+        for phase in phases
+        for part in phase.parts
+        for stretch in part.stretches
+    ]
+    return " ".join(dict.fromkeys(texts))
+
+
 def parse(prompt: str, way: Way = "compel") -> Parsed:
     """Reads a prompt.
 

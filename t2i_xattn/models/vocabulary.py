@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from t2i_xattn.conditioning.syntax import letters_of
 from t2i_xattn.errors import listed
 from t2i_xattn.prompts.words import word_spans
 
@@ -51,7 +52,7 @@ class Vocabulary:
         """The words and emoji of some texts that are none of these, each once, in their order."""
         found: dict[str, UnknownWord] = {}
         for text in texts:
-            for word in _words(text or ""):
+            for word in _words(letters_of(text or "")):
                 folded = unicodedata.normalize("NFC", word).casefold()
                 # The tokenizer parts words at hyphens and apostrophes.
                 parts = [part for part in re.split(r"\W+", folded) if part]
