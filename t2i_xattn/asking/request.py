@@ -93,8 +93,8 @@ class Request:
             if cut:
                 words = listed(word.text for word in cut)
                 raise UserError(
-                    f"expected a {name} of at most {tokenizer.model_max_length - 2} tokens, "
-                    f"but these words lie beyond: {words}; shorten it"
+                    f"expected a {name} that fits into the window of the text encoder, but these "
+                    f"words lie beyond: {words}; shorten it"
                 )
         self._check_guidance(pipe)
         spans = words_read(pipe, tokenizer, self.prompt)
