@@ -15,6 +15,7 @@ from t2i_xattn.commands.explain import explain_command
 from t2i_xattn.commands.generate import generate_command
 from t2i_xattn.commands.group import OneSentenceGroup
 from t2i_xattn.commands.inspect import inspect_command
+from t2i_xattn.commands.serve import app_command
 
 app = typer.Typer(
     cls=OneSentenceGroup,
@@ -28,6 +29,7 @@ app.command("explain")(explain_command)
 app.command("edit")(edit_command)
 app.command("batch")(batch_command)
 app.command("again")(again_command)
+app.command("app")(app_command)
 
 
 def _print_version(asked: bool) -> None:
