@@ -105,9 +105,15 @@ class Page:
         """A word of a picture's prompt."""
         return next(each for each in self.all(f"{within} .word") if each.text == text)
 
+    def hover(self, element: Any) -> None:
+        self.driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", element)
+        ActionChains(self.driver).move_to_element(element).perform()
+        time.sleep(0.2)
+
     def draw(self, top_left: tuple[float, float], bottom_right: tuple[float, float]) -> None:
         """Drags over the picture, from place to place in fractions of it."""
         picture = self.one("#picture .picture")
+        self.driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", picture)
         width, height = picture.size["width"], picture.size["height"]
         (top, left), (bottom, right) = top_left, bottom_right
         chain = ActionChains(self.driver)

@@ -126,30 +126,39 @@ def test_gradio_s_own_settings_do_not_count(
     theirs = {"GRADIO_ALLOWED_PATHS": str(tmp_path), "GRADIO_ANALYTICS_ENABLED": "True"}
     for name, value in theirs.items():
         monkeypatch.setenv(name, value)
+    before = dict(os.environ)
     with served(studio) as address:
         folder = Path(os.environ["GRADIO_TEMP_DIR"]).parent
         assert folder.is_dir()
         url = f"{address}gradio_api/file={tmp_path / 'mine.txt'}"
         assert _get(url)[0] == 403
     assert not folder.exists()
-    assert {name: os.environ.get(name) for name in theirs} == theirs
-    assert "GRADIO_TEMP_DIR" not in os.environ
+    assert dict(os.environ) == before
 
 
-def test_a_port_that_is_taken(studio: Studio, address: str) -> None:
+@pytest.mark.parametrize(
+    ("host", "said"),
+    [
+        ("127.0.0.1", "port {port}, but: Address already in use; choose another --port"),
+        ("no.such.host.invalid", "but: .*; .*leave --host out"),
+        ("192.0.2.1", "but: Cannot assign requested address"),
+        ("a" * 300, "leave --host out"),
+    ],
+)
+def test_where_nothing_can_listen(studio: Studio, address: str, host: str, said: str) -> None:
     from t2i_xattn.app.serving import served
 
     port = int(address.rpartition(":")[2])
-    with (
-        pytest.raises(UserError, match=f"port {port} is not to be had"),
-        served(studio, port=port),
-    ):
+    with pytest.raises(UserError, match=said.format(port=port)), served(studio, host, port):
         pass
-    with (
-        pytest.raises(UserError, match=r"'no\.such\.host' is not to be had"),
-        served(studio, "no.such.host"),
-    ):
-        pass
+
+
+def test_the_first_free_port_is_taken(studio: Studio, address: str) -> None:
+    from t2i_xattn.app.serving import served
+
+    with served(studio) as another:
+        assert another.rstrip("/") != address
+        assert _get(another)[0] == 200
 
 
 def _get(url: str, **headers: str) -> tuple[int, Any]:

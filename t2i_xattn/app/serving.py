@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -50,36 +52,30 @@ def served(studio: Studio, host: str = "127.0.0.1", port: int | None = None) -> 
         from t2i_xattn.app.handlers import Handlers
         from t2i_xattn.app.layout import page
 
+        port = free_port(host, port)
         blocks = page(Handlers(studio, Path(folder) / "runs"))
         blocks.queue(max_size=studio.bounds.queue, default_concurrency_limit=1, api_open=False)
         plain = ["system-ui", "sans-serif"], ["ui-monospace", "monospace"]
-        try:
-            _, address, _ = blocks.launch(
-                server_name=host,
-                server_port=port,
-                share=False,
-                inbrowser=False,
-                prevent_thread_lock=True,
-                show_error=False,
-                quiet=True,
-                footer_links=[],
-                run_history=False,
-                enable_monitoring=False,
-                ssr_mode=False,
-                pwa=False,
-                mcp_server=False,
-                allowed_paths=[],
-                max_file_size=studio.bounds.upload,
-                state_session_capacity=100,
-                theme=gradio.themes.Base(font=plain[0], font_mono=plain[1]),
-                app_kwargs=_app(host),
-            )
-        except (OSError, ValueError) as error:
-            where = f"{shown(host)}, port {port}" if port else shown(host)
-            raise UserError(
-                f"expected an address and a port to listen at, but {where} is not to be had "
-                f"({str(error)[:100]}); choose another --port, or leave --host out"
-            ) from error
+        _, address, _ = blocks.launch(
+            server_name=host,
+            server_port=port,
+            share=False,
+            inbrowser=False,
+            prevent_thread_lock=True,
+            show_error=False,
+            quiet=True,
+            footer_links=[],
+            run_history=False,
+            enable_monitoring=False,
+            ssr_mode=False,
+            pwa=False,
+            mcp_server=False,
+            allowed_paths=[],
+            max_file_size=studio.bounds.upload,
+            state_session_capacity=100,
+            theme=gradio.themes.Base(font=plain[0], font_mono=plain[1]),
+            app_kwargs=_app(host),
+        )
         try:
             yield address
         finally:
@@ -95,6 +91,35 @@ def check_installed() -> None:
             "expected Gradio to be installed for the app, but it is not; pip install "
             "'t2i-xattn[app]', or pip install gradio"
         ) from error
+
+
+def free_port(host: str, port: int | None) -> int:
+    """The port, or the first free one.
+
+    Raises:
+        UserError: if nothing can listen there.
+    """
+    reason = ""
+    for each in PORTS if port is None else [port]:
+        try:
+            if not host.strip():  # which would mean every address of the machine
+                raise ValueError
+            family, kind, protocol, _, address = socket.getaddrinfo(
+                host, each, type=socket.SOCK_STREAM
+            )[0]
+            with socket.socket(family, kind, protocol) as tried:
+                tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                tried.bind(address)
+            return each
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or "there is no such name"
+            if not isinstance(error, OSError) or error.errno != errno.EADDRINUSE:
+                break
+    ports = f"port {port}" if port else f"a port from {PORTS[0]} to {PORTS[-1]}"
+    raise UserError(
+        f"expected to listen at {shown(host)}, {ports}, but: {reason}; choose another --port, or "
+        "leave --host out"
+    )
 
 
 def _app(host: str) -> dict[str, Any]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated
 
 import typer
@@ -34,15 +36,14 @@ def app_command(
 ) -> None:
     """Open a page on this machine to paint, look, change words and explain."""
     from t2i_xattn.app.bounds import Bounds
-    from t2i_xattn.app.serving import LOCAL, check_installed, served
+    from t2i_xattn.app.serving import LOCAL, check_installed, free_port, served
     from t2i_xattn.app.studio import Studio
 
     check_installed()
-    # Ended from outside as by Ctrl+C, so that files that were uploaded go with it.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    port = free_port(host, port)
     bounds = Bounds(side=max_side, steps=max_steps, queue=max_queue)
     studio = Studio(options.load(model, device), model, bounds)
-    with served(studio, host, port) as address:
+    with _ended_as_by_hand(), served(studio, host, port) as address:
         if host not in LOCAL:
             typer.echo(
                 f"t2i-xattn: whoever reaches {host} can use the app, and there is no password",
@@ -50,3 +51,13 @@ def app_command(
             )
         typer.echo(f"{address} (end with Ctrl+C)")
         threading.Event().wait()
+
+
+@contextmanager
+def _ended_as_by_hand() -> Iterator[None]:
+    """Ended from outside, it ends as by Ctrl+C, so that what was uploaded goes with it."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
