@@ -68,7 +68,7 @@ class Page:
         return self.driver.find_elements(By.CSS_SELECTOR, where)
 
     def one(self, where: str) -> Any:
-        return self.wait(lambda: self.all(where), 20)[0]
+        return self.wait(lambda: self.all(where), 60)[0]
 
     def text(self, where: str) -> str:
         return str(self.one(where).text)

@@ -21,7 +21,7 @@ from t2i_xattn.traces.heat_map import HeatMap
 @given(st.text(max_size=60) | st.sampled_from(["<script>a</script>", "a\"'&amp;${a}{{b}}", "א🎉b"]))
 def test_a_prompt_is_shown_as_typed_and_runs_nothing(prompt: str) -> None:
     words = [Word(prompt[a:b], a, b, (1,)) for a, b in word_spans(prompt)]
-    maps = [HeatMap(each.text, np.ones((2, 2))) for each in words[::2]]
+    maps = [HeatMap(each.text, np.ones((2, 2), np.float32)) for each in words[::2]]
     page = Read(lit_picture(Image.new("RGB", (8, 8)), prompt, words, maps, prompt))
     # HTML has no zero character.
     assert page.prompt == prompt.replace("\0", "\N{REPLACEMENT CHARACTER}")
@@ -31,10 +31,10 @@ def test_a_prompt_is_shown_as_typed_and_runs_nothing(prompt: str) -> None:
 
 
 def test_masks_are_the_maps() -> None:
-    flat = HeatMap("flat", np.full((40, 60), 0.02))
-    slope = HeatMap("slope", np.tile(np.linspace(0, 0.04, 60), (40, 1)))
-    nothing = HeatMap("nothing", np.zeros((40, 60)))
-    large = HeatMap("large", np.tile(np.linspace(0.01, 0.02, 400), (200, 1)))
+    flat = HeatMap("flat", np.full((40, 60), 0.02, np.float32))
+    slope = HeatMap("slope", np.tile(np.linspace(0, 0.04, 60, dtype=np.float32), (40, 1)))
+    nothing = HeatMap("nothing", np.zeros((40, 60), np.float32))
+    large = HeatMap("large", np.tile(np.linspace(0.01, 0.02, 400, dtype=np.float32), (200, 1)))
     found = {each.name: each for each in lit_maps([flat, slope, nothing, large])}
     masks = {name: _mask(each.mask) for name, each in found.items()}
     assert (masks["flat"] == 255).all()

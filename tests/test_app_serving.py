@@ -45,9 +45,9 @@ def test_a_mistake_is_escaped_and_the_page_stays(
     from t2i_xattn.app import handlers
 
     said: list[str] = []
-    monkeypatch.setattr(handlers.gr, "Warning", lambda text, **_: said.append(text))
+    monkeypatch.setattr("gradio.Warning", lambda text, **_: said.append(text))
     asking = handlers.Handlers(studio, tmp_path)
-    browser = SimpleNamespace(session_hash="abc")
+    browser: Any = SimpleNamespace(session_hash="abc")
     shown = asking.paint(browser, handlers.PROGRESS, "<b>&", 0, "<b>", 5, 0, 0, "")
     assert said == [
         "expected a number as steps, but came &#x27;&lt;b&gt;&#x27;; type one",
@@ -60,7 +60,7 @@ def test_files_are_of_a_session_s_last_run(studio: Studio, tmp_path: Path) -> No
     from t2i_xattn.app.handlers import PROGRESS, Handlers
 
     asking = Handlers(studio, tmp_path)
-    browser = SimpleNamespace(session_hash="../x")
+    browser: Any = SimpleNamespace(session_hash="../x")
     for seed in (0, 1):
         source, page, *files, command = asking.paint(browser, PROGRESS, PROMPT, seed, 2)
     assert sorted(each.name for each in tmp_path.rglob("*") if each.is_file()) == [

@@ -42,15 +42,14 @@ def told(outputs: int) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
             try:
                 return handler(*args, **kwargs)
             except UserError as error:
-                title, sentence = "That cannot be done", in_the_form(error)
+                sentence = in_the_form(error)
             except StoppedError:
-                title, sentence = "Stopped", "the run was stopped; all is as it was"
+                sentence = "the run was stopped; all is as it was"
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
-                title = "Out of memory"
                 sentence = "expected enough memory for this run, but there is not; take less"
-            gr.Warning(escape(sentence), duration=None, title=title)
+            gr.Warning(escape(sentence), duration=None)
             return gr.skip() if outputs == 1 else (gr.skip(),) * outputs
 
         return call

@@ -106,7 +106,6 @@ def _words(
 ) -> None:
     """A slider and a field for each word of the picture's prompt, anew for each picture."""
 
-    @gr.render(source, triggers=[blocks.load, source.change])
     def of_words(made: Source | None) -> None:
         if made is None:
             gr.Markdown("Paint a picture first; its words come here.")
@@ -132,6 +131,8 @@ def _words(
         inputs = [source, boxes, *weights, *others]
         run = change.click(handlers.edit, inputs, changed, **RUNS, **PRIVATE)
         stop.click(None, cancels=run, **PRIVATE)
+
+    gr.render(source, triggers=[blocks.load, source.change])(of_words)
 
 
 def _lit(name: str) -> gr.HTML:

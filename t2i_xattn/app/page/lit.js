@@ -26,6 +26,7 @@ function pin(word) {
   const picture = element.querySelector(".picture");
   if (picture) {
     picture.classList.toggle("ready", Boolean(word));
+    picture.querySelector(".box").hidden = true;
   }
   light(word);
 }
