@@ -17,14 +17,13 @@ from t2i_xattn.prompts.words import Word, word_spans
 from t2i_xattn.traces.heat_map import HeatMap
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.text(max_size=60) | st.sampled_from(["<script>a</script>", "a\"'&amp;${a}{{b}}", "א🎉b"]))
 def test_a_prompt_is_shown_as_typed_and_runs_nothing(prompt: str) -> None:
     words = [Word(prompt[a:b], a, b, (1,)) for a, b in word_spans(prompt)]
     maps = [HeatMap(each.text, np.ones((2, 2), np.float32)) for each in words[::2]]
     page = Read(lit_picture(Image.new("RGB", (8, 8)), prompt, words, maps, prompt))
-    # HTML has no zero character.
-    assert page.prompt == prompt.replace("\0", "\N{REPLACEMENT CHARACTER}")
+    assert page.prompt == prompt
     known = {each.word.casefold() for each in maps}
     assert page.words == sum(each.text.casefold() in known for each in words)
     assert page.tags <= TAGS

@@ -96,10 +96,12 @@ class Bounds:
             )
 
 
-OPTION = re.compile(r"(?<![\w-])--(?!max-)(?=[a-z])")
-"""How options of the command line begin; those of the app's own command keep it."""
+_OF_COMMANDS = re.compile(
+    r"(?<![\w-])--(?!max-)(?=[a-z])"  # how their options begin; those of the app's own keep it
+    r"|, or raise the limit with [^;]*$"  # what the app has no way to do
+)
 
 
 def in_the_form(sentence: object) -> str:
     """A sentence of the commands as one for whoever looks at the form, where `--size` is a size."""
-    return OPTION.sub("", str(sentence))
+    return _OF_COMMANDS.sub("", str(sentence))

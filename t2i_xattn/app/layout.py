@@ -92,7 +92,7 @@ def _settings(handlers: Handlers) -> list[gr.components.Component]:
     with gr.Row():
         width = gr.Number(0, label="Width", info="0: the model's own", elem_id="width")
         height = gr.Number(0, label="Height", info="0: the model's own", elem_id="height")
-    negative = gr.Textbox(label="Keep away from", elem_id="negative")
+    negative = gr.Textbox(label="Negative prompt: what to keep away from", elem_id="negative")
     return [seed, steps, guidance, width, height, negative]
 
 
