@@ -11,7 +11,7 @@ READY = $(VENV)/.ready
 # Each worker computes with one thread: together they fill the cores, and sums have one order.
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
-.PHONY: demo test check lint types slow audit lowest format clean
+.PHONY: demo test check lint types slow audit lowest site format clean
 
 # One environment for everything, with the versions of constraints.txt.
 $(READY): pyproject.toml constraints.txt
@@ -21,11 +21,13 @@ $(READY): pyproject.toml constraints.txt
 	# For CLIP's vocabulary, which lies in its wheel; without what it needs to run.
 	$(BIN)/python -m pip install --quiet -c constraints.txt --no-deps open_clip_torch
 	$(BIN)/python -m pip install --quiet -c constraints.txt --no-deps $(GRADIO)
+	# For axe-core, which looks at pages; its script lies in this wheel, the browser is another's.
+	$(BIN)/python -m pip install --quiet -c constraints.txt --no-deps axe-playwright-python
 	touch $@
 
 demo: $(READY)
 	$(BIN)/t2i-xattn inspect "a red circle left of a blue square" --out demo
-	@echo "open $(CURDIR)/demo/words.png"
+	@echo "open $(CURDIR)/demo/report.html"
 
 test: $(READY)
 	$(PYTEST) -m "not slow"
@@ -47,6 +49,10 @@ slow: $(READY)
 audit: $(READY)
 	$(BIN)/python scripts/audit.py
 
+# The pages of docs/ as a site, in site/; a warning is an error.
+site: $(READY)
+	$(BIN)/mkdocs build
+
 # The tests of all but the lab with the lowest versions that pyproject.toml allows. On Linux this
 # torch comes with CUDA: three gigabytes to fetch, six to keep.
 lowest: $(LOWEST)/.ready
@@ -65,4 +71,4 @@ format: $(READY)
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) $(LOWEST) demo out .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(LOWEST) demo out site .pytest_cache .mypy_cache .ruff_cache

@@ -23,9 +23,11 @@ from lab.benchmark import (
     peak_memory,
 )
 from lab.benchmark.batch_command import batch_command
+from lab.benchmark.cheaper_command import cheaper_command
 from lab.benchmark.explaining import CLOCKS, explaining_ratios
 from lab.benchmark.kept import held_bytes
 from lab.benchmark.numbers import numbers
+from lab.benchmark.report_command import report_command
 from lab.benchmark.timing import Ratio, ratio, time_in_turn
 from lab.benchmark.transformers import TransformerLoop
 from lab.evaluation.report import check_writable, circumstances, write_json
@@ -299,6 +301,8 @@ def cost_command(
 
 
 app.command("batch")(batch_command)
+app.command("report")(report_command)
+app.command("cheaper")(cheaper_command)
 
 
 if __name__ == "__main__":

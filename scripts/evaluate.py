@@ -13,7 +13,9 @@ from PIL import Image
 from rich.console import Console
 
 from lab.evaluation import faithfulness_report, regions_report, report, steering
+from lab.evaluation.attention_studies import add_attention_studies
 from lab.evaluation.carriers import carrier_figures
+from lab.evaluation.cheaper_command import add_cheaper
 from lab.evaluation.drawn import (
     FIRST_SEED,
     SOURCES,
@@ -681,6 +683,8 @@ def everything(
 
 
 add_studies(app, _load, _run)
+add_attention_studies(app, _load, _run)
+add_cheaper(app, _load)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from lab.models import load_model
 from t2i_xattn.commands.one_sentence import run_command
 from t2i_xattn.commands.output import output_folder
 from t2i_xattn.errors import UserError
-from t2i_xattn.showing.render import captioned_sheet
+from t2i_xattn.showing.captions import captioned_sheet
 
 GROUPS = {
     "shapes": ("singles", "pairs", "triples", "held_out_objects"),
@@ -46,7 +46,7 @@ def main(
         prompts = [each for group in GROUPS[scenes] for each in groups[group][:count]]
         pictures = paint(pipe, prompts, steps=steps, guidance=guidance)
         captions = [each.prompt for each in prompts]
-        sheet = captioned_sheet(list(zip(pictures, captions, strict=True)), count, lines=5)
+        sheet = captioned_sheet(list(zip(pictures, captions, strict=True)), count)
         sheet.save(folder / "gallery.png")
     typer.echo(out / "gallery.png")
 

@@ -12,6 +12,7 @@ from lab.training.export import export_pipeline
 from lab.training.recipe import RECIPE_COPY, load_recipe
 from lab.training.run import train_pipeline
 from lab.training.soup import average_denoiser
+from lab.training.vocabulary import vocabulary_as_json
 from t2i_xattn.commands.one_sentence import run_command
 from t2i_xattn.errors import UserError
 
@@ -77,7 +78,9 @@ def main(
     elif export is not None:
         if average_with is not None:
             average_denoiser(pipeline, average_with)
-        export_pipeline(pipeline, export, model_card(settings, run, figures, earlier or []))
+        card = model_card(settings, run, figures, earlier or [])
+        words = vocabulary_as_json() if settings.scenes == "world" else None
+        export_pipeline(pipeline, export, card, words)
         typer.echo(export)
 
 

@@ -13,8 +13,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from t2i_xattn import aggregation, edits, losses, processors
+    from t2i_xattn import aggregation as aggregation
+    from t2i_xattn import edits, losses, processors
     from t2i_xattn.batch.many import record_many
+    from t2i_xattn.conditioning.condition import condition
     from t2i_xattn.denoisers.sites import AttentionSite as AttentionSite
     from t2i_xattn.denoisers.sites import find_sites as find_sites
     from t2i_xattn.editing.edit import edit
@@ -25,16 +27,17 @@ if TYPE_CHECKING:
     from t2i_xattn.models.default import load_default
     from t2i_xattn.processors.swap import swap
     from t2i_xattn.recording.record import record
-    from t2i_xattn.traces.heat_map import HeatMap
+    from t2i_xattn.showing.report.report import report
+    from t2i_xattn.traces.heat_map import HeatMap as HeatMap
     from t2i_xattn.traces.trace import Trace
+    from t2i_xattn.variants.cheaper import cheaper as cheaper
 
 __version__ = "0.5.0"
 
 __all__ = [
-    "HeatMap",
     "Trace",
     "UserError",
-    "aggregation",
+    "condition",
     "edit",
     "edits",
     "explain",
@@ -45,17 +48,19 @@ __all__ = [
     "processors",
     "record",
     "record_many",
+    "report",
     "swap",
 ]
 
-# Where each public name lives, and `find_sites` and `AttentionSite`, which few need; modules are
-# themselves.
+# Where each public name lives, and others that few need; modules are themselves.
 # They are imported when they are first asked for (PEP 562), since torch and diffusers take seconds.
 _HOMES = {
     "AttentionSite": "denoisers.sites",
     "HeatMap": "traces.heat_map",
     "Trace": "traces.trace",
     "UserError": "errors",
+    "cheaper": "variants.cheaper",
+    "condition": "conditioning.condition",
     "edit": "editing.edit",
     "explain": "explaining.explain",
     "find_sites": "denoisers.sites",
@@ -64,12 +69,13 @@ _HOMES = {
     "load_default": "models.default",
     "record": "recording.record",
     "record_many": "batch.many",
+    "report": "showing.report.report",
     "swap": "processors.swap",
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name not in {*__all__, *_HOMES}:
+    if name not in {*__all__, *_HOMES, "aggregation"}:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     if name not in _HOMES:
         return importlib.import_module(f"{__name__}.{name}")
@@ -79,4 +85,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__, *_HOMES})
+    return sorted({*globals(), *__all__, *_HOMES, "aggregation"})

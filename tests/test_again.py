@@ -38,6 +38,8 @@ COMMANDS: dict[str, list[str]] = {
     "generate": ["generate", "--negative=-tree", "--guidance=3", "--count=2"],
     "inspect": ["inspect", "--words=red circle,blue", "--walk=2", "--size=64x96"],
     "edit": ["edit", "--weight=red=1.5", "--weight=blue=0.5", "--region=0,0,1,0.5=-a star"],
+    "film": ["film", "--words=red circle,blue", "--format=webp", "--frames=2", "--fps=3"],
+    "sheets for print": ["inspect", "--scale=all", "--dpi=192"],
     "explain": ["explain", "--words=red,square", "--instead=red=blue", "--by=text,carriers"],
     "edit with boxes": ["edit", "--box=circle=0,0,1,0.5", "--attend=square"],
 }
@@ -64,7 +66,7 @@ def test_from_every_file_and_the_folder(tmp_path: Path) -> None:
     out = tmp_path / "one"
     assert run("inspect", "red", "--steps=1", f"--out={out}").exit_code == 0
     every = [each for each in out.iterdir() if not each.name.startswith(".")]
-    assert {each.suffix for each in every} == {".png", ".json", ".safetensors"}
+    assert {each.suffix for each in every} == {".png", ".json", ".html", ".safetensors"}
     found = [made_of(each) for each in (*every, out)]
     assert all(each == found[0] for each in found)
     assert found[0].options["prompt"] == "red"

@@ -52,7 +52,7 @@ def studio() -> Studio:
         ({"guidance": 1e9}, "guidance of at most 100"),
         # What the model cannot take.
         ({"width": 60, "height": 64}, "a size in multiples of 8"),
-        ({"prompt": "a " * 99}, "at most 75 tokens"),
+        ({"prompt": "a " * 99}, "beyond the window|at most 75 tokens"),
         ({"negative": "blue", "guidance": 1}, "guidance above 1 for negative"),
     ],
 )

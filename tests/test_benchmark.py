@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner
@@ -23,8 +24,10 @@ from lab.benchmark import (
     make_loop,
     mode,
 )
+from lab.benchmark.recorded import drawn_trace
 from lab.benchmark.timing import ratio, time_in_turn
 from lab.benchmark.transformers import TRANSFORMERS
+from lab.browser import CHROMIUM, DRIVER
 from t2i_xattn.recording.record import record
 
 
@@ -224,3 +227,25 @@ def test_a_denoiser_that_is_not_known(command: str) -> None:
     result = CliRunner().invoke(app, [command, "--denoiser", "sd9"])
     told = "a denoiser of sd15, sdxl, tiny, sd3, flux, qwen, pixart, but came 'sd9'"
     assert told in str(result.exception)
+
+
+def test_a_drawn_run_is_a_sound_trace() -> None:
+    trace = drawn_trace("red red", 5, 32, steps=2, sides=(8, 4))
+    for array in trace.run.maps["text"].values():
+        assert np.allclose(array.sum(axis=-1), 1, atol=1e-5)
+    assert [each.columns for each in trace.words] == [(1,), (2,)]
+    assert trace.shares().words == pytest.approx(trace.heatmap("red").share, rel=1e-4)
+
+
+def test_reports_are_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cases = {"a small one": (5, 32, 2, (8,))}
+    monkeypatch.setattr("lab.benchmark.report_command.CASES", cases)
+    figures = tmp_path / "figures.json"
+    result = CliRunner().invoke(app, ["report", "--limit", "2", "--json", str(figures)])
+    assert result.exit_code == 0, result.output
+    (row,) = json.loads(figures.read_text("utf-8"))["rows"].values()
+    assert row["words"] == 3
+    assert row["bytes"] > 10_000
+    if CHROMIUM is not None and DRIVER is not None:
+        assert len(row["wall_ms"]) == 2
+        assert row["cpu_ms_a_word"] > 0

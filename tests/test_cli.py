@@ -17,6 +17,7 @@ from t2i_xattn.asking.parsing import parse_list
 from t2i_xattn.asking.request import Request
 from t2i_xattn.commands.inspection import shown_box
 from t2i_xattn.errors import UserError
+from t2i_xattn.provenance.reading import made_of
 from t2i_xattn.traces.regions import Box
 from t2i_xattn.traces.trace import Trace
 from tiny_pipelines import make_svd
@@ -58,8 +59,12 @@ def test_inspect_writes_picture_overlays_sheet_table_and_trace(model: Path, tmp_
     files = written(tmp_path / "out")
     overlays = ["word-01-a.png", "word-02-red.png", "word-03-circle.png", "word-04-blue.png"]
     assert files == sorted(
-        ["picture.png", "trace.safetensors", "words.json", "words.png", *overlays]
+        ["picture.png", "report.html", "trace.safetensors", "words.json", "words.png", *overlays]
     )
+    page = (tmp_path / "out" / "report.html").read_text("utf-8")
+    assert "t2i-xattn inspect --model" in page
+    assert "--seed=3 --steps=2" in page
+    assert made_of(tmp_path / "out" / "report.html").options["prompt"] == PROMPT
     table = json.loads((tmp_path / "out" / "words.json").read_text("utf-8"))
     assert [row["word"] for row in table["words"]] == ["A", "red", "circle", "blue"]
     trace = Trace.load(tmp_path / "out" / "trace.safetensors")
@@ -164,8 +169,14 @@ def test_a_box_of_the_table_can_be_given_to_edit(box: Box, shown: str) -> None:
         ([PROMPT, "--walk", "-1"], "--walk"),
         ([PROMPT, "--guidance", "1e30"], "--guidance of at most 100, but came 1e+30"),
         ([PROMPT, "--guidance", "1", "--negative", "tree"], "a negative prompt does nothing"),
-        ([PROMPT, "--negative", "red " * 80], "a negative prompt of at most 75 tokens"),
-        (["red " * 300], "'red', 'red', and 220 more"),
+        (
+            [PROMPT, "--negative", "red (blue"],
+            "a ')' for this bracket, at character 5 of the prompt",
+        ),
+        (
+            ["(red:1.3) " * 2 + "(blue:inf)"],
+            "a finite number, not 'inf', at character 27 of the prompt",
+        ),
         (["red " * 3000], "a prompt in characters of at most 10000, but came 12000"),
         ([PROMPT, "--words", "circl" * 200], "is not in the prompt; its words are 'A', 'red'"),
         ([PROMPT, "--words", "x" * 100_000], "--words in characters of at most 10000"),
@@ -176,7 +187,7 @@ def test_a_box_of_the_table_can_be_given_to_edit(box: Box, shown: str) -> None:
         ([PROMPT, "--picture", "a.png"], "--picture with --trace only"),
         ([PROMPT, "--device", "x" * 900], "--device of this machine, but 'xxx"),
         ([PROMPT, "--device", "nonsense"], "--device of this machine, but 'nonsense'"),
-        (["red " * 80 + "circle"], "these words lie beyond: 'red', 'red', 'red', 'red', 'red', "),
+        (["a <toy> circle"], "a textual inversion that is loaded, not '<toy>', at character 3"),
     ],
 )
 def test_a_mistake_ends_with_one_sentence_and_nothing_written(
@@ -250,3 +261,23 @@ def test_the_scripts_are_the_commands(
         runpy.run_path(str(path), run_name="__main__")
     assert ended.value.code == 0
     assert list(tmp_path.glob("picture*.png"))
+
+
+def test_a_negative_prompt_has_a_tab_in_the_report(tmp_path: Path, model: Path) -> None:
+    options = ["--model", model, "--steps", 2, "--device", "cpu", "--negative", "blue circle"]
+    assert run("inspect", PROMPT, *options, "--out", tmp_path / "with")[0] == 0
+    assert run("inspect", PROMPT, *options[:-2], "--out", tmp_path / "without")[0] == 0
+    tab = 'role="tab" id="tab-0-1"'
+    assert tab in (tmp_path / "with" / "report.html").read_text("utf-8")
+    assert tab not in (tmp_path / "without" / "report.html").read_text("utf-8")
+
+
+def test_a_saved_trace_has_a_report_with_its_picture_alone(tmp_path: Path, model: Path) -> None:
+    one, two, three = (tmp_path / name for name in ("one", "two", "three"))
+    options = ["--model", model, "--steps", 2, "--device", "cpu"]
+    assert run("inspect", PROMPT, *options, "--out", one)[0] == 0
+    trace = f"--trace={one / 'trace.safetensors'}"
+    assert run("inspect", trace, "--picture", one / "picture.png", "--out", two)[0] == 0
+    assert (two / "report.html").read_bytes() == (one / "report.html").read_bytes()
+    assert run("inspect", trace, "--out", three)[0] == 0
+    assert "report.html" not in written(three)

@@ -80,7 +80,7 @@ def test_options_come_from_the_section_of_the_command(tmp_path: Path) -> None:
         ("[generate]\nconfig = 'a.toml'", "came 'config' in"),
         ("[generate]\nhelp = true", "came 'help' in"),
         ("[generat]\nsteps = 3", "(did you mean 'generate'?)"),
-        ("steps = 3", "came 'steps'"),
+        ("seed = 3", "came 'seed'"),
         ("generate = 3", "expected a section [generate]"),
         ("[generate", "a TOML file of at most 1000000 bytes"),
         ("a" * 1_000_001, "a TOML file of at most 1000000 bytes"),

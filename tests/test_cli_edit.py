@@ -18,7 +18,14 @@ from t2i_xattn.commands.recording import recorded
 from t2i_xattn.traces.word_reports import heatmaps
 
 LONG = "circle" * 150
-FILES = ("after.png", "before.png", "edit.png", "words-after.png", "words-before.png")
+FILES = (
+    "after.png",
+    "before.png",
+    "edit.png",
+    "words-after.png",
+    "words-before.png",
+    "words-both.png",
+)
 
 
 @pytest.fixture(scope="module")

@@ -32,6 +32,9 @@ OPTIONS = sorted(
         "explain",
         "edit",
         "app",
+        "film",
+        "steps",
+        "cost",
     )  # `batch` and `again` take files, and have their own
     for each in command.params
     if each.opts[0].startswith("--") and each.name != "help"
@@ -49,6 +52,11 @@ WRONG = {
     "--walk": [*NO_COUNTS, "101"],
     "--guidance": [*NO_NUMBERS, "inf", "-inf", "-1", "1e30", LONG, HUGE],
     "--size": [*NO_COUNTS, "0", "0x0", "64x", "x64", "64x64x64", "60", "1e9x1", "4096"],
+    "--scale": ["", "x", "none", "0,1", HUGE],
+    "--dpi": [*NO_COUNTS, "0", "1201"],
+    "--format": ["", "x", "avi", HUGE],
+    "--frames": [*NO_COUNTS, "0", "201"],
+    "--fps": [*NO_NUMBERS, "inf", "-1", "0", "51", LONG, HUGE],
     "--out": ["file", "file/in", "\0", "x" * 300],
     "--image": ["", ".", "file", "none", "\0", "x" * 5000, "/dev/zero"],
     "--picture": ["", ".", "file", "none"],
@@ -64,8 +72,13 @@ WRONG = {
     "--by": ["", "x", "text,x", "placebo", HUGE],
     "--batch": [*NO_COUNTS, "0"],
     "--placebo": ["", "x"],
+    "--grow": ["", "x"],
     "--attend": ["!", "x", "x" * 10**6, ",".join("abc" * 200)],
     "--words": ["!", "x", "x" * 10**6, ",".join("abc" * 200)],
+    "--word": ["!", "x", "x" * 10**6, "\udcff"],
+    "--site": ["", " ", "x", "-1", "99", "1.0", "\0", HUGE, "x" * 10**6],
+    "--place": ["", "0.5", "x,0", "0,1.1", "-0.1,0", "nan,0", "1e0,0", "0,0,0", f"0,{HUGE}"],
+    "--step": [*NO_COUNTS, "25"],
     "--regions": ["", "x"],
     "--background": ["x", "blue", "x" * 10**6],  # without --regions; with it: test_cli_regions
     "--threshold": [*NO_NUMBERS, "0.5", "otsu", "-1", "2", LONG, HUGE],
@@ -74,7 +87,7 @@ WRONG = {
     "--max-side": [*NO_COUNTS, "0", "56", "4096"],
     "--max-steps": [*NO_COUNTS, "0", "1001"],
     "--max-queue": [*NO_COUNTS, "0", "1001"],
-    "--negative": ["a " * 80, "a" * 10**6, "\udcff"],
+    "--negative": ["(a", "a)", "(a:nan)", "().blend()", "a AND", "<x>", "a" * 10**6, "\udcff"],
 }
 """What no option of that name can take."""
 
@@ -103,6 +116,7 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Any:
         patch.setattr("t2i_xattn.commands.explain.explained", taken)
         patch.setattr("t2i_xattn.app.serving.check_installed", lambda: None)
         patch.setattr("t2i_xattn.app.serving.served", taken)
+        patch.setattr("t2i_xattn.commands.cost.costs_of", taken)
         yield folder
 
 

@@ -32,7 +32,7 @@ def files_in(found: Any) -> list[Path]:
         found = list(found.values())
     if isinstance(found, list):
         return [path for each in found for path in files_in(each)]
-    is_path = isinstance(found, str) and found.endswith((".png", ".json", ".safetensors"))
+    is_path = isinstance(found, str) and found.endswith((".png", ".json", ".html", ".safetensors"))
     return [Path(found)] if is_path else []
 
 
@@ -40,9 +40,9 @@ def files_in(found: Any) -> list[Path]:
     ("command", "options", "count"),
     [
         ("generate", ["--count", 2], 2),
-        ("inspect", [], 8),
-        ("inspect", ["--count", 2, "--words", "red"], 9),
-        ("edit", ["--weight", "red=2"], 5),
+        ("inspect", [], 9),
+        ("inspect", ["--count", 2, "--words", "red"], 11),
+        ("edit", ["--weight", "red=2"], 6),
     ],
 )
 def test_json_is_alone_on_standard_output(

@@ -217,7 +217,11 @@ def test_all_words_once_and_others_of_their_kind() -> None:
             {"interventions": ["only"], "instead": {"red": "an orange"}, "words": ["red"]},
             "a word of as many tokens",
         ),
-        ({"interventions": ["carriers"], "instead": {"red": None}, "words": ["red"]}, "nothing"),
+        (
+            {"interventions": ["carriers"], "instead": {"red": None}, "words": ["red"]},
+            "none for 'red'",
+        ),
+        ({"interventions": ["text", "carriers"]}, "none for 'a'"),
     ],
 )
 def test_mistakes(given: Mapping[str, Any], sentence: str) -> None:
@@ -230,6 +234,14 @@ def test_mistakes(given: Mapping[str, Any], sentence: str) -> None:
     assert sentence in str(told.value)
     assert state_of(pipe) == before
     assert pipe._progress_bar_config == {"disable": True}
+
+
+def test_words_that_cannot_be_aligned_are_told_before_any_question() -> None:
+    pipe, calls = quiet(), []
+    pipe.unet.register_forward_pre_hook(lambda *_: calls.append(1))
+    with pytest.raises(tx.UserError, match="none for 'a'"):
+        tx.explain(pipe, PROMPT, interventions=["text", "carriers"], **SHORT)
+    assert len(calls) == SHORT["num_inference_steps"]
 
 
 def test_a_word_beyond_the_window() -> None:

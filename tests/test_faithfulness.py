@@ -71,7 +71,7 @@ def test_trust_by_grade_and_by_what_was_said(truth: Any) -> None:
     assert by["trust"].said == pytest.approx(0.89)
     assert (by["doubt"].right.right, by["nothing"].right.n) == (0, 1)
     assert [name for name in by if "to" in name] == [
-        "0.00 to 0.40", "0.40 to 0.60", "0.85 to 0.90", "0.90 to 0.95",
+        "0.00 to 0.40", "0.40 to 0.60", "0.85 to 0.90", "0.90 to 1.00",
     ]  # fmt: skip
 
 

@@ -235,20 +235,13 @@ def test_a_hidden_token_of_added_keys_is_as_if_not_there(
 def test_a_doubled_column_is_what_fp64_says() -> None:
     layer, call = make_call(Case({"bias": False}))
     picture, text = call["hidden_states"], call["encoder_hidden_states"]
-    weights = reference.Weights(
-        layer.to_q.weight,
-        layer.to_k.weight,
-        layer.to_v.weight,
-        layer.to_out[0].weight,
-        layer.to_out[0].bias,
-    )
-    plain, probs = reference.cross_attention(picture, text, weights, HEADS)
+    weights = reference.Weights.of(layer)
+    plain = reference.attention(picture, text, weights, HEADS)
+    probs = plain.probs.clone()
     probs[..., 3] *= 2
     probs /= probs.sum(-1, keepdim=True)
-    value = reference.split_heads(text.double() @ weights.value.double().T, HEADS)
-    taken = reference.merge_heads(probs @ value)
-    assert weights.out_bias is not None
-    expected = taken @ weights.out.double().T + weights.out_bias.double()
+    taken = reference.merge_heads(probs @ plain.value)
+    expected = reference.linear(taken, weights.out, weights.out_bias)
 
     def double(probs: Tensor) -> Tensor:
         probs[..., 3] *= 2  # in place: no gradients here
@@ -256,7 +249,8 @@ def test_a_doubled_column_is_what_fp64_says() -> None:
 
     out = attention_forward(layer, picture, text, intercept=double)
     close(out, expected.float())
-    assert not torch.allclose(out, plain.float(), atol=1e-2)
+    assert plain.out is not None
+    assert not torch.allclose(out, plain.out.float(), atol=1e-2)
 
 
 def test_gradients_are_those_of_diffusers() -> None:

@@ -250,19 +250,13 @@ class TestTap:
     def test_a_layer_equals_the_one_written_out(self) -> None:
         layer = make_layer()
         picture, text = inputs()
-        weights = reference.Weights(
-            layer.to_q.weight,
-            layer.to_k.weight,
-            layer.to_v.weight,
-            layer.to_out[0].weight,
-            layer.to_out[0].bias,
-        )
-        out, probs = reference.cross_attention(picture, text, weights, heads=4)
+        steps = reference.attention(picture, text, reference.Weights.of(layer), heads=4)
+        assert steps.out is not None
         for make in PROCESSORS.values():
             layer.processor = make()
             with tapped(layer) as calls:
-                assert torch.allclose(layer(picture, text).double(), out, atol=1e-5)
-            assert torch.allclose(calls[0].probs((0, 1)).double(), probs, atol=1e-6)
+                assert torch.allclose(layer(picture, text).double(), steps.out, atol=1e-5)
+            assert torch.allclose(calls[0].probs((0, 1)).double(), steps.probs, atol=1e-6)
 
     @pytest.mark.parametrize("kind", PROCESSORS)
     @torch.no_grad()

@@ -15,12 +15,12 @@ from PIL.PngImagePlugin import PngInfo
 
 import t2i_xattn as tx
 from conftest import make_pipeline
-from t2i_xattn.commands.again import arguments_of
 from t2i_xattn.errors import UserError
 from t2i_xattn.provenance.fingerprint import fingerprint, folder_fingerprint
 from t2i_xattn.provenance.made import KEY, Made
 from t2i_xattn.provenance.png import save_png
 from t2i_xattn.provenance.reading import made_of
+from t2i_xattn.provenance.repeating import arguments_of
 
 OPTIONS: dict[str, Any] = {"prompt": "a red circle", "seed": 3, "steps": 2, "guidance": 5.0}
 

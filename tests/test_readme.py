@@ -28,7 +28,7 @@ def test_the_examples_run(
     assert len(names["arrays"]) == 6  # type: ignore[arg-type]
     assert names["before"] > names["after"] > 0  # type: ignore[operator]
     written = sorted(path.name for path in tmp_path.iterdir() if path.is_file())
-    assert written == ["effect.png", "red_circle.png", "run.safetensors"]
+    assert written == ["effect.png", "red_circle.png", "run.html", "run.safetensors"]
     assert names["placed"].size == (128, 128)  # type: ignore[attr-defined]
     assert names["again"].size == (128, 128)  # type: ignore[attr-defined]
     printed = capsys.readouterr().out

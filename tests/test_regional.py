@@ -17,7 +17,7 @@ from conftest import make_pipeline, state_of
 from t2i_xattn.denoisers.sites import walk_sites
 from t2i_xattn.edits import Drop, Edit, RegionalPrompts
 from t2i_xattn.errors import UserError
-from t2i_xattn.kernel.reference import Weights, cross_attention
+from t2i_xattn.kernel.reference import Weights, attention
 from tiny_pipelines import (
     add_lora,
     controlnet_pipeline,
@@ -45,16 +45,15 @@ def part_inside(box: tuple[float, ...], y: int, x: int, height: int, width: int)
 
 def by_hand(attn: Any, picture: Tensor, text: Tensor, others: dict[str, Tensor]) -> Tensor:
     """The output of a site by `REGIONS` and a base weight of 0.3, place after place; fp64."""
-    q, k, v, out = (
-        attn.get_submodule(name).weight for name in ("to_q", "to_k", "to_v", "to_out.0")
-    )
-    weights = Weights(q, k, v, out, attn.get_submodule("to_out.0").bias)
-    heads = attn.heads
-    base, _ = cross_attention(picture, text, weights, heads)
-    outputs = {
-        name: cross_attention(picture, other.expand(len(picture), -1, -1), weights, heads)[0]
-        for name, other in others.items()
-    }
+    weights = Weights.of(attn)
+
+    def output(text: Tensor) -> Tensor:
+        out = attention(picture, text, weights, attn.heads).out
+        assert out is not None
+        return out
+
+    base = output(text)
+    outputs = {name: output(other.expand(len(picture), -1, -1)) for name, other in others.items()}
     expected = base.clone()
     side = {64: 8, 16: 4, 4: 2}[picture.shape[1]]
     for y in range(side):

@@ -8,8 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from t2i_xattn.commands.again import REPEATED, arguments_of
 from t2i_xattn.provenance.png import save_png
+from t2i_xattn.provenance.repeating import REPEATED, arguments_of
 from t2i_xattn.traces.word_reports import word_reports
 
 if TYPE_CHECKING:

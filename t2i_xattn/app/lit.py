@@ -87,7 +87,8 @@ def lit_picture(
     end = 0
     for word in words:
         number = numbers.get(word.text.casefold())
-        if word.start < end or number is None:
+        typed = prompt[word.start : word.stop] == word.text
+        if word.start < end or number is None or not typed:
             continue
         pieces += [(prompt[end : word.start], None), (word.text, number)]
         end = word.stop

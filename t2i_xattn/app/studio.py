@@ -17,10 +17,11 @@ from t2i_xattn.asking.painting import painted
 from t2i_xattn.asking.request import Request, paint, tokenizer_of
 from t2i_xattn.commands.edit import WALK, Edited, paint_edited
 from t2i_xattn.commands.explain import Asked, explained
-from t2i_xattn.commands.recording import recorded
+from t2i_xattn.commands.recording import recorded, with_negative
+from t2i_xattn.conditioning.within import words_read
 from t2i_xattn.errors import UserError
 from t2i_xattn.pictures import fitted, read_picture
-from t2i_xattn.prompts.words import Word, split_words
+from t2i_xattn.prompts.words import Word
 from t2i_xattn.provenance.made import Made
 from t2i_xattn.traces.word_reports import heatmaps
 
@@ -116,7 +117,7 @@ class Studio:
         self.bounds.check(request)
         with self._running(session, told):
             request.check_against(self.pipe)
-            with recorded(self.pipe, WALK) as trace:
+            with recorded(self.pipe, WALK, with_negative(self.pipe, request)) as trace:
                 (image,) = paint(self.pipe, request)
             made = self._made("inspect", request, image, walk=WALK)
             return _painted(request, image, trace, made, None)
@@ -175,7 +176,7 @@ class Studio:
             made = self._made(command, asked.request, edited.after, **given)
             tokenizer = tokenizer_of(self.pipe)
             texts = (asked.request.prompt, asked.target)
-            before, after = (split_words(tokenizer, text) for text in texts)
+            before, after = (words_read(self.pipe, tokenizer, text) for text in texts)
             return Changed(asked, edited, (before, after), made)
 
     def explain(self, source: Source | None, session: str = "", told: Told = None) -> Explained:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from t2i_xattn.asking.parsing import parse_pairs, unquoted
 from t2i_xattn.asking.request import Request, check_text, tokenizer_of
 from t2i_xattn.errors import UserError, shown
-from t2i_xattn.prompts.words import check_whole, find_phrase, phrase_spans, split_words
+from t2i_xattn.prompts.words import check_whole, find_phrase, phrase_spans
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -57,6 +57,17 @@ class EditRequest:
                 end = -minus_stop
         return "".join([*parts, prompt[end:]])
 
+    @property
+    def told(self) -> str:
+        """What is done, in a line."""
+        parts = [f"{old} → {new}" for old, new in self.replace.items()]
+        parts += [f"{word} × {weight:g}" for word, weight in self.weights.items()]
+        parts += [f"{word} into its box" for word in self.boxes]
+        parts += [f"{text} in a box of its own" for text in self.regions]
+        if self.attend:
+            parts.append(f"none left out of {', '.join(self.attend)}")
+        return "; ".join(parts)
+
     def check(self) -> None:
         """What can be known without the model.
 
@@ -86,17 +97,19 @@ class EditRequest:
             UserError: a phrase is not in the prompt, a region's text is too long, or see
                 `Request.check_against`.
         """
+        from t2i_xattn.conditioning.within import words_read
+
         self.request.check_against(pipe)
         tokenizer = tokenizer_of(pipe)
-        words = split_words(tokenizer, self.request.prompt)
+        words = words_read(pipe, tokenizer, self.request.prompt)
         for phrase in (*self.replace, *self.boxes, *self.attend):
             find_phrase(words, phrase)
-        words = split_words(tokenizer, self.target)
+        words = words_read(pipe, tokenizer, self.target)
         check_whole(self.target, words)
         for phrase in (*self.replace.values(), *self.weights):
             find_phrase(words, phrase)
         for text in self.regions:
-            check_whole(text, split_words(tokenizer, text))
+            check_whole(text, words_read(pipe, tokenizer, text))
 
 
 def parse_weights(texts: Sequence[str]) -> dict[str, float]:

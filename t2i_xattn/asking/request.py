@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from t2i_xattn.asking.painting import painted
 from t2i_xattn.errors import UserError, listed, shown
 from t2i_xattn.prompts.own_tokenizer import tokenizer_beside
-from t2i_xattn.prompts.words import cut_words, find_phrase, split_words
+from t2i_xattn.prompts.words import cut_words, find_phrase
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -85,9 +85,11 @@ class Request:
                 f"expected at most {levels} --steps for this model, but came {shown(self.steps)}; "
                 "take fewer"
             )
+        from t2i_xattn.conditioning.within import words_read
+
         tokenizer = tokenizer_of(pipe)
         for name, text in (("prompt", self.prompt), ("negative prompt", self.negative or "")):
-            cut = cut_words(split_words(tokenizer, text))
+            cut = cut_words(words_read(pipe, tokenizer, text))
             if cut:
                 words = listed(word.text for word in cut)
                 raise UserError(
@@ -95,7 +97,7 @@ class Request:
                     f"but these words lie beyond: {words}; shorten it"
                 )
         self._check_guidance(pipe)
-        spans = split_words(tokenizer, self.prompt)
+        spans = words_read(pipe, tokenizer, self.prompt)
         for phrase in self.words:
             find_phrase(spans, phrase)
 
@@ -143,10 +145,11 @@ def tokenizer_of(pipe: Any) -> Any:
     return max(found, key=lambda each: int(each.model_max_length))
 
 
-def paint(pipe: Any, request: Request) -> list[Image.Image]:
+def paint(pipe: Any, request: Request, **others: Any) -> list[Image.Image]:
     """The pictures of a request: number ``n`` has the seed ``request.seed + n``.
 
-    So the pictures do not depend on how many are made at once.
+    So the pictures do not depend on how many are made at once. `others` are further arguments of
+    the pipeline's call.
     """
     import torch
 
@@ -154,7 +157,20 @@ def paint(pipe: Any, request: Request) -> list[Image.Image]:
     known = inspect.signature(pipe.__call__).parameters
     options = {"num_images_per_prompt": request.count, "generator": generators}
     more = {name: value for name, value in options.items() if name in known}
-    return painted(pipe, prompt=request.prompt, **settings_of(pipe, request), **more)
+    from t2i_xattn.conditioning.within import is_scheduled
+
+    given = {"prompt": request.prompt, **settings_of(pipe, request)}
+    if is_scheduled(pipe, request.prompt, request.negative):
+        from t2i_xattn.conditioning.condition import condition
+
+        if "callback_on_step_end" in others:
+            raise UserError(
+                "expected a prompt without a schedule where each step is looked at, but came "
+                f"{shown(request.prompt)}; leave [before:after:step] out"
+            )
+        texts = (given.pop(name, None) for name in ("prompt", "negative_prompt"))
+        given |= condition(pipe, *texts)
+    return painted(pipe, **given, **more, **others)
 
 
 def settings_of(pipe: Any, request: Request) -> dict[str, Any]:

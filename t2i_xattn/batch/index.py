@@ -32,7 +32,8 @@ def check_pyarrow() -> None:
 
 def schema() -> pyarrow.Schema:
     """The columns. Shares, boxes and peakedness are those of `t2i-xattn inspect`; effect (the size
-    by `text`), grade and the region's box those of `t2i-xattn explain`, null unless asked for."""
+    by `text`), grade and the region's box those of `t2i-xattn explain`, null unless asked for. The
+    words that the model was never taught are null where its vocabulary is not known."""
     import pyarrow as pa
 
     sides = [pa.field(side, pa.float64()) for side in ("top", "left", "bottom", "right")]
@@ -64,6 +65,7 @@ def schema() -> pyarrow.Schema:
             ("picture", pa.string()),
             ("trace", pa.string()),
             ("explanation", pa.string()),
+            ("unknown_words", pa.list_(pa.string())),
             ("error", pa.string()),
         ]
     )

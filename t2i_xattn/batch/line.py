@@ -15,7 +15,7 @@ from t2i_xattn.asking.edit_request import (
 from t2i_xattn.asking.parsing import parse_list, parse_pairs, parse_size
 from t2i_xattn.asking.request import Request, tokenizer_of
 from t2i_xattn.errors import UserError, nearest, shown
-from t2i_xattn.prompts.words import find_phrase, split_words
+from t2i_xattn.prompts.words import find_phrase
 
 if TYPE_CHECKING:
     from t2i_xattn.traces.regions import Box
@@ -78,13 +78,15 @@ class Line:
         Raises:
             UserError: see `Request` and `EditRequest`.
         """
+        from t2i_xattn.conditioning.within import words_read
+
         if self.edited:
             self.asked.check()
             self.asked.check_against(pipe)
         else:
             self.request.check()
             self.request.check_against(pipe)
-        words = split_words(tokenizer_of(pipe), self.asked.target)
+        words = words_read(pipe, tokenizer_of(pipe), self.asked.target)
         for phrase in self.words:
             find_phrase(words, phrase)
 

@@ -183,13 +183,25 @@ class Painter:
         return list(recorded_call(*given, options=self.options, arguments=arguments))
 
     def _plain(self, lines: Sequence[Line]) -> list[tuple[Any, Trace | None]]:
-        requests = [line.request for line in lines]
-        return self._batch.in_parts(
-            partial(self._call, arguments=self._arguments(lines[0])),
-            [each.prompt for each in requests],
-            [each.seed for each in requests],
-            [each.negative for each in requests],
-        )
+        from t2i_xattn.conditioning.within import columns_read
+
+        # A picture must not depend on how long its neighbours' prompts are.
+        longest = [
+            columns_read(self.pipe, [line.request.prompt, line.request.negative or ""])
+            for line in lines
+        ]
+        found: dict[int, tuple[Any, Trace | None]] = {}
+        for columns in dict.fromkeys(longest):
+            own = [number for number, each in enumerate(longest) if each == columns]
+            requests = [lines[number].request for number in own]
+            painted = self._batch.in_parts(
+                partial(self._call, arguments=self._arguments(lines[0])),
+                [each.prompt for each in requests],
+                [each.seed for each in requests],
+                [each.negative for each in requests],
+            )
+            found |= dict(zip(own, painted, strict=True))
+        return [found[number] for number in range(len(lines))]
 
     def _edited(self, line: Line) -> list[tuple[Any, Trace | None]]:
         """The picture after the edits; with other words, beside the one that it is made from."""

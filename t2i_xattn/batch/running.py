@@ -21,6 +21,7 @@ from t2i_xattn.batch.plan import batches
 from t2i_xattn.batch.processes import Process
 from t2i_xattn.batch.reading import Form, form_of, read_lines, survey
 from t2i_xattn.batch.writing import Traces, Writer
+from t2i_xattn.models.vocabulary import vocabulary_of
 
 FORMAT = 1
 
@@ -94,12 +95,14 @@ class Outcome:
         done: lines, in this run.
         before: lines of its part that were done before.
         failed: of those done, the ones that could not be painted.
+        unknown: of those done, the ones with words that the model was never taught.
         index: whether all lines of all processes are done, and the index is there.
     """
 
     done: int
     before: int
     failed: int
+    unknown: int
     index: bool
 
 
@@ -130,7 +133,7 @@ def run_batch(run: BatchRun, process: Process, load: Callable[[], Any]) -> Outco
         for line in again:
             done.forget(line)
         todo, before = _count(run, process, done)
-        failed = 0
+        failed = unknown = 0
         if todo:
             pipe = load()
             pipe.set_progress_bar_config(disable=True)
@@ -143,7 +146,9 @@ def run_batch(run: BatchRun, process: Process, load: Callable[[], Any]) -> Outco
             off = None if process.rank == 0 else True
             with (
                 tqdm(total=todo + before, initial=before, unit="line", disable=off) as bar,
-                Writer(folder, run.model, run.traces, run.strict, done.failed) as writer,
+                Writer(
+                    folder, run.model, run.traces, run.strict, done.failed, vocabulary_of(pipe)
+                ) as writer,
             ):
                 for number, batch in enumerate(_own(run, process)):
                     left = _left(batch, done)
@@ -156,8 +161,8 @@ def run_batch(run: BatchRun, process: Process, load: Callable[[], Any]) -> Outco
                         bar.update(len(left))
                     if number % EVERY == EVERY - 1:
                         give_back()
-            failed = writer.failed
-        return Outcome(todo, before, failed, write_index(folder, found.lines))
+            failed, unknown = writer.failed, writer.unknown
+        return Outcome(todo, before, failed, unknown, write_index(folder, found.lines))
 
 
 def _own(run: BatchRun, process: Process) -> Iterator[tuple[Line, ...]]:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from t2i_xattn.explaining.explanation import Explanation
+    from t2i_xattn.models.vocabulary import Vocabulary
     from t2i_xattn.provenance.made import Made
 
 THREADS = 2
@@ -55,6 +56,7 @@ class Writer:
 
     Attributes:
         failed: lines whose record has an error.
+        unknown: lines with words that the model was never taught.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class Writer:
         traces: Traces,
         strict: bool,
         tried: Mapping[int, int] | None = None,
+        vocabulary: Vocabulary | None = None,
     ) -> None:
         """
         Args:
@@ -72,10 +75,11 @@ class Writer:
             traces: which to keep.
             strict: whether a line that failed is a failure of the run.
             tried: by the number of a line, how often it was tried in earlier runs.
+            vocabulary: the words that the model was taught; None where they are not known.
         """
         self.folder, self.model, self.traces, self.strict = folder, model, traces, strict
-        self.tried = tried or {}
-        self.failed = 0
+        self.tried, self.vocabulary = tried or {}, vocabulary
+        self.failed = self.unknown = 0
         self._failure: BaseException | None = None
         self._room = threading.BoundedSemaphore(WAITING)
         self._lock = threading.Lock()
@@ -125,6 +129,10 @@ class Writer:
     def _written(self, found: Painted, seconds: float) -> dict[str, Any]:
         """The record of a line, whose files are there."""
         record = record_of(found.line, self.model)
+        if self.vocabulary is not None:
+            asked, negative = found.line.asked, found.line.request.negative
+            texts = (asked.request.prompt, asked.target, negative, *asked.regions)
+            record["unknown_words"] = [each.word for each in self.vocabulary.unknown(*texts)]
         if found.picture is not None:
             record["width"], record["height"] = found.picture.size
             try:
@@ -181,6 +189,7 @@ class Writer:
             self._file.flush()
             os.fsync(self._file.fileno())
             self.failed += sum(each["error"] is not None for each in records)
+            self.unknown += sum(bool(each["unknown_words"]) for each in records)
 
 
 def record_of(line: Line, model: str) -> dict[str, Any]:
@@ -203,6 +212,7 @@ def record_of(line: Line, model: str) -> dict[str, Any]:
         "picture": None,
         "trace": None,
         "explanation": None,
+        "unknown_words": None,
         "error": None,
     }
 

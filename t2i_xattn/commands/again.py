@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import filecmp
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from t2i_xattn.commands import options
 from t2i_xattn.commands.run_files import NAME
-from t2i_xattn.errors import UserError, shown
+from t2i_xattn.errors import UserError
 from t2i_xattn.provenance.made import Made
 from t2i_xattn.provenance.reading import made_of
-
-REPEATED = ("generate", "inspect", "edit", "explain")
-"""Commands that can be run again."""
+from t2i_xattn.provenance.repeating import arguments_of
 
 
 @options.one_sentence
 def again_command(
     context: typer.Context,
-    file: Annotated[Path, typer.Argument(help="What generate, inspect, explain or edit wrote.")],
+    file: Annotated[
+        Path, typer.Argument(help="What generate, inspect, explain, edit, steps or film wrote.")
+    ],
     out: options.Out = Path("again"),
     device: options.Device = None,
 ) -> None:
@@ -58,40 +58,6 @@ def _folder_of_run(file: Path) -> Path:
     """The folder that a run wrote into; of several pictures each lies in a folder within it."""
     folder = file if file.is_dir() else file.parent
     return next((each for each in (folder, folder.parent) if (each / NAME).is_file()), folder)
-
-
-def arguments_of(made: Made) -> list[str]:
-    """The command line that asks for a run; it is parsed as if it had been typed.
-
-    Raises:
-        UserError: for a command that is not one of `REPEATED`, or options that are no such.
-    """
-    if made.command not in REPEATED:
-        raise UserError(
-            f"expected something that {', '.join(REPEATED)} made, but {shown(made.command)} did; "
-            "repeat that by hand"
-        )
-    arguments = [made.command]
-    for name, value in made.options.items():
-        listed: list[Any] = value if isinstance(value, list) else [value]
-        told = all(isinstance(each, str | int | float | None) for each in listed)
-        # A file does not say where to write.
-        if not told or not name.isidentifier() or name in options.NOT_OF_THE_RUN:
-            raise UserError(
-                f"expected options of a run, but came {shown(name)}, which is none or damaged; "
-                "take another file"
-            )
-        if name == "prompt":
-            continue
-        option = "--" + name.replace("_", "-")
-        for each in listed:
-            if isinstance(each, bool):
-                arguments.append(option if each else f"--no-{option[2:]}")
-            elif each is not None:
-                arguments.append(f"{option}={each}")
-    prompt = made.options.get("prompt")
-    # It may begin like an option.
-    return arguments if prompt is None else [*arguments, "--", str(prompt)]
 
 
 def _differences(first: Made, now: Made) -> list[str]:

@@ -10,12 +10,16 @@ import typer
 from t2i_xattn import __version__
 from t2i_xattn.commands.again import again_command
 from t2i_xattn.commands.batch import batch_command
+from t2i_xattn.commands.cost import cost_command
 from t2i_xattn.commands.edit import edit_command
 from t2i_xattn.commands.explain import explain_command
+from t2i_xattn.commands.film import film_command
 from t2i_xattn.commands.generate import generate_command
 from t2i_xattn.commands.group import OneSentenceGroup
 from t2i_xattn.commands.inspect import inspect_command
 from t2i_xattn.commands.serve import app_command
+from t2i_xattn.commands.steps import steps_command
+from t2i_xattn.commands.tokens import tokens_command
 
 app = typer.Typer(
     cls=OneSentenceGroup,
@@ -26,10 +30,14 @@ app = typer.Typer(
 app.command("generate")(generate_command)
 app.command("inspect")(inspect_command)
 app.command("explain")(explain_command)
+app.command("steps")(steps_command)
 app.command("edit")(edit_command)
+app.command("film")(film_command)
 app.command("batch")(batch_command)
+app.command("tokens")(tokens_command)
 app.command("again")(again_command)
 app.command("app")(app_command)
+app.command("cost")(cost_command)
 
 
 def _print_version(asked: bool) -> None:

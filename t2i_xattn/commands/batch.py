@@ -108,7 +108,13 @@ def batch_command(
     of = "" if process.world == 1 else f"process {process.rank} of {process.world}: "
     before = f", {outcome.before} before" if outcome.before else ""
     failed = f", {outcome.failed} of them failed, see error in the index" if outcome.failed else ""
-    typer.echo(f"{of}{outcome.done} lines done{before}{failed}")
+    unknown = ""
+    if outcome.unknown:
+        unknown = (
+            f", {outcome.unknown} of them with words that the model was never taught, see "
+            "unknown_words in the index"
+        )
+    typer.echo(f"{of}{outcome.done} lines done{before}{failed}{unknown}")
     if outcome.index:
         typer.echo(out / "index.parquet")
 

@@ -21,7 +21,10 @@ from t2i_xattn.commands.config import Config
 from t2i_xattn.commands.json_output import Json, print_json
 from t2i_xattn.commands.output import output_folder
 from t2i_xattn.commands.recording import recorded
+from t2i_xattn.commands.unknown_words import told_unknown
 from t2i_xattn.errors import UserError
+from t2i_xattn.models.vocabulary import as_json as unknown_as_json
+from t2i_xattn.prompts.function_words import is_function_word
 from t2i_xattn.provenance.made import Made
 from t2i_xattn.provenance.png import save_png
 from t2i_xattn.traces.word_reports import heatmaps
@@ -34,7 +37,7 @@ if TYPE_CHECKING:
 WALK = 1
 """As `inspect` has it, so that both show the same maps."""
 
-FILES = ("edit", "before", "after", "words-before", "words-after")
+FILES = ("edit", "before", "after", "words-before", "words-after", "words-both")
 """What is written, as PNG files."""
 
 
@@ -70,6 +73,8 @@ def edit_command(
     guidance: options.Guidance = 5.0,
     size: options.Size = None,
     negative: options.Negative = None,
+    scale: options.Scale = "each",
+    dpi: options.Dpi = 96,
     out: options.Out = Path("out"),
     device: options.Device = None,
     as_json: Json = False,
@@ -96,8 +101,10 @@ def edit_command(
     with output_folder(out, "edit") as folder:
         pipe = options.load(model, device)
         asked.check_against(pipe)
+        unknown = told_unknown(pipe, prompt, asked.target, negative, *asked.regions)
         asked = with_fitted_picture(pipe, asked)
-        from t2i_xattn.showing.render import comparison, contact_sheet
+        from t2i_xattn.showing.comparison import comparison, pair_sheet, paired
+        from t2i_xattn.showing.sheet import contact_sheet
 
         edited = paint_edited(pipe, asked)
         given = options.asked(context)
@@ -106,18 +113,43 @@ def edit_command(
         made = Made.by(pipe, "edit", given, edited.after.size)
         save_png(edited.before, folder / "before.png", made)
         save_png(edited.after, folder / "after.png", made)
-        both = comparison(edited.before, edited.after, (prompt, asked.target))
-        save_png(both, folder / "edit.png", made)
-        for name, picture, maps, text in (
-            ("before", edited.before, edited.maps_before, prompt),
-            ("after", edited.after, edited.maps_after, asked.target),
+        texts = (prompt, asked.target)
+        both = comparison(
+            edited.before,
+            edited.after,
+            texts,
+            edit=asked.told,
+            boxes=[*asked.boxes.items(), *asked.regions.items()],
+            dpi=dpi,
+        )
+        save_png(both, folder / "edit.png", made, dpi=dpi)
+        named = [
+            [heat for heat in maps if not is_function_word(heat.word)] or maps
+            for maps in (edited.maps_before, edited.maps_after)
+        ]
+        sheet = pair_sheet(
+            (edited.before, edited.after),
+            paired(named[0], named[1], asked.replace),
+            (f"before: {texts[0]}", f"after: {texts[1]}"),
+            scale=scale,
+            dpi=dpi,
+        )
+        save_png(sheet, folder / "words-both.png", made, dpi=dpi)
+        never = [each.word for each in unknown or ()]
+        for name, picture, maps, shown, text in (
+            ("before", edited.before, edited.maps_before, named[0], texts[0]),
+            ("after", edited.after, edited.maps_after, named[1], texts[1]),
         ):
-            sheet = contact_sheet(picture, maps, prompt=text)
-            save_png(sheet, folder / f"words-{name}.png", made)
+            quiet = [heat for heat in maps if heat not in shown]
+            sheet = contact_sheet(
+                picture, shown, text, scale=scale, quiet=quiet, unknown=never, dpi=dpi
+            )
+            save_png(sheet, folder / f"words-{name}.png", made, dpi=dpi)
     files = {name: out / f"{name}.png" for name in FILES}
     if as_json:
         by_name = {name.replace("-", "_"): file for name, file in files.items()}
-        print_json({"command": "edit", "prompt": prompt, "target": asked.target, **by_name})
+        told = {"target": asked.target, **by_name, "unknown_words": unknown_as_json(unknown)}
+        print_json({"command": "edit", "prompt": prompt, **told})
         return
     for file in files.values():
         typer.echo(file)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,14 +18,15 @@ from t2i_xattn.commands import options
 from t2i_xattn.commands.config import Config
 from t2i_xattn.commands.json_output import Json, print_json
 from t2i_xattn.commands.output import output_folder
-from t2i_xattn.prompts.words import find_phrase, split_words
+from t2i_xattn.commands.unknown_words import told_unknown
+from t2i_xattn.models.vocabulary import UnknownWord
+from t2i_xattn.models.vocabulary import as_json as unknown_as_json
+from t2i_xattn.prompts.words import find_phrase
 from t2i_xattn.provenance.made import Made
 from t2i_xattn.provenance.png import save_png
 
 if TYPE_CHECKING:
-    from PIL import Image
-
-    from t2i_xattn.explaining.explanation import ExplainedPicture, Explanation
+    from t2i_xattn.explaining.explanation import Explanation
 
 NOTHING = "-"
 """What is written in a word's place to leave it out."""
@@ -53,10 +54,11 @@ class Asked:
             UserError: for an intervention that there is none of, or a phrase of `instead` that the
                 prompt does not have or that is not asked about.
         """
+        from t2i_xattn.conditioning.within import words_read
         from t2i_xattn.explaining.interventions import check_interventions
 
         check_interventions(self.interventions)
-        spans = split_words(tokenizer_of(pipe), request.prompt)
+        spans = words_read(pipe, tokenizer_of(pipe), request.prompt)
         for phrase in self.instead:
             find_phrase(spans, phrase)
 
@@ -92,6 +94,7 @@ def explain_command(
     ] = True,
     walk: options.Walk = 1,
     batch: Annotated[int, typer.Option(min=1, max=1024, help="Pictures at once.")] = 8,
+    dpi: options.Dpi = 96,
     out: options.Out = Path("out"),
     device: options.Device = None,
     as_json: Json = False,
@@ -114,16 +117,26 @@ def explain_command(
         pipe = options.load(model, device)
         request.check_against(pipe)
         asked.check(pipe, request)
+        unknown = told_unknown(pipe, prompt, negative)
         found = explained(pipe, request, asked, walk)
         made = Made.by(pipe, "explain", options.asked(context), found.pictures[0].image.size)
-        files = _write(folder, found, made)
+        for each in found.pictures:
+            each.trace.settings["made"] = made.as_dict()
+        files = _write(folder, found, made, phrases, unknown, dpi)
     if as_json:
         paths = {name: [str(out / each) for each in some] for name, some in files.items()}
-        print_json({"command": "explain", "files": paths, **found.as_json()})
+        print_json(
+            {
+                "command": "explain",
+                "files": paths,
+                **found.as_json(),
+                "unknown_words": unknown_as_json(unknown),
+            }
+        )
         return
     _print(found)
-    for each in (*files["pictures"], *files["sheets"], *files["table"]):
-        typer.echo(out / each)
+    for path in (path for some in files.values() for path in some):
+        typer.echo(out / path)
 
 
 def explained(pipe: Any, request: Request, asked: Asked, walk: int) -> Explanation:
@@ -144,9 +157,21 @@ def explained(pipe: Any, request: Request, asked: Asked, walk: int) -> Explanati
     )
 
 
-def _write(folder: Path, found: Explanation, made: Made) -> dict[str, list[Path]]:
-    """Pictures, a sheet of attention and effect maps each, and the table as JSON."""
-    files: dict[str, list[Path]] = {"pictures": [], "sheets": [], "table": []}
+def _write(
+    folder: Path,
+    found: Explanation,
+    made: Made,
+    phrases: Sequence[str],
+    unknown: Sequence[UnknownWord] | None,
+    dpi: int,
+) -> dict[str, list[Path]]:
+    """Pictures, a sheet of attention and effect maps each, a page each to hover over, and the table
+    as JSON."""
+    from t2i_xattn.showing.effects import effect_sheet
+    from t2i_xattn.showing.report.report import report
+
+    never = [each.word for each in unknown or ()]
+    files: dict[str, list[Path]] = {"pictures": [], "sheets": [], "reports": [], "table": []}
     several = len(found.pictures) > 1
     for number, picture in enumerate(found.pictures):
         place = Path(f"seed-{picture.seed}") if several else Path()
@@ -154,47 +179,18 @@ def _write(folder: Path, found: Explanation, made: Made) -> dict[str, list[Path]
         files["pictures"].append(place / "picture.png")
         files["sheets"].append(place / "effects.png")
         save_png(picture.image, folder / files["pictures"][-1], made, number)
-        save_png(effect_sheet(found, picture), folder / files["sheets"][-1], made, number)
-    table = found.as_json() | {"made": made.as_dict()}
+        sheet = effect_sheet(found, picture, unknown=never, dpi=dpi)
+        save_png(sheet, folder / files["sheets"][-1], made, number, dpi=dpi)
+        files["reports"].append(place / "report.html")
+        report(found, image=number, words=phrases).save(folder / files["reports"][-1])
+    table = found.as_json() | {
+        "unknown_words": unknown_as_json(unknown),
+        "made": made.as_dict(),
+    }
     files["table"].append(Path("explanation.json"))
     text = json.dumps(table, indent=2, ensure_ascii=False, allow_nan=False)
     (folder / files["table"][0]).write_text(text, "utf-8")
     return files
-
-
-def effect_sheet(found: Explanation, picture: ExplainedPicture) -> Image.Image:
-    """The picture, and for each word its attention map and its effect map, laid over it."""
-    from t2i_xattn.showing.render import captioned_sheet
-
-    tiles = [(beside(picture.image), found.prompt)]
-    for each in found.words:
-        name = each.evidence.found_by or next(iter(each.sizes))
-        effect = picture.effects[each.word][name]
-        attention = picture.attention(each.word)
-        others = [other or "nothing" for other in each.others]
-        way = f"{' or '.join(others)} in its place" if name == "text" else name
-        told = (
-            f"{each.word}: attention {attention.share:.1%} | effect {effect.size:.0%}, {way}: "
-            f"{each.grade}"
-        )
-        tiles.append(
-            (beside(attention.overlay(picture.image), effect.overlay(picture.image)), told)
-        )
-    return captioned_sheet(tiles, columns=2)
-
-
-def beside(*pictures: Image.Image, side: int = 224) -> Image.Image:
-    """One or two pictures of one size in a tile for two."""
-    from PIL import Image
-
-    width, height = pictures[0].size
-    factor = side / max(width, height)
-    size = max(1, round(width * factor)), max(1, round(height * factor))
-    tile = Image.new("RGB", (2 * size[0] + 4, size[1]), (255, 255, 255))
-    for number, each in enumerate(pictures):
-        fitted = each.convert("RGB").resize(size, Image.Resampling.LANCZOS)
-        tile.paste(fitted, (number * (size[0] + 4), 0))
-    return tile
 
 
 def _print(found: Explanation) -> None:

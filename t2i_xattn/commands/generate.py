@@ -13,6 +13,8 @@ from t2i_xattn.commands import options
 from t2i_xattn.commands.config import Config
 from t2i_xattn.commands.json_output import Json, print_json
 from t2i_xattn.commands.output import output_folder
+from t2i_xattn.commands.unknown_words import told_unknown
+from t2i_xattn.models.vocabulary import as_json as unknown_as_json
 from t2i_xattn.provenance.made import Made
 from t2i_xattn.provenance.png import save_png
 
@@ -42,6 +44,7 @@ def generate_command(
     with output_folder(out, "generate", beside=True) as folder:
         pipe = options.load(model, device)
         request.check_against(pipe)
+        unknown = told_unknown(pipe, prompt, negative)
         pictures = paint(pipe, request)
         seeds = range(seed, seed + len(pictures))
         made = Made.by(pipe, "generate", options.asked(context), pictures[0].size)
@@ -50,7 +53,8 @@ def generate_command(
     files = {each: out / f"picture-{each}.png" for each in seeds}
     if as_json:
         found = [{"seed": each, "picture": file} for each, file in files.items()]
-        print_json({"command": "generate", "prompt": prompt, "pictures": found})
+        told = {"prompt": prompt, "pictures": found, "unknown_words": unknown_as_json(unknown)}
+        print_json({"command": "generate", **told})
         return
     for file in files.values():
         typer.echo(file)

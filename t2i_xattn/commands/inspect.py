@@ -14,13 +14,15 @@ from t2i_xattn.asking.parsing import parse_list, parse_size
 from t2i_xattn.asking.request import Request, check_text, paint
 from t2i_xattn.commands import options
 from t2i_xattn.commands.config import Config
-from t2i_xattn.commands.inspection import Inspection, write_inspection
+from t2i_xattn.commands.inspection import Inspection, Look, write_inspection, write_report
 from t2i_xattn.commands.json_output import Json, print_json
 from t2i_xattn.commands.output import output_folder
-from t2i_xattn.commands.recording import recorded
+from t2i_xattn.commands.recording import recorded, with_negative
 from t2i_xattn.commands.regions import RegionsRequest, regions_request, write_regions
+from t2i_xattn.commands.unknown_words import told_unknown
 from t2i_xattn.errors import UserError, shown_path
 from t2i_xattn.files import is_file
+from t2i_xattn.models.vocabulary import vocabulary_of_model
 from t2i_xattn.provenance.made import Made
 from t2i_xattn.provenance.reading import made_of
 from t2i_xattn.traces.word_reports import heatmaps
@@ -77,6 +79,8 @@ def inspect_command(
             help="With --trace: its picture; one each, where it has several.", show_default="grey"
         ),
     ] = None,
+    scale: options.Scale = "each",
+    dpi: options.Dpi = 96,
     out: options.Out = Path("out"),
     device: options.Device = None,
     as_json: Json = False,
@@ -86,6 +90,7 @@ def inspect_command(
     """Paint a prompt and show where each of its words acted; or look into a saved trace."""
     phrases = parse_list(words)
     wanted = regions_request(regions, phrases, background, threshold)
+    look = Look(scale, dpi, every=bool(phrases))
     if wanted is not None and not no_limits:
         check_phrases("--background", wanted.background)
     if trace is not None:
@@ -97,7 +102,7 @@ def inspect_command(
             )
         if not no_limits:
             check_phrases("--words", phrases)
-        found = inspect_trace(trace, picture or [], phrases, out, no_limits, wanted)
+        found = inspect_trace(trace, picture or [], phrases, out, no_limits, wanted, look)
     elif prompt is None:
         raise UserError('expected a prompt, such as "a red circle", or --trace, but came neither')
     elif picture:
@@ -108,7 +113,7 @@ def inspect_command(
         if not no_limits:
             check_limits(every, walk)
         every.check()
-        found = inspect_run(request, model, walk, out, device, options.asked(context), wanted)
+        found = inspect_run(request, model, walk, out, device, options.asked(context), wanted, look)
     if as_json:
         print_json({"command": "inspect", **found.as_json()})
     else:
@@ -123,13 +128,15 @@ def inspect_run(
     device: str | None,
     asked: Mapping[str, Any],
     wanted: RegionsRequest | None = None,
+    look: Look | None = None,
 ) -> Inspection:
     """Paints a request, records it, and writes what its words did; `asked` are the options."""
     with output_folder(out, "inspect") as folder:
         pipe = options.load(model, device)
         others = wanted.background if wanted else ()
         replace(request, words=(*request.words, *others)).check_against(pipe)
-        with recorded(pipe, walk) as trace:
+        unknown = told_unknown(pipe, request.prompt, request.negative)
+        with recorded(pipe, walk, with_negative(pipe, request)) as trace:
             pictures = paint(pipe, request)
         made = Made.by(pipe, "inspect", asked, pictures[0].size)
         trace.settings["made"] = made.as_dict()
@@ -139,7 +146,12 @@ def inspect_run(
         for number, (picture, maps) in enumerate(zip(pictures, of_words, strict=True)):
             # One picture lies in the folder itself, several in a folder each.
             place = Path(f"seed-{request.seed + number}") if len(pictures) > 1 else Path()
-            each = write_inspection(folder, out, place, picture, maps, request.prompt, made, number)
+            text = request.prompt
+            each = write_inspection(
+                folder, out, place, picture, maps, text, made, number, look, unknown
+            )
+            page = write_report(folder, place, trace, picture, number, request.words)
+            each = replace(each, report=out / page)
             if wanted is not None:
                 its = write_regions(folder, out, place, trace, number, wanted, made)
                 each = replace(each, regions=its)
@@ -154,6 +166,7 @@ def inspect_trace(
     out: Path,
     no_limits: bool,
     wanted: RegionsRequest | None = None,
+    look: Look | None = None,
 ) -> Inspection:
     """Writes what the words of a saved trace did, over its pictures or over grey.
 
@@ -185,13 +198,20 @@ def inspect_trace(
     limit = None if no_limits else MAX_PIXELS
     read: list[Image.Image | None] = [read_picture(each, limit) for each in pictures]
     found = Inspection(trace.prompts[0] or "", path)
+    vocabulary = vocabulary_of_model(trace.settings.get("model"))
     with output_folder(out, "inspect") as folder:
         for number, maps in enumerate(_maps(trace, phrases)):
             place = Path(f"image-{number}") if images > 1 else Path()
             picture = read[number] if read else None
             text = trace.prompts[number] or ""
             made = _made_with(trace, pictures[number] if pictures else None)
-            each = write_inspection(folder, out, place, picture, maps, text, made, number)
+            unknown = None if vocabulary is None else vocabulary.unknown(text)
+            each = write_inspection(
+                folder, out, place, picture, maps, text, made, number, look, unknown
+            )
+            if picture is not None:
+                page = write_report(folder, place, trace, picture, number, phrases)
+                each = replace(each, report=out / page)
             if wanted is not None:
                 its = write_regions(folder, out, place, trace, number, wanted, made)
                 each = replace(each, regions=its)

@@ -15,6 +15,9 @@ import typer
 
 from t2i_xattn.commands.regions import WrittenRegions, print_regions
 from t2i_xattn.errors import UserError, shown
+from t2i_xattn.models.vocabulary import UnknownWord
+from t2i_xattn.models.vocabulary import as_json as unknown_as_json
+from t2i_xattn.prompts.function_words import is_function_word
 from t2i_xattn.provenance.made import Made
 from t2i_xattn.provenance.png import save_png
 from t2i_xattn.traces.word_reports import WordReport, word_reports
@@ -22,8 +25,10 @@ from t2i_xattn.traces.word_reports import WordReport, word_reports
 if TYPE_CHECKING:
     from PIL import Image
 
+    from t2i_xattn.showing.colours import Scaling
     from t2i_xattn.traces.heat_map import HeatMap
     from t2i_xattn.traces.regions import Box
+    from t2i_xattn.traces.trace import Trace
 
 
 @dataclass(frozen=True)
@@ -35,7 +40,9 @@ class Inspected:
         picture: the picture's file; None where there was none.
         sheet, table: the files of all words, as a picture and as JSON.
         overlays: a file a word.
+        report: the page to hover over; None where there was no picture.
         words: the rows of the table.
+        unknown_words: those that the model was never taught; None where that is not known.
         regions: which word each place belongs to, where that was asked for.
     """
 
@@ -45,7 +52,24 @@ class Inspected:
     table: Path
     overlays: tuple[Path, ...]
     words: tuple[WordReport, ...]
+    unknown_words: list[dict[str, Any]] | None = None
+    report: Path | None = None
     regions: WrittenRegions | None = None
+
+
+@dataclass(frozen=True)
+class Look:
+    """How the sheet of all words looks.
+
+    Attributes:
+        scale: whether each word's map has its own scale of colours, or all have one.
+        dpi: dots per inch.
+        every: whether words such as "of" have a map there too, since they were asked for.
+    """
+
+    scale: Scaling = "each"
+    dpi: int = 96
+    every: bool = False
 
 
 @dataclass(frozen=True)
@@ -77,6 +101,8 @@ class Inspection:
             if each.picture is not None:
                 typer.echo(f"picture: {each.picture}")
             typer.echo(f"words:   {each.sheet}")
+            if each.report is not None:
+                typer.echo(f"report:  {each.report}")
             if each.regions is not None:
                 print_regions(each.regions.words)
                 typer.echo(f"regions: {each.regions.picture}")
@@ -91,6 +117,8 @@ def write_inspection(
     prompt: str,
     made: Made | None = None,
     number: int = 0,
+    look: Look | None = None,
+    unknown: Sequence[UnknownWord] | None = None,
 ) -> Inspected:
     """Write the picture, an overlay a word, the sheet of all words, and the table as JSON.
 
@@ -103,13 +131,15 @@ def write_inspection(
         prompt: of the picture.
         made: how it was made, which is written into all files; None where that is not known.
         number: of the picture in its run.
+        look: of the sheet.
+        unknown: words that the model was never taught; None where that is not known.
 
     Raises:
         UserError: there are no maps, or a map has values that are no numbers.
     """
     from PIL import Image
 
-    from t2i_xattn.showing.render import contact_sheet
+    from t2i_xattn.showing.sheet import contact_sheet
 
     if not maps:
         raise UserError(
@@ -135,10 +165,25 @@ def write_inspection(
         name = re.sub(r"[^\w-]+", "-", heat.word.casefold()).strip("-")[:40]
         overlays.append(place / f"word-{row:02d}-{name}.png")
         save_png(heat.overlay(picture), folder / overlays[-1], made, number)
-    sheet = contact_sheet(picture, maps, prompt=prompt)
-    save_png(sheet, folder / place / "words.png", made, number)
+    look = look or Look()
+    named = [heat for heat in maps if look.every or not is_function_word(heat.word)] or maps
+    sheet = contact_sheet(
+        picture,
+        named,
+        prompt=prompt,
+        scale=look.scale,
+        quiet=[heat for heat in maps if heat not in named],
+        unknown=[each.word for each in unknown or ()],
+        dpi=look.dpi,
+    )
+    save_png(sheet, folder / place / "words.png", made, number, dpi=look.dpi)
     reports = word_reports(maps)
-    table: dict[str, Any] = {"prompt": prompt, "words": [asdict(each) for each in reports]}
+    not_known = unknown_as_json(unknown)
+    table: dict[str, Any] = {
+        "prompt": prompt,
+        "words": [asdict(each) for each in reports],
+        "unknown_words": not_known,
+    }
     if made is not None:
         table["made"] = made.as_dict()
     text = json.dumps(table, indent=2, ensure_ascii=False)
@@ -150,7 +195,32 @@ def write_inspection(
         out / place / "words.json",
         tuple(out / each for each in overlays),
         tuple(reports),
+        not_known,
     )
+
+
+def write_report(
+    folder: Path,
+    place: Path,
+    trace: Trace,
+    picture: Image.Image,
+    number: int,
+    phrases: Sequence[str],
+) -> Path:
+    """Writes the page to hover over, `report.html`, and gives its name within the folder.
+
+    Args:
+        folder: to write into.
+        place: within it.
+        trace: the run.
+        picture: that it painted.
+        number: of the picture in it.
+        phrases: that are shown beside the words of the prompt.
+    """
+    from t2i_xattn.showing.report.report import report
+
+    report(trace, picture, image=number, words=phrases).save(folder / place / "report.html")
+    return place / "report.html"
 
 
 def shown_box(box: Box | None) -> str:
@@ -169,10 +239,18 @@ def _print_table(reports: Sequence[WordReport]) -> None:
     from rich.text import Text
 
     table = Table("word")
-    for name in ("share of attention", "box (top,left,bottom,right)", "peakedness"):
-        table.add_column(name, justify="right")
+    # Numbers are never cut; names of columns are parted so that all fit a narrow terminal.
+    names = "attention", "lowest to\nhighest", "peak /\nmean", "box: top,left,\nbottom,right"
+    for name in names:
+        table.add_column(name, justify="right", no_wrap=True)
     for each in reports:
         # Text, not markup: a prompt may hold square brackets.
-        row = (f"{each.share:.2%}", shown_box(each.box), f"{each.peakedness:.3f}")
-        table.add_row(Text(each.word), *row)
+        table.add_row(
+            Text(each.word),
+            f"{each.share:.2%}",
+            f"{each.lowest:.2%} to {each.highest:.2%}",
+            # A word that nothing looks at has neither.
+            f"{each.highest / each.share:.2f}" if each.share else "-",
+            shown_box(each.box),
+        )
     Console(soft_wrap=not sys.stdout.isatty()).print(table)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
 from t2i_xattn.commands.one_sentence import failures_told, mistakes_told
 from t2i_xattn.errors import UserError, shown
+from t2i_xattn.provenance.repeating import NOT_OF_THE_RUN
 
 Prompt = Annotated[str, typer.Argument(help="What to paint.", show_default=False)]
 Model = Annotated[
@@ -40,6 +41,13 @@ Out = Annotated[Path, typer.Option(help="Folder to write into.")]
 Device = Annotated[
     str | None, typer.Option(help="cpu, cuda, cuda:1, mps.", show_default="cuda if there, or cpu")
 ]
+Scale = Annotated[
+    Literal["each", "all"],
+    typer.Option(help="Whether each word's map has its own scale of colours, or all have one."),
+]
+Dpi = Annotated[
+    int, typer.Option(min=24, max=1200, help="Dots per inch of sheets; 300 is for print.")
+]
 NoLimits = Annotated[
     bool,
     typer.Option("--no-limits", help="Take sizes, counts and texts however large they are."),
@@ -54,8 +62,6 @@ def given(context: typer.Context, *names: str) -> list[str]:
 
 
 _TYPED = "COMMANDLINE"
-
-NOT_OF_THE_RUN = ("out", "device", "as_json", "json", "config", "trace", "picture")
 
 
 def asked(context: typer.Context) -> dict[str, Any]:
@@ -89,6 +95,7 @@ def load(model: str | None, device: str | None) -> Any:
     import torch
     import transformers
 
+    from t2i_xattn.conditioning.within import cover_of, reads_syntax
     from t2i_xattn.models.default import load_pipeline
 
     diffusers.logging.set_verbosity_error()
@@ -106,4 +113,6 @@ def load(model: str | None, device: str | None) -> Any:
         ) from error
     pipe = load_pipeline(model).to(chosen)
     pipe.set_progress_bar_config(desc="painting", leave=False)
+    if reads_syntax(pipe):
+        cover_of(pipe).put()  # to the end of the command, whose own pipeline it is
     return pipe

@@ -7,21 +7,24 @@ on is known to the thread that makes it, so that threads may share a denoiser.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
 from t2i_xattn.denoisers.call import DenoiserCall
+from t2i_xattn.denoisers.computing import Computing, attended, check_computed, run_around
 from t2i_xattn.denoisers.families import family_of
-from t2i_xattn.denoisers.seen import Change, Rows, Seen
+from t2i_xattn.denoisers.following import Acting as Acting
+from t2i_xattn.denoisers.following import Follower
+from t2i_xattn.denoisers.seen import Seen
 from t2i_xattn.denoisers.sites import AttentionSite
 from t2i_xattn.errors import UserError
-from t2i_xattn.kernel.call import KernelCall
+from t2i_xattn.kernel.call import Asked, KernelCall
 from t2i_xattn.kernel.module_calls import ModuleCalls, by_name, uncompiled
 from t2i_xattn.kernel.owner import owner_of_call
 from t2i_xattn.kernel.rows_together import rows_together
@@ -29,49 +32,6 @@ from t2i_xattn.kernel.tap import SiteTap
 
 _registries: WeakKeyDictionary[nn.Module, Registry] = WeakKeyDictionary()
 _lock = threading.RLock()
-
-
-class Acting(Protocol):
-    """What a follower does in one call of the denoiser."""
-
-    def wants(self, site: AttentionSite) -> bool:
-        """Whether it has something to do at a site."""
-        ...
-
-    def changes(self, seen: Seen) -> Sequence[tuple[Rows, Change]]:
-        """Its edits of a kernel call, in their order."""
-        ...
-
-    def take(self, seen: Seen) -> None:
-        """Reads a kernel call."""
-        ...
-
-    def missed(self, site: AttentionSite, module: nn.Module) -> None:
-        """A site that it wants ran, but no kernel call was seen there."""
-        ...
-
-    def end(self) -> None:
-        """The call ran to its end."""
-        ...
-
-
-class Follower(Protocol):
-    """Who follows the calls of a denoiser."""
-
-    site_names: Collection[str]
-    """The sites that it needs."""
-    edits: bool
-    """Whether it changes what the denoiser computes."""
-
-    @property
-    def pipe(self) -> Any:
-        """Whose calls it follows."""
-        ...
-
-    def begin(self, given: dict[str, Any], owner: Any) -> tuple[Acting | None, dict[str, Any]]:
-        """A call begins: what to do in it, or None if it is not of the followed run; and the
-        arguments, as they are to be: the very ones, where none is changed."""
-        ...
 
 
 class _Call:
@@ -82,9 +42,15 @@ class _Call:
         self.ran: set[str] = set()
         self.kernel_calls: dict[str, int] = {}
         self.rows: dict[str, list[KernelCall]] = {}
+        self.computing = [each for each in acting if isinstance(each, Computing)]
+        self.entered: set[str] = set()
+        self.attended: set[str] = set()
 
     def wants(self, site: AttentionSite) -> bool:
         return any(each.wants(site) for each in self.acting)
+
+    def computing_at(self, site: AttentionSite) -> list[Computing]:
+        return [each for each in self.computing if each.wants(site)]
 
 
 class Registry:
@@ -204,7 +170,10 @@ class Registry:
                 site, module = self.modules[name]
                 ran, receive = partial(self._ran, site), partial(self._receive, site, module)
                 joint = site.kind == "joint"
-                self._taps[name] = tap = SiteTap(module, ran, receive, logsumexp=joint)
+                around = partial(self._around, site, module)
+                attend = partial(self._attend, site, module)
+                tap = SiteTap(module, ran, receive, joint, around, attend)
+                self._taps[name] = tap
                 for cover in tap.covers:
                     cover.put()
 
@@ -267,16 +236,46 @@ class Registry:
         """Raises `UserError` where a part is computed again, in a backward pass, without edits."""
         if any(each.edits for each in self._followers) and torch._C._current_graph_task_id() != -1:
             raise UserError(
-                "expected a denoiser without gradient checkpointing under `edit`, since what is "
-                "computed again in the backward pass would be without the edits; call "
+                "expected a denoiser without gradient checkpointing under `edit` and `cheaper`, as "
+                "what is computed again in the backward pass would be without them; call "
                 "disable_gradient_checkpointing() on it"
             )
+
+    def _around(
+        self, site: AttentionSite, module: Any, forward: Any, *args: Any, **kwargs: Any
+    ) -> Any:
+        """In the place of the forward of a site whose kernel calls are wanted."""
+        call: _Call = self._local.call
+        computing = call.computing_at(site) if call.computing else []
+        if not computing:
+            return forward(*args, **kwargs)
+        call.entered.add(site.name)
+        output, ran = run_around(computing, site, module, forward, args, kwargs)
+        if not ran:
+            call.ran.discard(site.name)  # it gave what it had kept, and there are no probs
+        return output
+
+    def _attend(self, site: AttentionSite, module: Any, asked: Asked) -> KernelCall | None:
+        """A kernel call answered in the kernel's place; None where nobody wants to."""
+        call: _Call | None = getattr(self._local, "call", None)
+        if call is None or not call.computing:
+            return None
+        computing = [each for each in call.computing_at(site) if each.attends(site)]
+        if not computing:
+            return None
+        call.attended.add(site.name)
+        number, about = call.kernel_calls.get(site.name, 0), asked.answered(asked.query)
+        reading = partial(self.family.reading, site, module, about, number, call.call)
+        return attended(computing, site, asked, reading)
 
     def _receive(self, site: AttentionSite, module: Any, kernel: KernelCall) -> Tensor:
         """What is to stand for the output of a kernel call at a site."""
         call: _Call | None = getattr(self._local, "call", None)
         if call is None or not call.wants(site):
             return kernel.output
+        for one in call.computing_at(site):
+            entered, answered = site.name in call.entered, site.name in call.attended
+            check_computed(site, module, entered, answered or not one.attends(site))
         number = call.kernel_calls.get(site.name, 0)
         call.kernel_calls[site.name] = number + 1
         output = kernel.output

@@ -147,7 +147,7 @@ def _by_role(
     pictures = {known.picture for known in texts if known.role == CONDITIONAL}
     images = len(pictures) or None
     roles = [_roles(found) for found in candidates]
-    if images is not None and all(len(found) == 1 for found in roles):
+    if images is not None and all(len(found) == 1 and None not in found for found in roles):
         by_role: dict[str, list[int]] = {}
         for row, found in enumerate(roles):
             (role,) = found

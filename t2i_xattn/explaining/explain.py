@@ -29,7 +29,7 @@ from t2i_xattn.explaining.interventions import (
 from t2i_xattn.explaining.other_words import kind_of
 from t2i_xattn.explaining.run import Run
 from t2i_xattn.explaining.sentences import sentence
-from t2i_xattn.explaining.targets import Target, targets
+from t2i_xattn.explaining.targets import Target, check_alike, targets
 from t2i_xattn.explaining.trajectory import Trajectory
 from t2i_xattn.explaining.trust import grade, probability
 from t2i_xattn.inversion.progress import bar_options
@@ -129,6 +129,8 @@ def explain(
             window = way.window
             if not asked:
                 asked = targets(pipe, trace, words, instead or {}, alternatives)
+                if not {"only", "carriers"}.isdisjoint(interventions):
+                    check_alike(pipe, asked)
             bar.set_description(f"explain, seed {run.seed}")
             every = [*interventions, *(["placebo"] if placebo else [])]
             pictures.append(

@@ -136,6 +136,12 @@ class Explanation:
     def __str__(self) -> str:
         return "\n".join(each.sentence for each in self.words)
 
+    def _repr_html_(self) -> str:
+        """The table of the words, for notebooks."""
+        from t2i_xattn.showing.notebook import explanation_html
+
+        return explanation_html(self)
+
     def word(self, phrase: str) -> ExplainedWord:
         """What is said of a word or phrase.
 

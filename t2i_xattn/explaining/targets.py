@@ -90,6 +90,23 @@ def targets(
     return [_target(each, prompt, found, given, count, alternatives) for each in phrases]
 
 
+def check_alike(pipe: Any, asked: Sequence[Target]) -> None:
+    """Raises `UserError` unless what stands in each word's place has as many tokens as it."""
+    count = token_counts(pipe)
+    unlike = [
+        each.phrase
+        for each in asked
+        if each.other is None or count(each.other) != count(each.phrase)
+    ]
+    if unlike:
+        raise UserError(
+            "expected a word of as many tokens in the place of each that is asked about by 'only' "
+            "or 'carriers', so that all others keep their columns, but there is none for "
+            f"{listed(unlike)}; ask about other words (words=…), or name one "
+            f"(instead={{{shown(unlike[0])}: …}})"
+        )
+
+
 def _target(
     phrase: str,
     prompt: str,

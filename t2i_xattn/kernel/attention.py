@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from t2i_xattn.kernel.modes import without_autocast
+from t2i_xattn.kernel.room import roomy
 from t2i_xattn.shapes import Float
 
 
@@ -85,7 +86,8 @@ def attention_probs(
     scale: float,
     mask: Tensor | None = None,
 ) -> Float[Tensor, "batch heads queries tokens"]:
-    """softmax(Q Kᵀ · scale + mask) over the tokens, in fp32 whatever the model computes in.
+    """softmax(Q Kᵀ · scale + mask) over the tokens, in fp32 whatever the model computes in; in fp64
+    where fp32 has no room (`kernel.room`).
 
     Vaswani et al. 2017, eq. 1; `t2i_xattn.kernel.reference` has it step by step.
 
@@ -100,21 +102,23 @@ def attention_probs(
         fp32 probs `(batch, heads, queries, tokens)`, 0 to 1, summing to 1 over the tokens; zeros
         for a query whose tokens are all masked.
     """
+    dtype = roomy(query, key, times=query.shape[-1] * max(1.0, abs(scale)))
     with without_autocast(query.device):
         # The scale is multiplied into the keys, since a text has fewer of them than queries.
-        scores = torch.matmul(query.float(), key.float().mul(scale).transpose(-1, -2))
+        scores = torch.matmul(query.to(dtype), key.to(dtype).mul(scale).transpose(-1, -2))
         if mask is None:
-            return scores.softmax(dim=-1)
+            return scores.softmax(dim=-1).float()
         if mask.dtype == torch.bool:
             scores = scores.masked_fill(~mask, float("-inf"))
         else:
-            scores = scores + mask.float()
+            scores = scores + mask.to(dtype)
         if _hides_no_query(mask):
-            return scores.softmax(dim=-1)
+            return scores.softmax(dim=-1).float()
         # Only all-masked queries come out as NaN, and they have looked at nothing.
         nothing = scores.amax(dim=-1, keepdim=True) == float("-inf")
         # Filled before too: the gradient of a softmax over −inf alone would be NaN.
-        return scores.masked_fill(nothing, 0.0).softmax(dim=-1).masked_fill(nothing, 0.0)
+        probs = scores.masked_fill(nothing, 0.0).softmax(dim=-1).masked_fill(nothing, 0.0)
+        return probs.float()
 
 
 def _hides_no_query(mask: Tensor) -> bool:
@@ -147,9 +151,13 @@ def mixed_values(
     probs: Float[Tensor, "#batch heads queries tokens"],
     value: Float[Tensor, "#batch heads tokens d"],
 ) -> Float[Tensor, "_ heads queries d"]:
-    """P V, fp32 `(batch, heads, queries, d)` under autocast too: values in the shares of probs."""
+    """P V, fp32 `(batch, heads, queries, d)` under autocast too: values in the shares of probs;
+    fp64 where fp32 has no room (`kernel.room`)."""
+    # Not by the largest of the probs, which edits may have made larger than 1: it would be a pass
+    # over what is the largest here.
+    dtype = roomy(value, times=1e6 * probs.shape[-1])
     with without_autocast(value.device):
-        return torch.matmul(probs, value.float())
+        return torch.matmul(probs.to(dtype), value.to(dtype))
 
 
 def plus(taken: Float[Tensor, "*axes"], change: Float[Tensor, "*axes"]) -> Float[Tensor, "*axes"]:
@@ -219,16 +227,20 @@ def head_weights(
     Returns:
         fp32 `(batch, heads, queries)`, 0 to 1, summing to 1 over the heads.
     """
-    matrix = output_matrix(to_out, values).float()
+    matrix = output_matrix(to_out, values)
+    width = matrix.shape[-1]
+    dtype = roomy(values, values, matrix, matrix, times=float(width) ** 3)
+    matrix = matrix.to(dtype)
     with without_autocast(probs.device):
-        parts = torch.matmul(probs, values.float())
+        parts = torch.matmul(probs.to(dtype), values.to(dtype))
         added = parts.transpose(1, 2).flatten(2) @ matrix.mT
         # ⟨Oₕ, O⟩ = (Aₕ Vₕ) · (O Wₕᵀ), without forming the heads' outputs one by one.
         back = split_heads(added @ matrix, probs.shape[1])
         weights = (parts * back).sum(dim=-1).clamp(min=0)
         total = weights.sum(dim=1, keepdim=True)
         # Where nothing is added at all, no head is more than another.
-        return torch.where(total > 0, weights / total.clamp(min=1e-30), 1 / probs.shape[1])
+        weights = torch.where(total > 0, weights / total.clamp(min=1e-30), 1 / probs.shape[1])
+        return weights.float()
 
 
 def output_matrix(linear: Any, values: Tensor) -> Tensor:

@@ -54,6 +54,21 @@ class KernelCall:
         return mask if mask.shape[0] == 1 else taken(mask, rows)
 
 
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """A kernel call before it is made; the fields are those of `KernelCall`."""
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    mask: Tensor | None
+    scale: float
+
+    def answered(self, output: Tensor) -> KernelCall:
+        """The call with what it gave."""
+        return KernelCall(self.query, self.key, self.value, output, self.mask, self.scale)
+
+
 def plus_at(
     output: Tensor, rows: Rows, difference: Tensor, queries: Places | None = None
 ) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from t2i_xattn.kernel.attention import attention_probs
 from t2i_xattn.kernel.modes import without_autocast
+from t2i_xattn.kernel.room import roomy
 from t2i_xattn.shapes import Float
 
 
@@ -35,10 +36,12 @@ def output_shares(
     Returns:
         fp32 `(rows, 1, places, concepts)`, 0 to 1, summing to 1 over the concepts.
     """
-    means = torch.stack([concepts[:, :, list(each)].float().mean(dim=2) for each in groups], dim=2)
+    _, heads, tokens, d = concepts.shape
+    dtype = roomy(picture, concepts, times=heads * d * tokens)
+    parts = [concepts[:, :, list(each)].to(dtype).mean(dim=2) for each in groups]
     with without_autocast(picture.device):
-        scores = torch.einsum("rhpd,rhcd->rpc", picture.float(), means)
-    return scores.softmax(dim=-1)[:, None]
+        scores = torch.einsum("rhpd,rhcd->rpc", picture.to(dtype), torch.stack(parts, dim=2))
+    return scores.softmax(dim=-1)[:, None].float()
 
 
 def text_shares(

@@ -15,6 +15,7 @@ from t2i_xattn.kernel.attention import (
     projected_keys,
     split_heads,
 )
+from t2i_xattn.kernel.room import roomy
 from t2i_xattn.shapes import Float
 
 _AT_ONCE = 2**23
@@ -50,15 +51,21 @@ def contributions(
         fp32 `(rows, places, texts)`, 0 or more: 0 where the word changes nothing, 1 where what it
         changes is as long as what a place is given on average.
     """
-    matrix = output_matrix(attn.to_out[0], query).float()
+    matrix = output_matrix(attn.to_out[0], query)
+    states = normed_text(attn, without)
+    keys, values = projected_keys(attn, states), split_heads(attn.to_v(states), attn.heads)
+    # Of vectors, the squares are summed up.
+    width = float(matrix.shape[-1])
+    found = [roomy(each, each, matrix, matrix, times=width**3) for each in (taken, values)]
+    dtype = torch.float64 if torch.float64 in found else torch.float32
+    matrix = matrix.to(dtype)
 
     def lengths(vectors: Tensor) -> Tensor:
         """`(…, heads, places, d)` to `(…, places)`."""
         with torch.autocast(device_type=query.device.type, enabled=False):
-            return (vectors.transpose(-2, -3).flatten(-2) @ matrix.mT).norm(dim=-1)
+            flat = vectors.to(dtype).transpose(-2, -3).flatten(-2)
+            return (flat @ matrix.mT).norm(dim=-1)
 
-    states = normed_text(attn, without)
-    keys, values = projected_keys(attn, states), split_heads(attn.to_v(states), attn.heads)
     whole = lengths(taken).mean(dim=-1, keepdim=True).clamp(min=1e-12)
     rows = []
     for one, own in zip(query, taken, strict=True):
@@ -68,4 +75,4 @@ def contributions(
             probs = attention_probs(one.expand(len(key), *one.shape), key, scale)
             parts.append(lengths(own - mixed_values(probs, value)))
         rows.append(torch.cat(parts))
-    return (torch.stack(rows) / whole[:, None]).transpose(1, 2)
+    return (torch.stack(rows) / whole[:, None]).transpose(1, 2).float()

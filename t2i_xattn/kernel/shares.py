@@ -17,6 +17,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from t2i_xattn.kernel.call import KernelCall, Places, Rows, taken
 from t2i_xattn.kernel.modes import without_autocast
+from t2i_xattn.kernel.room import roomy
 from t2i_xattn.shapes import Float, Shaped
 
 CHUNK = 1024
@@ -51,18 +52,23 @@ def shares_of(
     They sum to what the queries give to these keys; the rest goes to the others. A row with fewer
     keys than others has zeros behind them; so has a query whose keys are all masked.
     """
-    query = at_places(call.query, rows, queries).float()
-    key = at_places(call.key, rows, keys).float()
-    whole = _logsumexp(call, rows, queries)[..., None]
+    dtype = _room(call)
+    query = at_places(call.query, rows, queries).to(dtype)
+    key = at_places(call.key, rows, keys).to(dtype)
+    whole = _logsumexp(call, rows, queries, dtype)[..., None]
     with without_autocast(query.device):
         scores = torch.matmul(query * call.scale, key.transpose(-1, -2))
         scores = _masked(scores, call.mask_of(rows), rows, queries, keys)
         # A query whose keys are all masked has looked at nothing: exp(−∞) are its shares.
         whole = whole.masked_fill(whole == float("-inf"), float("inf"))
+        # A score is no more than the logsumexp of all but for rounding, which is large where scores
+        # are: shares would be beyond 1, and their exponentials infinite.
         if torch.is_grad_enabled() and scores.requires_grad:
-            shares = (scores - whole).exp()
+            below = scores - whole
+            shares = (below - below.detach().clamp_min(0)).exp()
         else:
-            shares = scores.sub_(whole).exp_()
+            shares = scores.sub_(whole).clamp_max_(0).exp_()
+    shares = shares.float()
     there = _there(rows, keys, key.shape[-2], key.device)
     return shares if there is None else shares * there
 
@@ -185,7 +191,7 @@ def _masked(
         mask = at_places(mask.transpose(-1, -2), every, _of_rows(keys, rows)).transpose(-1, -2)
     if mask.dtype == torch.bool:
         return scores.masked_fill(~mask, float("-inf"))
-    masked = scores + mask.float()
+    masked = scores + mask.to(scores.dtype)
     if masked.requires_grad:  # what is masked has no part in gradients, not one of −∞ − −∞
         masked = masked.masked_fill(masked == float("-inf"), float("-inf"))
     return masked
@@ -195,21 +201,27 @@ def _of_rows(places: Places, rows: Rows) -> Places:
     return places if isinstance(places, range) else [places[row] for row in rows]
 
 
-def _logsumexp(call: KernelCall, rows: Rows, queries: Places) -> Tensor:
-    """fp32 `(rows, heads, queries)`: over all keys of the call."""
+def _room(call: KernelCall) -> torch.dtype:
+    return roomy(call.query, call.key, times=call.query.shape[-1] * max(1.0, abs(call.scale)))
+
+
+def _logsumexp(call: KernelCall, rows: Rows, queries: Places, dtype: torch.dtype) -> Tensor:
+    """`(rows, heads, queries)`: over all keys of the call."""
     learned = any(
         each is not None and each.requires_grad for each in (call.query, call.key, call.mask)
     )
-    # What the kernel says has no gradient.
-    if call.logsumexp is not None and not (learned and torch.is_grad_enabled()):
+    # What the kernel says has no gradient, and fp32's room.
+    said = dtype == torch.float32 and not (learned and torch.is_grad_enabled())
+    if said and call.logsumexp is not None:
         return at_places(call.logsumexp[..., None], rows, queries)[..., 0].float()
-    query = at_places(call.query, rows, queries).float() * call.scale
+    query = at_places(call.query, rows, queries).to(dtype) * call.scale
     key, mask = taken(call.key, rows), call.mask_of(rows)
     total: Tensor | None = None
     with without_autocast(query.device):
         for first in range(0, key.shape[-2], CHUNK):
             chunk = range(first, min(first + CHUNK, key.shape[-2]))
-            scores = torch.matmul(query, key[:, :, first : chunk.stop].float().transpose(-1, -2))
+            some = key[:, :, first : chunk.stop].to(dtype)
+            scores = torch.matmul(query, some.transpose(-1, -2))
             part = _masked(scores, mask, rows, queries, chunk).logsumexp(dim=-1)
             total = part if total is None else torch.logaddexp(total, part)
     assert total is not None

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -18,13 +19,21 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 
-from t2i_xattn.kernel.call import KernelCall
+from t2i_xattn.kernel.call import Asked, KernelCall
 from t2i_xattn.kernel.cover import Cover
 from t2i_xattn.kernel.logsumexp import fused
 from t2i_xattn.kernel.unfused import COVERED, Unfused
 
 _numbers = itertools.count()
 _taps: WeakValueDictionary[int, SiteTap] = WeakValueDictionary()
+
+
+def _as_it_is(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    return forward(*args, **kwargs)
+
+
+def _as_ever(call: Asked) -> None:
+    return None
 
 
 class SiteTap:
@@ -40,6 +49,8 @@ class SiteTap:
         ran: Callable[[], bool],
         receive: Callable[[KernelCall], Tensor],
         logsumexp: bool = False,
+        around: Callable[..., Any] = _as_it_is,
+        attend: Callable[[Asked], KernelCall | None] = _as_ever,
     ) -> None:
         """Changes nothing yet; `covers` are to be put on.
 
@@ -48,9 +59,12 @@ class SiteTap:
             ran: told that the module runs; whether its kernel calls are wanted.
             receive: given each kernel call; gives what is to stand for its output.
             logsumexp: whether the kernel is asked for that too.
+            around: called in the place of the module's forward, with that and its arguments; not in
+                a compiled graph.
+            attend: answers a kernel call in the kernel's place, or gives None; not there either.
         """
         self.module, self._ran, self.receive = module, ran, receive
-        self.logsumexp = logsumexp
+        self.logsumexp, self._around, self._attend = logsumexp, around, attend
         number = next(_numbers)
         _taps[number] = self
         # A tensor: a number would be compiled into the graph of each site.
@@ -69,8 +83,7 @@ class SiteTap:
         if not torch.compiler.is_compiling():
             if not self._ran():
                 return forward(*args, **kwargs)
-            with Unfused(self.module, self.receive) as unfused, _Mode(self, unfused, []):
-                return forward(*args, **kwargs)
+            return self._around(partial(self._tapped, forward), *args, **kwargs)
         saw: list[bool] = []
         with _Mode(self, None, saw):
             output = forward(*args, **kwargs)
@@ -78,40 +91,59 @@ class SiteTap:
             torch.ops.t2i_xattn.unseen(output.detach(), self.handle)
         return output
 
-    def seen(
-        self,
-        output: Tensor,
-        logsumexp: Tensor | None,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        attn_mask: Tensor | None = None,
-        dropout_p: float = 0.0,
-        is_causal: bool = False,
-        scale: float | None = None,
-        enable_gqa: bool = False,
-    ) -> Tensor:
+    def _tapped(self, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        with Unfused(self.module, self.receive) as unfused, _Mode(self, unfused, []):
+            return forward(*args, **kwargs)
+
+    def answered(self, *args: Any, **kwargs: Any) -> Tensor | None:
+        """A call of the fused kernel that is answered in its place; None where it is not."""
+        # Compiling first: nothing that differs from site to site is looked at in a graph.
+        if torch.compiler.is_compiling() or self._attend is _as_ever:
+            return None
+        kernel = self._attend(asked(*args, **kwargs))
+        return None if kernel is None else self.receive(kernel)
+
+    def seen(self, output: Tensor, logsumexp: Tensor | None, *args: Any, **kwargs: Any) -> Tensor:
         """Hands a call of the fused kernel over; gives what is to stand for its output."""
-        scale = query.shape[-1] ** -0.5 if scale is None else scale
-        if is_causal:
-            places = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool)
-            attn_mask = places.tril().to(query.device)
-        if enable_gqa:
-            groups = query.shape[-3] // key.shape[-3]
-            key, value = (each.repeat_interleave(groups, dim=-3) for each in (key, value))
+        call = asked(*args, **kwargs)
         if torch.compiler.is_compiling():
             torch.ops.t2i_xattn.at_site(
-                query.detach(),
-                key.detach(),
-                value.detach(),
+                call.query.detach(),
+                call.key.detach(),
+                call.value.detach(),
                 output.detach(),
                 self.handle,
-                attn_mask,
-                scale,
+                call.mask,
+                call.scale,
                 None if logsumexp is None else logsumexp.detach(),
             )
             return output
-        return self.receive(KernelCall(query, key, value, output, attn_mask, scale, logsumexp))
+        kernel = KernelCall(
+            call.query, call.key, call.value, output, call.mask, call.scale, logsumexp
+        )
+        return self.receive(kernel)
+
+
+def asked(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Asked:
+    """What `scaled_dot_product_attention` is asked for, with the same meaning and fewer ways to
+    say it."""
+    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    if is_causal:
+        places = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool)
+        attn_mask = places.tril().to(query.device)
+    if enable_gqa:
+        groups = query.shape[-3] // key.shape[-3]
+        key, value = (each.repeat_interleave(groups, dim=-3) for each in (key, value))
+    return Asked(query, key, value, attn_mask, scale)
 
 
 class _Mode(TorchFunctionMode):
@@ -131,6 +163,9 @@ class _Mode(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is scaled_dot_product_attention:
             self.saw.append(True)
+            answer = self.tap.answered(*args, **kwargs)
+            if answer is not None:
+                return answer
             both = fused(*args, **kwargs) if self.tap.logsumexp else None
             output, logsumexp = (func(*args, **kwargs), None) if both is None else both
             return self.tap.seen(output, logsumexp, *args, **kwargs)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -50,6 +50,8 @@ class Text:
         special: the columns of start, end and other special tokens, without padding.
         mask: which columns may be looked at `(tokens,)`; None where the pipeline does not say it,
             and of the run's own texts.
+        again: gives the embedding of another prompt, made as this one was and at least as long;
+            None where the pipeline's own encoding does.
     """
 
     embedding: Tensor
@@ -62,6 +64,7 @@ class Text:
     padding: tuple[int, ...] | None = None
     special: tuple[int, ...] = ()
     mask: Tensor | None = None
+    again: Callable[[str], Tensor] | None = None
 
     @property
     def is_empty(self) -> bool:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import inspect
 import threading
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from types import FrameType
 from typing import Any, Protocol
@@ -21,7 +22,8 @@ from t2i_xattn.kernel.cover import Cover
 from t2i_xattn.kernel.module_calls import ModuleCalls
 from t2i_xattn.kernel.owner import owner_of_call, running
 from t2i_xattn.prompts.encoded import EncoderCall, Text
-from t2i_xattn.prompts.own_tokenizer import main_tokenizer, tokenizer_beside
+from t2i_xattn.prompts.known import recall
+from t2i_xattn.prompts.own_tokenizer import main_tokenizer, own_tokenizer, tokenizer_beside
 from t2i_xattn.prompts.roles import CONDITIONAL, UNCONDITIONAL
 from t2i_xattn.prompts.texts import same, text_by_value, texts_by_hand, texts_of_encoding
 
@@ -138,6 +140,8 @@ class Ears:
         found, given, calls = self._encode_unheard(name, text)
         role = None if _gives_negative(self.pipe, name) else CONDITIONAL
         (first, *_), _ = texts_of_encoding(self.pipe, given, found, calls, role)
+        if not calls:
+            first = _recalled(first)
         return replace(first, mask=_mask_beside(found, len(first.embedding)))
 
     def _encode_unheard(
@@ -153,19 +157,28 @@ class Ears:
         options = {k: v for k, v in (more | options | dict(self.settings)).items() if k in known}
         bound = signature.bind(prompt=[text], **options)
         bound.apply_defaults()
+        with self.deaf() as calls, torch.no_grad():
+            found = getattr(self.pipe, name)(prompt=[text], **options)
+        return found, dict(bound.arguments), calls
+
+    @contextmanager
+    def deaf(self) -> Iterator[list[EncoderCall]]:
+        """What this thread has encoded meanwhile is no text of the run; gives the calls of the text
+        encoders."""
         calls: list[EncoderCall] = []
-        before = getattr(self._local, "inside", None)
+        before = [getattr(self._local, name, None) for name in ("deaf", "inside")]
         self._local.deaf, self._local.inside = True, calls
         try:
-            with torch.no_grad():
-                found = getattr(self.pipe, name)(prompt=[text], **options)
+            yield calls
         finally:
-            self._local.deaf, self._local.inside = False, before
-        return found, dict(bound.arguments), calls
+            self._local.deaf, self._local.inside = before
 
     def put_together(self, embedding: Tensor) -> Text | None:
         """A text that somebody has put together of what was heard at the encoders themselves, such
-        as SD3's without `encode_prompt`; None if it is not."""
+        as SD3's without `encode_prompt`, or that `condition` has made and a schedule brings; None
+        if it is not."""
+        if (made := recall(embedding)) is not None:
+            return made
         if not self._by_hand:
             return None
         # Of two branches that take turns, each comes again in every step.
@@ -173,9 +186,23 @@ class Ears:
             alike = known.shape == embedding.shape and same(known, embedding)
             if count == len(self._by_hand) and alike:
                 return text
-        text = text_by_value(self.pipe, self._by_hand, embedding)
+        text = text_by_value(self.pipe, self._by_hand, embedding, self._nothing())
         self._put_together.append((len(self._by_hand), embedding, text))
         return text
+
+    def _nothing(self) -> list[EncoderCall]:
+        """The empty prompt as the encoders give it that were heard."""
+        known = [call for call in self._by_hand if call.tokenizer is not None]
+        # The call whose output has the most states.
+        fullest = {call.encoder: call for call in sorted(known, key=lambda e: len(e.states))}
+        encoders = dict(text_encoders(self.pipe))
+        with self.deaf() as calls, torch.no_grad():
+            for name, call in fullest.items():
+                window, hidden = len(call.ids[0]), len(call.states) > 1
+                ids = own_tokenizer(call.tokenizer)("", padding="max_length", max_length=window)
+                given = torch.tensor([ids["input_ids"]], device=call.states[0].device)
+                encoders[name](given, output_hidden_states=hidden)
+        return calls
 
     def empty_text(self) -> list[Text]:
         """The prompt without words, as the pipeline's encoders give it; nothing if they do not."""
@@ -220,6 +247,8 @@ class Ears:
             self._local.inside = before
         role = None if _gives_negative(self.pipe, name) else self._role()
         texts, self.copies = texts_of_encoding(self.pipe, given, result, calls, role)
+        if not calls:
+            texts = [_recalled(each) for each in texts]
         self.settings = {key: given[key] for key in _SETTINGS if key in given}
         self.guided = bool(given.get("do_classifier_free_guidance", False))
         self._add(texts)
@@ -269,6 +298,17 @@ class Ears:
             each.heard()
 
 
+@contextmanager
+def unheard(pipe: Any) -> Iterator[None]:
+    """What this thread has encoded meanwhile is heard by nobody who listens to the pipeline."""
+    ears = _ears.get(id(pipe))
+    if ears is None:
+        yield
+        return
+    with ears.deaf():
+        yield
+
+
 def can_listen(pipe: Any) -> bool:
     """Whether the pipeline encodes its prompts by a method that can be listened to."""
     return _method_name(pipe) is not None
@@ -279,6 +319,12 @@ def text_encoders(pipe: Any) -> list[tuple[str, nn.Module]]:
     found = [f"text_encoder{end}" for end in ("", "_2", "_3", "_4")]
     named = [(name, getattr(pipe, name, None)) for name in found]
     return [(name, module) for name, module in named if isinstance(module, nn.Module)]
+
+
+def _recalled(text: Text) -> Text:
+    """A text that was given as an embedding, with what is known of its columns."""
+    known = recall(text.embedding)
+    return text if known is None else replace(known, role=text.role, picture=text.picture)
 
 
 def _states(result: Any) -> tuple[Tensor, ...]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from t2i_xattn.prompts.by_value import HeardColumns, columns_by_value, parts_of
+from t2i_xattn.prompts.combined import combined_text
 from t2i_xattn.prompts.encoded import EncoderCall, Text
 from t2i_xattn.prompts.joining import spelled_out, text_of, with_words
 from t2i_xattn.prompts.roles import CONDITIONAL, UNCONDITIONAL
@@ -133,15 +134,24 @@ def texts_by_hand(call: EncoderCall) -> list[Text]:
     return texts
 
 
-def text_by_value(pipe: Any, calls: Sequence[EncoderCall], embedding: Tensor) -> Text | None:
-    """A text that somebody put together of what text encoders gave, several of them or chunk by
-    chunk; nobody says what it is for. None if nothing of it is known.
+def text_by_value(
+    pipe: Any,
+    calls: Sequence[EncoderCall],
+    embedding: Tensor,
+    nothing: Sequence[EncoderCall] = (),
+) -> Text | None:
+    """A text that somebody put together of what text encoders gave, mixed, several of them or chunk
+    by chunk; nobody says what it is for. None if nothing of it is known.
 
     Args:
         pipe: the pipeline.
         calls: of its text encoders.
         embedding: `(tokens, channels)`.
+        nothing: the encoders' calls for the empty prompt, which words may have been moved away from
+            without its being encoded again.
     """
+    if (mixed := combined_text(pipe, [*calls, *nothing], embedding)) is not None:
+        return mixed
     heard = columns_by_value(parts_of(calls, embedding), embedding)
     if not heard:
         return None

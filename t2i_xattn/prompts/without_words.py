@@ -55,7 +55,8 @@ def encoded_without(ears: Ears, text: Text, taken: Sequence[Sequence[Word]]) -> 
             "expected one prompt for contributions=True, which encodes it without each of its "
             "words, but came a second one; leave prompt_2=… or contributions out"
         )
-    again = ears.encode(text.prompt).embedding
+    encode = text.again or (lambda prompt: ears.encode(prompt).embedding)
+    again = encode(text.prompt)
     own = text.embedding.to(again)
     alike = again.shape == own.shape and bool((again - own).norm() <= _ALIKE * own.norm())
     if not alike:
@@ -65,4 +66,5 @@ def encoded_without(ears: Ears, text: Text, taken: Sequence[Sequence[Word]]) -> 
             "(weights, a blend); leave contributions out"
         )
     prompt = whole_part(text)
-    return [ears.encode(without(prompt, words)).embedding for words in taken]
+    with ears.deaf():
+        return [encode(without(prompt, words)) for words in taken]

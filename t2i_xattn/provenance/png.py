@@ -18,6 +18,7 @@ def save_png(
     made: Made | None,
     number: int = 0,
     texts: Mapping[str, str] | None = None,
+    dpi: int | None = None,
 ) -> None:
     """Saves a picture as PNG with `parameters` and the JSON in its texts.
 
@@ -27,6 +28,7 @@ def save_png(
         made: how the run made it; None: that is not known, and there are no such texts.
         number: of the picture in its run, whose seed is that of the run and this.
         texts: others, by name.
+        dpi: dots per inch, for which it was made; None: not said.
 
     The texts are compressed where they are long, in UTF-8 where they have to be.
     """
@@ -41,4 +43,5 @@ def save_png(
             info.add_text(name, text)
         else:
             info.add_itxt(name, text)
-    picture.save(path, format="PNG", pnginfo=info)
+    more = {} if dpi is None else {"dpi": (dpi, dpi)}
+    picture.save(path, format="PNG", pnginfo=info, **more)

@@ -1,4 +1,4 @@
-"""What made a file: a picture, a trace, a table, or a folder of these."""
+"""What made a file: a picture, a trace, a table, a page, or a folder of these."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from t2i_xattn.errors import UserError
 from t2i_xattn.provenance.made import KEY, Made
 
 _LARGEST = 100_000_000
-"""Bytes of a JSON file that is read."""
+"""Bytes of a JSON file or a page that is read."""
 
 
 def made_of(path: Path) -> Made:
@@ -26,9 +26,9 @@ def made_of(path: Path) -> Made:
     found = _of_file(path)
     if found is None:
         raise UserError(
-            f"expected a picture, trace or table of a command of t2i-xattn, but {path.name} does "
-            "not say how it was made; it may have been saved anew by another program, or made in "
-            "Python"
+            f"expected a picture, trace, table or page of a command of t2i-xattn, but {path.name} "
+            "does not say how it was made; it may have been saved anew by another program, or made "
+            "in Python"
         )
     return Made.read(found, path)
 
@@ -51,6 +51,10 @@ def _of_file(path: Path) -> Any:
         from t2i_xattn.traces.trace import Trace
 
         return Trace.load(path).settings.get("made")
+    if path.suffix == ".html":
+        from t2i_xattn.provenance.page import made_in_page
+
+        return made_in_page(path, _LARGEST)
     if path.suffix == ".json":
         try:
             table = json.loads(path.read_text("utf-8")) if path.stat().st_size < _LARGEST else None

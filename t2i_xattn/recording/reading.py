@@ -96,8 +96,8 @@ class RecordingCall:
 
     def take(self, seen: Seen) -> None:
         name = self.prefix + seen.site.name
-        known = name in self._names or name in self._self_names
-        if not known or seen.stream == OTHERS:
+        # Another recording may want a step that this one does not keep.
+        if not self.wants(seen.site) or seen.stream == OTHERS:
             return
         problem = seen.problem_of(self._rows)
         if problem is not None:

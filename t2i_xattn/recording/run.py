@@ -114,11 +114,13 @@ class RecordedDenoiser(FollowedDenoiser):
         if not store.began:
             store.begin_run(layout, latent, run.steps, run.columns_of_words(layout))
             run.note_beginning(layout)
+        gone = {branch: self.steps_elsewhere(branch) for branch in layout.rows}
         for branch in layout.rows:
-            if branch in run.keep.branches and branch not in store.words:
+            new = branch in run.keep.branches and branch not in store.words
+            # A prompt may change on the way: the words are those of the steps that are kept.
+            if new and store.keeps(branch, gone[branch]):
                 texts = layout.texts[branch]
                 store.begin_branch(branch, run.words_of(layout, branch), texts, tokens[branch])
-        gone = {branch: self.steps_elsewhere(branch) for branch in layout.rows}
         windows = store.begin_call(layout, latent, tokens, call.timestep, gone)
         concepts = None
         if self.concepts is not None and CONDITIONAL in windows:

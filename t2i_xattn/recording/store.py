@@ -13,7 +13,7 @@ from torch import Tensor
 from t2i_xattn.denoisers.rows import Layout
 from t2i_xattn.denoisers.sites import AttentionSite
 from t2i_xattn.denoisers.streams import BETWEEN, Groups
-from t2i_xattn.errors import UserError
+from t2i_xattn.errors import UserError, shown
 from t2i_xattn.prompts.words import Word
 from t2i_xattn.recording.keep import Keep
 from t2i_xattn.recording.sums import Key, Sums, mean_of
@@ -134,21 +134,33 @@ class MapStore:
         for index, branch in enumerate(self.keep.branches):
             if branch not in layout.rows:
                 continue
-            before, now = self.texts.get(branch, ()), layout.texts[branch]
-            for one, other in zip(before, now, strict=False):
-                if one is not None and other is not None and one.ids != other.ids:
-                    raise UserError(
-                        f"expected one prompt for each picture of a run, but {other.prompt!r} came "
-                        f"after {one.prompt!r}; record each run on its own"
-                    )
             step = self._steps[branch] + gone[branch]
             self._steps[branch] += 1
             self._end = max(self._end, step + 1)
             number = self._window_of(step)
             if number is not None:
+                self._check_texts(branch, layout)
                 windows[branch] = number
                 self._sums(number).calls[index] += 1
         return windows
+
+    def keeps(self, branch: str, gone: int) -> bool:
+        """Whether the next step of a branch is kept; `gone` as of `begin_call`."""
+        return self._window_of(self._steps[branch] + gone) is not None
+
+    def _check_texts(self, branch: str, layout: Layout) -> None:
+        """Raises `UserError` for a prompt that has changed since the first step that is kept."""
+        before, now = self.texts.get(branch, ()), layout.texts[branch]
+        for one, other in zip(before, now, strict=False):
+            if one is not None and other is not None and one.ids != other.ids:
+                # Of a schedule, which is one prompt, it is the tokens that differ.
+                same = one.prompt == other.prompt
+                names = [shown(" ".join(e.tokens) if same else e.prompt, 80) for e in (one, other)]
+                raise UserError(
+                    f"expected one prompt for each picture in the steps that are kept, but "
+                    f"{names[1]} came after {names[0]}; keep the steps of one with "
+                    "steps=[(first, end)], or record each run on its own"
+                )
 
     def reads_words(self, branch: str, window: int) -> bool:
         """Whether this call, which has begun, is one of those in which words are walked and their

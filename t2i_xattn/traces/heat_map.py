@@ -60,6 +60,12 @@ class HeatMap:
         where = "flat" if box is None else "box " + ", ".join(f"{each:.2f}" for each in box)
         return f"<HeatMap of {self.word!r}: share {self.share:.2%}, {where}, {height} × {width}>"
 
+    def _repr_png_(self) -> bytes:
+        """The map in colours, for notebooks."""
+        from t2i_xattn.showing.notebook import map_png
+
+        return map_png(self)
+
     @property
     def share(self) -> float:
         """The word's share of attention, 0 to 1: the mean over the picture."""
@@ -132,7 +138,13 @@ class HeatMap:
         return HeatMap(self.word, array * np.float32(scale), self.crop)
 
     def overlay(
-        self, image: Image.Image, colormap: str = "inferno", alpha: float = 0.6
+        self,
+        image: Image.Image,
+        colormap: str = "inferno",
+        alpha: float = 0.7,
+        *,
+        scale: tuple[float, float] | None = None,
+        outline: int = 0,
     ) -> Image.Image:
         """The map laid over its picture, in colours; see `showing.render.overlay`.
 
@@ -147,4 +159,4 @@ class HeatMap:
             )
         from t2i_xattn.showing.render import overlay
 
-        return overlay(image, self, colormap=colormap, alpha=alpha)
+        return overlay(image, self, colormap, alpha, scale=scale, outline=outline)

@@ -336,6 +336,12 @@ class Trace:
             f"{', '.join(run.branches)}, streams {', '.join(run.maps)}>"
         )
 
+    def _repr_html_(self) -> str:
+        """What it is of, and its words, for notebooks."""
+        from t2i_xattn.showing.notebook import trace_html
+
+        return trace_html(self)
+
     def __sub__(self, other: Trace) -> Trace:
         """The difference of two traces of equal shape, such as two seeds or two prompts.
 

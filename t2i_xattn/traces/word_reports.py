@@ -22,6 +22,7 @@ class WordReport:
         box: where it looked: the box of the map's mask (top, left, bottom, right), in fractions of
             the picture; None for a flat map.
         peak: row and column of the highest value, in pixels.
+        lowest, highest: the share at the places that give it least and most.
         peakedness: 0 the same everywhere, 1 a single point.
     """
 
@@ -30,6 +31,8 @@ class WordReport:
     box: Box | None
     peak: tuple[int, int]
     peakedness: float
+    lowest: float
+    highest: float
 
 
 def heatmaps(trace: Trace, image: int = 0, phrases: Sequence[str] = ()) -> list[HeatMap]:
@@ -53,6 +56,8 @@ def word_reports(maps: Sequence[HeatMap]) -> list[WordReport]:
             box=heat.box(),
             peak=heat.peak(),
             peakedness=heat.peakedness,
+            lowest=float(heat.array.min()),
+            highest=float(heat.array.max()),
         )
         for heat in maps
     ]

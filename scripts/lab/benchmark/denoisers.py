@@ -44,11 +44,32 @@ _TINY: dict[str, Any] = {
     "attention_head_dim": 2,
 }
 
-_UNETS = {"sd15": _SD15, "sdxl": _SDXL, "tiny": _TINY}
-"""Configurations of `UNet2DConditionModel`: Stable Diffusion 1.5's, SDXL's, and a tiny one to try
-the benchmark with."""
+_SD15_FEW: dict[str, Any] = _SD15 | {
+    "block_out_channels": (320, 640),
+    "layers_per_block": 1,
+    "down_block_types": ("CrossAttnDownBlock2D",) * 2,
+    "up_block_types": ("CrossAttnUpBlock2D",) * 2,
+}
+_SDXL_FEW: dict[str, Any] = _SDXL | {
+    "block_out_channels": (320, 640),
+    "layers_per_block": 1,
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+    "transformer_layers_per_block": (1, 2),
+    "attention_head_dim": (5, 10),
+}
 
-DENOISERS = (*_UNETS, *TRANSFORMERS)
+UNETS = {
+    "sd15": _SD15,
+    "sdxl": _SDXL,
+    "sd15-few": _SD15_FEW,
+    "sdxl-few": _SDXL_FEW,
+    "tiny": _TINY,
+}
+"""Configurations of `UNet2DConditionModel`: Stable Diffusion 1.5's, SDXL's, few blocks of each at
+their widths, and a tiny one to try the benchmark with."""
+
+DENOISERS = (*UNETS, *TRANSFORMERS)
 """The names of what can be measured."""
 
 
@@ -153,7 +174,7 @@ def make_loop(
         return make_transformer_loop(
             denoiser, pixels=pixels, tokens=tokens, dtype=dtype, device=device
         )
-    config = _UNETS[denoiser]
+    config = UNETS[denoiser]
     torch.manual_seed(0)
     with torch.device("meta"):
         unet = UNet2DConditionModel(**config)

@@ -124,7 +124,7 @@ def is_right(case: ExplainedCase) -> bool:
     return bool(iou >= RIGHT_IOU or squares[case.truth].sum() / squares.sum() >= RIGHT_INSIDE)
 
 
-EDGES = (0.0, 0.4, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 1.0)
+EDGES = (0.0, 0.4, 0.6, 0.7, 0.8, 0.85, 0.9, 1.0)
 
 
 def trust_figures(pictures: Sequence[Sequence[ExplainedCase]]) -> list[TrustFigure]:

@@ -99,7 +99,8 @@ def interventions_table(figures: Sequence[InterventionFigure], scenes: int) -> T
 
 
 def save_calibration(figures: Sequence[TrustFigure], path: Path) -> None:
-    """A plot of what is right against the probability that was said, with Wilson intervals."""
+    """A plot of what is right against the probability that was said, with Wilson intervals; below
+    each, how many words it is of."""
     import matplotlib
 
     matplotlib.use("agg")
@@ -115,8 +116,11 @@ def save_calibration(figures: Sequence[TrustFigure], path: Path) -> None:
     figure, axes = pyplot.subplots(figsize=(4.5, 4.5), dpi=110)
     axes.plot([0, 1], [0, 1], color="0.7", linewidth=1)
     axes.errorbar(said, right, yerr=errors, fmt="o", color="black", capsize=3)
-    for x, y, each in zip(said, right, ranges, strict=True):
-        axes.annotate(str(each.right.n), (x, y), textcoords="offset points", xytext=(6, -12))
+    for x, each in zip(said, ranges, strict=True):
+        below = {"xy": (x, each.right.interval[0]), "xytext": (0, -11)}
+        axes.annotate(
+            str(each.right.n), textcoords="offset points", ha="center", fontsize=8, **below
+        )
     axes.set(xlim=(0.2, 1), ylim=(0, 1.02), xlabel="probability that explain gives",
              ylabel="share of words whose region is right")  # fmt: skip
     figure.tight_layout()

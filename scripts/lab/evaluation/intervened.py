@@ -7,6 +7,7 @@ them alone (insertion): at every site those places look at the one text, all oth
 
 from __future__ import annotations
 
+import gc
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
@@ -110,6 +111,8 @@ def evaluate_interventions(
         for number, (scene,), latents in batches(pipe, scenes, 1):
             for way, kind, measures in _scene(pipe, chosen, scene, latents, number):
                 found[way, kind][number].append(measures)
+            # Contexts that have ended hold tensors in cycles, which are let go rarely otherwise.
+            gc.collect()
             bar.update()
     return list(_figures(found))
 
@@ -244,5 +247,5 @@ def _shrunk(array: FloatMap, plain: Tensor) -> NDArray[np.float32]:
     """A map at the latent's size, each place the mean of its pixels."""
     size = plain.shape[-2], plain.shape[-1]
     return torch.nn.functional.adaptive_avg_pool2d(
-        torch.as_tensor(np.ascontiguousarray(array), dtype=torch.float32)[None], size
+        torch.tensor(array.astype(np.float32))[None], size
     )[0].numpy()

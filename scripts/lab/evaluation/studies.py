@@ -1,4 +1,4 @@
-"""The commands of the studies: `layers`, `sanity`, `focus`, `padding`."""
+"""The commands of the studies: `layers`, `sanity`, `focus`, `padding`, `weights`."""
 
 from __future__ import annotations
 
@@ -18,9 +18,11 @@ from lab.evaluation.studies_padding import evaluate_padding
 from lab.evaluation.studies_sanity import LEVELS as SANITY_LEVELS
 from lab.evaluation.studies_sanity import evaluate_sanity
 from lab.evaluation.studies_scenes import FIRST_SEED, KINDS
+from lab.evaluation.studies_weights import evaluate_weights
 from lab.judge.segmenter import load_segmenter
 
 SCENES, SANITY_SCENES, FOCUS_PROMPTS, PADDING_PROMPTS = 60, 20, 5, 16
+WEIGHTS_PROMPTS = 16
 
 Load = Callable[[str | None, str, str], Any]
 """A model's pipeline: its name, the device, and which model in the box by default."""
@@ -144,5 +146,30 @@ def add_studies(app: typer.Typer, load: Load, run: Run) -> None:
                 "shares": [each.as_json() for each in shares],
                 "taken": [each.as_json() for each in taken],
             }
+
+        run(json, settings, measure)
+
+    @app.command()
+    def weights(
+        model: Model = None,
+        steps: Steps = PADDING_STEPS,
+        limit: Limit = None,
+        json: Json = None,
+        device: Device = "cpu",
+    ) -> None:
+        """Whether a word does more the more it weighs: in the embedding and in the attention."""
+        prompts = limit or WEIGHTS_PROMPTS
+        settings = {
+            "model": model,
+            "prompts": prompts,
+            "steps": steps,
+            "guidance": PADDING_GUIDANCE,
+        }
+
+        def measure() -> dict[str, Any]:
+            pipe = load(model, device, "world")
+            figures = evaluate_weights(pipe, load_segmenter(), prompts, steps=steps)
+            _print(tables.weights_table(figures, prompts, steps))
+            return {"weights": [each.as_json() for each in figures]}
 
         run(json, settings, measure)

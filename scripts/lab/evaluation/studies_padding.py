@@ -156,7 +156,7 @@ def evaluate_padding(
                 trace, pictures = _run(pipe, part, made(), steps, name == PLAIN)
                 painted[name] += pictures
                 for image in range(len(part)) if name == PLAIN else ():
-                    for key, values in _shares(trace, image).items():
+                    for key, values in shares_of_parts(trace, image).items():
                         of = shares.setdefault(key, {each: [] for each in PARTS})
                         for each, value in values.items():
                             of[each].append([value])
@@ -195,7 +195,9 @@ def _run(
     return trace, found
 
 
-def _shares(trace: Trace, image: int) -> dict[tuple[str, tuple[int, int]], dict[str, float]]:
+def shares_of_parts(
+    trace: Trace, image: int
+) -> dict[tuple[str, tuple[int, int]], dict[str, float]]:
     """By site and window, the share of each of `PARTS`."""
     run = trace.run
     kinds = np.array(run.kinds[run.branches[0]][image])
@@ -230,24 +232,25 @@ def _taken(
         for kind, array in each.maps.items():
             mask = classes == names.index(kind)
             peaks.append(bool(mask.any()) and bool(pointing_hit(array, mask)))
-    psnr = alike = None
+    likeness = alike = None
     if name != PLAIN:
         pairs = list(zip(painted[name], painted[PLAIN], strict=True))
-        psnr = Estimate.of([[_psnr(one.picture, other.picture)] for one, other in pairs])
+        likeness = Estimate.of([[psnr(one.picture, other.picture)] for one, other in pairs])
         alike = Estimate.of(
             [
-                [_correlation(array, other.maps[kind]) for kind, array in one.maps.items()]
+                [correlation(array, other.maps[kind]) for kind, array in one.maps.items()]
                 for one, other in pairs
             ]
         )
-    return TakenFigure(name, Share.of(right), psnr, alike, Share.of(peaks))
+    return TakenFigure(name, Share.of(right), likeness, alike, Share.of(peaks))
 
 
-def _correlation(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
+def correlation(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
+    """Of two maps over their places, −1 to 1."""
     return float(np.corrcoef(one.ravel(), other.ravel())[0, 1])
 
 
-def _psnr(one: Image.Image, other: Image.Image) -> float:
+def psnr(one: Image.Image, other: Image.Image) -> float:
     """dB; 100 of pictures that are the same."""
     a, b = (np.asarray(each, dtype=np.float64) / 255 for each in (one, other))
     return float(-10 * np.log10(max(float(np.mean((a - b) ** 2)), 1e-10)))

@@ -21,6 +21,7 @@ from lab.evaluation.studies_layers import (
 from lab.evaluation.studies_padding import PARTS, ShareFigure, TakenFigure
 from lab.evaluation.studies_sanity import FAILING, WITHOUT_COLUMNS, SanityFigure
 from lab.evaluation.studies_scenes import KINDS
+from lab.evaluation.studies_weights import WeightFigure
 
 PARTED = ("thing", "place")
 """Regions whose self-attention is told beside cross-attention."""
@@ -232,5 +233,24 @@ def taken_table(figures: Sequence[TakenFigure]) -> Table:
             interval(each.psnr, 1),
             interval(each.alike),
             str(each.peak),
+        )
+    return table
+
+
+def weights_table(figures: Sequence[WeightFigure], prompts: int, steps: int) -> Table:
+    """Rank correlations of weights with what they do, by kind of word and by way."""
+    title = f"Weights and what they do, {prompts} prompts, {steps} steps (Spearman, 95 %)"
+    table = Table("word", "way", title=title, title_justify="left")
+    weights = list(figures[0].right)
+    names = ("words", "moved", "moved, above 0", "pixels of that kind")
+    for name in (*names, *(f"right at {weight:g}" for weight in weights)):
+        table.add_column(name, justify="right")
+    for each in figures:
+        table.add_row(
+            each.kind,
+            each.way,
+            str(each.moved.n),
+            *(interval(of) for of in (each.moved, each.above, each.named)),
+            *(f"{share:.0%}" for share in each.right.values()),
         )
     return table

@@ -12,10 +12,15 @@ import torch
 from diffusers import AutoencoderTiny, StableDiffusionPipeline
 
 CARD = "README.md"
+VOCABULARY = "vocabulary.json"
 
 
-def export_pipeline(pipe: StableDiffusionPipeline, folder: Path, card: str) -> None:
-    """Write the pipeline and its card; an earlier folder is replaced, whole or not at all.
+def export_pipeline(
+    pipe: StableDiffusionPipeline, folder: Path, card: str, vocabulary: str | None = None
+) -> None:
+    """Write the pipeline, its card and the list of its words.
+
+    An earlier folder is replaced, whole or not at all.
 
     The weights are fp16 to be small. Without ``dtype=`` diffusers computes in fp32 from them, and
     the text encoder's config asks transformers for the same, so that a plain ``from_pretrained``
@@ -33,6 +38,8 @@ def export_pipeline(pipe: StableDiffusionPipeline, folder: Path, card: str) -> N
             # The folder that it was trained in is nobody's business.
             _edit_json(work / each / "config.json", _name_or_path=None)
         (work / CARD).write_text(card, "utf-8")
+        if vocabulary is not None:
+            (work / VOCABULARY).write_text(vocabulary, "utf-8")
         work.chmod(0o755)  # mkdtemp's folders are private
         if folder.exists():
             shutil.rmtree(folder)

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from lab.scenes.world import RenderedWorld
-from t2i_xattn.showing.render import captioned_sheet
+from t2i_xattn.showing.captions import captioned_sheet
 
 MARK = np.array([255, 40, 150])
 """The colour laid over the pixels that a word names; all others lose theirs."""

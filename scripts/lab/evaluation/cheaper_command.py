@@ -1,0 +1,114 @@
+"""`scripts/evaluate.py cheaper`: quality against cost as a table, a file and a plot."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from lab.evaluation.cheaper import PLAIN, WAYS, Found, best, compare_ways, front
+from lab.evaluation.report import check_writable, circumstances, write_json
+from lab.evaluation.world_prompts import world_prompts
+from lab.judge.segmenter import WEIGHTS, load_segmenter
+from t2i_xattn.errors import UserError
+
+Load = Callable[[str | None, str, str], Any]
+
+
+def add_cheaper(app: typer.Typer, load: Load) -> None:
+    """Adds the command; `load` gives the pipeline."""
+
+    @app.command()
+    def cheaper(
+        model: Annotated[str | None, typer.Option(help="A model of the world.")] = None,
+        steps: Annotated[int, typer.Option(min=1, help="Steps of the sampler.")] = 25,
+        guidance: Annotated[float, typer.Option(help="Classifier-free guidance.")] = 5.0,
+        batch: Annotated[int, typer.Option(min=1, help="Pictures at once.")] = 8,
+        limit: Annotated[int | None, typer.Option(min=1, help="Prompts of each group.")] = None,
+        ways: Annotated[
+            str | None, typer.Option(help=f"Some of {', '.join(WAYS)}.", show_default="all")
+        ] = None,
+        device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps.")] = "cpu",
+        plot: Annotated[
+            Path | None, typer.Option(help="PNG file for the plot (needs matplotlib).")
+        ] = None,
+        json: Annotated[Path | None, typer.Option("--json", help="Write the figures here.")] = None,
+    ) -> None:
+        """Cheaper ways to compute attention: pictures judged, distance to the plain ones, cost."""
+        chosen = list(WAYS) if ways is None else [each.strip() for each in ways.split(",")]
+        for each in chosen:
+            if each not in WAYS:
+                raise UserError(f"expected ways of {', '.join(WAYS)}, but came {each!r}")
+        for path in (json, plot):
+            if path is not None:
+                check_writable(path)
+        prompts = [each for group in world_prompts().values() for each in group[:limit]]
+        settings = {"steps": steps, "guidance": guidance, "batch": batch}
+        found: dict[str, Found] = {}
+        try:
+            segmenter, pipe = load_segmenter(WEIGHTS), load(model, device, "world")
+            for found in compare_ways(pipe, prompts, segmenter, chosen, **settings):
+                if json is not None:
+                    told = {name: one.as_json(found[PLAIN]) for name, one in found.items()}
+                    about = settings | {"limit": limit, "prompts": len(prompts), "model": model}
+                    write_json(json, {"settings": about, "ways": told, **circumstances()})
+        finally:
+            if found:
+                Console().print(_table(found))
+                Console().print(f"fewest FLOPs that lose at most one point: {best(found)}")
+                if plot is not None:
+                    draw(found, plot)
+
+
+def _table(found: Mapping[str, Found]) -> Table:
+    plain, ahead = found[PLAIN], front(found)
+    table = Table(title=f"{len(plain.right)} prompts; ratios to plain")
+    table.add_column("way")
+    for name in ("all right", "gained, lost", "PSNR, dB", "CPU time", "FLOPs", "of attention"):
+        table.add_column(name, justify="right")
+    table.add_column("Pareto")
+    for name, each in found.items():
+        told = each.as_json(plain)
+        near = told["psnr"]["mean"]
+        table.add_row(
+            name,
+            str(each.share),
+            f"{told['gained']}, {told['lost']}",
+            "same bytes" if near is None else f"{near:.1f}",
+            f"{told['cpu_ratio']:.3f}",
+            f"{told['flops_ratio']:.3f}",
+            f"{told['attention_flops_ratio']:.3f}",
+            "yes" if name in ahead else "",
+        )
+    return table
+
+
+def draw(found: Mapping[str, Found], path: Path) -> None:
+    """Accuracy against FLOPs, the ways that none beats on a line."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    plain, ahead = found[PLAIN], front(found)
+    cost = {name: each.flops / plain.flops for name, each in found.items()}
+    good = {name: 100 * each.share.value for name, each in found.items()}
+    figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained")
+    axes.margins(x=0.12, y=0.1)
+    for number, name in enumerate(found):
+        strong, above = name in ahead, 5 if number % 2 else -12
+        axes.plot(cost[name], good[name], "o", color="#c0392b" if strong else "#7f8c8d")
+        at = cost[name], good[name]
+        axes.annotate(name, at, xytext=(4, above), textcoords="offset points", fontsize=8)
+    line = sorted(ahead, key=cost.__getitem__)
+    axes.plot([cost[each] for each in line], [good[each] for each in line], color="#c0392b", lw=1)
+    axes.axhline(good[PLAIN] - 1, color="#bdc3c7", lw=1, ls="--")
+    axes.set_xlabel("FLOPs of the denoiser, plain = 1")
+    axes.set_ylabel(f"all right, % of {len(plain.right)} prompts")
+    axes.set_title("Cheaper attention; dashed: one point below plain", loc="left", fontsize=10)
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)

@@ -1,0 +1,1 @@
+"""What attention costs: operations and bytes of every site, seen in a call and predicted."""

@@ -1,0 +1,233 @@
+"""What a run of a pipeline costs: its calls of the denoiser are seen, and none is computed."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from t2i_xattn.arguments import checked
+from t2i_xattn.costs.call_cost import CallCost, seen_call
+from t2i_xattn.costs.memory import free_bytes, gigabytes
+from t2i_xattn.denoisers.of_pipeline import OfPipeline, denoisers_of
+from t2i_xattn.denoisers.sites import walk_sites
+from t2i_xattn.errors import UserError
+from t2i_xattn.kernel.cover import restored
+from t2i_xattn.kernel.module_calls import ModuleCalls, by_name, uncompiled
+
+KINDS = ("cross", "joint", "self")
+
+Changed = Callable[[dict[str, Any]], dict[str, Any]]
+"""Other arguments for a call of the denoiser."""
+
+Known = dict[tuple[Any, ...], tuple[CallCost, Any]]
+"""By what a call's cost depends on: that, and what the call gives, without numbers."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """A run of a pipeline.
+
+    Attributes:
+        calls: each kind of call of the denoiser once, and how often it was made.
+        device: where the denoiser is.
+    """
+
+    calls: tuple[tuple[CallCost, int], ...]
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    @property
+    def call(self) -> CallCost:
+        """The dearest of the calls."""
+        return max((each for each, _ in self.calls), key=lambda each: each.flops)
+
+    @property
+    def flops(self) -> int:
+        """Of the denoiser in the whole run, by torch's counter."""
+        return sum(each.flops * count for each, count in self.calls)
+
+    @property
+    def predicted_attention(self) -> int:
+        """Of its attention sites in the whole run, by their sizes."""
+        return sum(each.attention * count for each, count in self.calls)
+
+    @property
+    def times(self) -> int:
+        """How often the denoiser is called."""
+        return sum(count for _, count in self.calls)
+
+    def parts(self) -> dict[str, int]:
+        """FLOPs of the run: the kernels of each kind of attention, the layers around them, and the
+        rest of the denoiser."""
+        found = {
+            f"{kind}-attention": sum(each.kernel_flops(kind) * n for each, n in self.calls)
+            for kind in KINDS
+        }
+        found["projections"] = sum(
+            site.layer_flops * n for each, n in self.calls for site in each.sites
+        )
+        found["rest"] = self.flops - sum(found.values())
+        return {name: flops for name, flops in found.items() if flops or name == "rest"}
+
+    @property
+    def live_bytes(self) -> int:
+        """The most that one call holds at once, beside the weights."""
+        return max(each.live_bytes for each, _ in self.calls)
+
+    def check_fits(self, free: int | None = None) -> None:
+        """Says whether a run would have room; its weights are there already.
+
+        Args:
+            free: bytes that there are; by default those of the machine now.
+
+        Raises:
+            UserError: if it has not.
+        """
+        there = free_bytes(self.device) if free is None else free
+        if there is not None and self.live_bytes > there:
+            raise UserError(
+                f"expected a run that fits into memory, but one call of the denoiser holds "
+                f"{gigabytes(self.live_bytes)} beside its weights and {gigabytes(there)} are free "
+                f"on {self.device}; take a smaller size, fewer pictures or a smaller dtype"
+            )
+
+    def as_json(self) -> dict[str, Any]:
+        """As JSON has it."""
+        free = free_bytes(self.device)
+        return {
+            "flops": self.flops,
+            "parts": self.parts(),
+            "calls_of_the_denoiser": self.times,
+            "bytes": {
+                "weights": self.call.weight_bytes,
+                "most_in_a_call": self.live_bytes,
+                "free": free,
+            },
+            "calls": [
+                {
+                    "times": count,
+                    "flops": each.flops,
+                    "computed": each.computed,
+                    "sites": [site.as_json() for site in each.sites],
+                }
+                for each, count in self.calls
+            ],
+        }
+
+
+@checked
+def cost(pipe: Any, *args: Any, **kwargs: Any) -> Cost:
+    """What a run of a pipeline would cost.
+
+    The pipeline runs as it would, its text encoders too, but each call of its denoiser is seen on
+    tensors without memory (`costs.call_cost`) and gives zeros; of calls with the same shapes one is
+    seen. The autoencoder does not run. All is as it was found afterwards.
+
+    Args:
+        pipe: any loaded pipeline of a family that is known.
+        args, kwargs: of its call, such as `height=1024`.
+
+    Raises:
+        UserError: if it has no denoiser that is known.
+
+    Example:
+        >>> found = cost(pipe, "a lighthouse", height=1024, width=1024, num_inference_steps=25)
+        >>> found.parts(), found.live_bytes
+    """
+    return cost_with(pipe, lambda given: given, args, kwargs)
+
+
+def cost_with(
+    pipe: Any,
+    changed: Changed,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    known: Known | None = None,
+) -> Cost:
+    """The same with other arguments for the denoiser; `known` are calls that were seen before, and
+    holds those of this run afterwards."""
+    known = {} if known is None else known
+    seeing = [_Seeing(each, changed, known) for each in denoisers_of(pipe)]
+
+    def put() -> None:
+        for each in seeing:
+            each.calls.link(each.module)
+
+    def undo() -> None:
+        for each in reversed(seeing):
+            each.calls.unlink()
+
+    takes = inspect.signature(pipe.__call__).parameters
+    latent = {"output_type": "latent"} if "output_type" in takes else {}
+    with restored(put, undo), torch.no_grad():
+        pipe(*args, **{**kwargs, **latent})
+    found = tuple(each for one in seeing for each in one.found())
+    if not found:
+        raise UserError(
+            f"expected a pipeline that calls its denoiser, but {type(pipe).__name__} did not; give "
+            "it a prompt and at least one step"
+        )
+    return Cost(found, next(seeing[0].module.parameters()).device)
+
+
+class _Seeing:
+    """Stands in the place of a denoiser's calls."""
+
+    def __init__(self, denoiser: OfPipeline, changed: Changed, known: Known) -> None:
+        self.module = denoiser.module
+        inside = uncompiled(self.module)
+        if next(walk_sites(inside), None) is None:
+            raise UserError(
+                f"expected a denoiser with attention sites that are known, but came "
+                f"{type(inside).__name__}; find_sites(denoiser) lists those of others"
+            )
+        self._changed = changed
+        self.calls = ModuleCalls(self.module, self._called)
+        self._known = known
+        self._counts: dict[Any, int] = {}
+
+    def found(self) -> list[tuple[CallCost, int]]:
+        """Each kind of call, and how often it came."""
+        return [(self._known[key][0], count) for key, count in self._counts.items()]
+
+    def _called(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        inside = uncompiled(self.module)
+        given = self._changed(by_name(inside, args, kwargs))
+        key = (id(inside), *_shapes(given))
+        if key not in self._known:
+            with self._as_it_was():
+                found, output = seen_call(inside, given)
+            self._known[key] = found, pytree.tree_map_only(Tensor, _empty, output)
+        self._counts[key] = self._counts.get(key, 0) + 1
+        device = next(inside.parameters()).device
+        return pytree.tree_map_only(
+            Tensor, lambda each: torch.zeros_like(each, device=device), self._known[key][1]
+        )
+
+    def _as_it_was(self) -> Any:
+        """Without the cover, through which the seen call would come back here."""
+        return restored(self.calls.unlink, lambda: self.calls.link(self.module))
+
+
+def _empty(each: Tensor) -> Tensor:
+    return torch.empty(each.shape, dtype=each.dtype, device="meta")
+
+
+def _shapes(given: Mapping[str, Any]) -> tuple[str, ...]:
+    """What the cost of a call depends on: shapes, what is switched on or off, and masks and
+    positions, by which some denoisers pack their texts. Noise levels differ from call to call and
+    cost the same."""
+    leaves, structure = pytree.tree_flatten(dict(given))
+    about: list[Any] = [structure]
+    for each in leaves:
+        if isinstance(each, Tensor):
+            counts = each.ndim > 1 and not each.is_floating_point() and not each.is_complex()
+            about.append((each.shape, each.dtype, each.tolist() if counts else None))
+        else:
+            about.append(each if isinstance(each, bool | str | int | None) else type(each))
+    return tuple(map(str, about))
