@@ -3,6 +3,10 @@ LOWEST = .venv-lowest
 PYTHON ?= python3.11
 WORKERS ?= 2
 BIN = $(VENV)/bin
+# Gradio asks for a Pillow below 13, and runs with it, as the tests of the app say: it comes without
+# what it needs, which stands here.
+GRADIO = gradio gradio_client brotli fastapi groovy hf-gradio httpcore httpx opentelemetry-api orjson \
+	pydub python-multipart pytz safehttpx semantic-version starlette tomlkit uvicorn
 READY = $(VENV)/.ready
 # Each worker computes with one thread: together they fill the cores, and sums have one order.
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
@@ -16,6 +20,7 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
 	# For CLIP's vocabulary, which lies in its wheel; without what it needs to run.
 	$(BIN)/python -m pip install --quiet -c constraints.txt --no-deps open_clip_torch
+	$(BIN)/python -m pip install --quiet -c constraints.txt --no-deps $(GRADIO)
 	# For axe-core, which looks at pages; its script lies in this wheel, the browser is another's.
 	$(BIN)/python -m pip install --quiet -c constraints.txt --no-deps axe-playwright-python
 	touch $@

@@ -31,6 +31,7 @@ OPTIONS = sorted(
         "inspect",
         "explain",
         "edit",
+        "app",
         "film",
         "steps",
         "cost",
@@ -38,7 +39,8 @@ OPTIONS = sorted(
     for each in command.params
     if each.opts[0].startswith("--") and each.name != "help"
 )
-"""All options of the commands that take a prompt, those too that are still to come."""
+"""All options of the commands that take a prompt, and of the app; those too that are still to
+come."""
 
 HUGE, LONG = "9" * 5000, "9" * 4000
 NO_NUMBERS = ["", " ", "x", "nan", "1e999", "-1e999", "0x10", "1,5", "None", HUGE + "x"]
@@ -80,6 +82,11 @@ WRONG = {
     "--regions": ["", "x"],
     "--background": ["x", "blue", "x" * 10**6],  # without --regions; with it: test_cli_regions
     "--threshold": [*NO_NUMBERS, "0.5", "otsu", "-1", "2", LONG, HUGE],
+    "--host": ["", "no.such.host.invalid", "192.0.2.1", "x" * 300, "\0", "1 2"],
+    "--port": [*NO_COUNTS, "0", "65536"],
+    "--max-side": [*NO_COUNTS, "0", "56", "4096"],
+    "--max-steps": [*NO_COUNTS, "0", "1001"],
+    "--max-queue": [*NO_COUNTS, "0", "1001"],
     "--negative": ["(a", "a)", "(a:nan)", "().blend()", "a AND", "<x>", "a" * 10**6, "\udcff"],
 }
 """What no option of that name can take."""
@@ -107,6 +114,8 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Any:
         patch.setattr("t2i_xattn.asking.request.painted", taken)
         patch.setattr("t2i_xattn.commands.edit.painted", taken)
         patch.setattr("t2i_xattn.commands.explain.explained", taken)
+        patch.setattr("t2i_xattn.app.serving.check_installed", lambda: None)
+        patch.setattr("t2i_xattn.app.serving.served", taken)
         patch.setattr("t2i_xattn.commands.cost.costs_of", taken)
         yield folder
 
@@ -114,7 +123,7 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Any:
 def refused(here: Path, command: str, *options: str, prompt: str | None = PROMPT) -> str:
     """The one sentence of a command."""
     something = ["--weight=red=2"] if command == "edit" else []
-    prompts = [] if prompt is None else ["--", prompt]
+    prompts = [] if prompt is None or command == "app" else ["--", prompt]
     code, printed, told = run(command, *something, *options, *prompts)
     assert (code, printed) == (2, ""), (code, printed, told)
     assert told.count("\n") == 1, told
