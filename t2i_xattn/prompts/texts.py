@@ -155,8 +155,8 @@ def text_by_value(
     heard = columns_by_value(parts_of(calls, embedding), embedding)
     if not heard:
         return None
-    nothing = {f"text_encoder{end}": None for end in ("", "_2", "_3", "_4")}
-    return replace(text_of(pipe, embedding, CONDITIONAL, 0, nothing, heard), role=None)
+    typed = {f"text_encoder{end}": None for end in ("", "_2", "_3", "_4")}
+    return replace(text_of(pipe, embedding, CONDITIONAL, 0, typed, heard), role=None)
 
 
 def _as_typed(given: Any, embeds: Any) -> list[str | None]:

@@ -117,9 +117,9 @@ def save_calibration(figures: Sequence[TrustFigure], path: Path) -> None:
     axes.plot([0, 1], [0, 1], color="0.7", linewidth=1)
     axes.errorbar(said, right, yerr=errors, fmt="o", color="black", capsize=3)
     for x, each in zip(said, ranges, strict=True):
-        below = {"xy": (x, each.right.interval[0]), "xytext": (0, -11)}
+        at = x, each.right.interval[0]
         axes.annotate(
-            str(each.right.n), textcoords="offset points", ha="center", fontsize=8, **below
+            str(each.right.n), at, (0, -11), textcoords="offset points", ha="center", fontsize=8
         )
     axes.set(xlim=(0.2, 1), ylim=(0, 1.02), xlabel="probability that explain gives",
              ylabel="share of words whose region is right")  # fmt: skip
