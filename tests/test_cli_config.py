@@ -144,7 +144,7 @@ def test_every_option_can_stand_in_the_file(tmp_path: Path) -> None:
                 lines.append(f"{option} = {value}")
         config = written(tmp_path, f"[{name}]\n" + "\n".join(lines))
         assert len(read_section(config, name, group.commands)) == len(lines) > 5
-        # All are known; what is wrong is that "x" is no number, which `tokens` is asked for none of.
+        # All are known; what is wrong is that "x" is no number, and `tokens` takes none.
         code, _, error = run(name, "--config", config)
         expected = (0, False) if name == "tokens" else (2, True)
         assert (code, "invalid value for" in error) == expected
