@@ -225,7 +225,8 @@ def test_memory_is_told_for_few_steps_and_for_many() -> None:
 @pytest.mark.parametrize("command", ["record", "steer", "memory", "cost"])
 def test_a_denoiser_that_is_not_known(command: str) -> None:
     result = CliRunner().invoke(app, [command, "--denoiser", "sd9"])
-    told = "a denoiser of sd15, sdxl, tiny, sd3, flux, qwen, pixart, but came 'sd9'"
+    known = "sd15, sdxl, sd15-few, sdxl-few, tiny, sd3, flux, qwen, pixart"
+    told = f"a denoiser of {known}, but came 'sd9'"
     assert told in str(result.exception)
 
 

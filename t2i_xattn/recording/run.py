@@ -116,11 +116,14 @@ class RecordedDenoiser(FollowedDenoiser):
             run.note_beginning(layout)
         gone = {branch: self.steps_elsewhere(branch) for branch in layout.rows}
         for branch in layout.rows:
-            new = branch in run.keep.branches and branch not in store.words
+            if branch not in run.keep.branches:
+                continue
             # A prompt may change on the way: the words are those of the steps that are kept.
-            if new and store.keeps(branch, gone[branch]):
+            kept = store.keeps(branch, gone[branch])
+            if branch not in store.words or (kept and branch not in store.fixed):
                 texts = layout.texts[branch]
-                store.begin_branch(branch, run.words_of(layout, branch), texts, tokens[branch])
+                words = run.words_of(layout, branch)
+                store.begin_branch(branch, words, texts, tokens[branch], kept)
         windows = store.begin_call(layout, latent, tokens, call.timestep, gone)
         concepts = None
         if self.concepts is not None and CONDITIONAL in windows:

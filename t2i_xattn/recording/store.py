@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import nullcontext, suppress
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ class MapStore:
             user said so.
         words: by branch, the words of each image's text.
         texts: by branch, each image's text.
+        fixed: the branches of which a step that is kept has come, so that these hold.
         sizes: by site, height and width of its map.
         calls, finished: calls of the denoiser that began, and that ran to their end.
         timesteps: the noise level of each call, as handed to the denoiser.
@@ -44,6 +46,7 @@ class MapStore:
         self.latent_size = (0, 0)
         self.groups: dict[str, tuple[Groups, ...]] | None = None
         self.walked_columns: tuple[int, ...] | None = None
+        self.fixed: set[str] = set()
         self._tokens: dict[str, int] = {}
         self._expected_windows = 1
         self._asked: list[tuple[int, int]] | None = None
@@ -87,17 +90,28 @@ class MapStore:
         words: tuple[tuple[Word, ...], ...],
         texts: tuple[Any, ...],
         tokens: int,
+        kept: bool = True,
     ) -> None:
         """Fixes what is kept of a branch, whose texts, of so many tokens, are known by now.
+
+        Args:
+            branch: its name.
+            words, texts: of its pictures.
+            tokens: columns of the text.
+            kept: whether this step is; if not, what is fixed holds until one is.
 
         Raises:
             UserError: for a word that one of its prompts does not have.
         """
         self._tokens[branch] = tokens
-        groups = self.keep.groups(words, tokens)
         self.words[branch], self.texts[branch] = words, texts
-        if groups is not None:
-            self.groups = (self.groups or {}) | {branch: groups}
+        if kept:
+            self.fixed.add(branch)
+        # Before the first step that is kept, a prompt need not have the words yet.
+        with nullcontext() if kept else suppress(UserError):
+            groups = self.keep.groups(words, tokens)
+            if groups is not None:
+                self.groups = (self.groups or {}) | {branch: groups}
 
     def begin_call(
         self,
