@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from t2i_xattn import aggregation as aggregation
     from t2i_xattn import edits, losses, processors
+    from t2i_xattn import variants as variants
     from t2i_xattn.batch.many import record_many
     from t2i_xattn.conditioning.condition import condition
     from t2i_xattn.denoisers.sites import AttentionSite as AttentionSite
@@ -73,9 +74,12 @@ _HOMES = {
     "swap": "processors.swap",
 }
 
+_MODULES = ("aggregation", "variants")
+"""That fewer need than those of `__all__`."""
+
 
 def __getattr__(name: str) -> Any:
-    if name not in {*__all__, *_HOMES, "aggregation"}:
+    if name not in {*__all__, *_HOMES, *_MODULES}:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     if name not in _HOMES:
         return importlib.import_module(f"{__name__}.{name}")
@@ -85,4 +89,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__, *_HOMES, "aggregation"})
+    return sorted({*globals(), *__all__, *_HOMES, *_MODULES})

@@ -21,7 +21,7 @@ def test_public_names_are_there() -> None:
     assert set(names) <= set(dir(t2i_xattn))
 
 
-@pytest.mark.parametrize("name", ["edits", "losses", "processors"])
+@pytest.mark.parametrize("name", ["edits", "losses", "processors", "variants"])
 def test_public_modules_say_what_they_have(name: str) -> None:
     module = getattr(t2i_xattn, name)
     assert module.__all__ == sorted(set(module.__all__))

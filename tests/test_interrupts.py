@@ -26,7 +26,7 @@ import t2i_xattn as tx
 from conftest import make_pipeline, make_unet, state_of
 from probe import Probe, all_rows
 from right_maps import assert_right_maps
-from t2i_xattn import edits, losses
+from t2i_xattn import edits, losses, variants
 from tiny_pipelines import Run, runner, sharpened
 
 PACKAGE = str(Path(str(tx.__file__)).parent) + os.sep
@@ -46,11 +46,16 @@ def excite(pipe: Any) -> AbstractContextManager[Any]:
     return tx.guide(pipe, losses.AttendAndExcite(["red"]))
 
 
+def kept(pipe: Any) -> AbstractContextManager[Any]:
+    return tx.cheaper(pipe, variants.KeptKeys())
+
+
 CONTEXTS: dict[str, tuple[Open, ...]] = {
     "record": (tx.record,),
     "edit": (drop,),
     "guide": (excite,),
     "edit in record": (tx.record, drop),
+    "cheaper": (kept,),
 }
 
 
