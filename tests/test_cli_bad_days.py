@@ -90,7 +90,7 @@ def test_a_second_inspect_replaces_the_first(model: Path, tmp_path: Path) -> Non
     assert run("inspect", PROMPT, *options, "--count", 2)[0] == 0
     assert run("inspect", PROMPT, *options, "--words", "red")[0] == 0
     assert run("inspect", PROMPT, *options, "--words", "circle")[0] == 0
-    files = ["mine.png", "picture.png", "trace.safetensors", "word-01-circle.png"]
+    files = ["mine.png", "picture.png", "report.html", "trace.safetensors", "word-01-circle.png"]
     assert written(tmp_path) == [*files, "words.json", "words.png"]
     # Pictures of other seeds stand for themselves, as do those of another command.
     for seed in (3, 4):

@@ -63,13 +63,15 @@ def overlay(
         )
     values = _fitted(placed(heat.array, scale), image.size)
     colours = Image.fromarray(coloured(values, colormap))
+    # As fractions, what covers a large picture would fill the memory.
+    levels = (values * 255).astype(np.uint8)
+    del values
     picture = image.convert("RGB")
     grey = picture.convert("L").convert("RGB")
     picture = Image.blend(picture, grey, min(1.0, 2 * alpha))
     # Where the map is low, and its colours dark, more of the picture is left to be seen.
-    cover = np.float32(alpha) ** (2 - values)
-    cover_mask = Image.fromarray(np.round(255 * cover).astype(np.uint8))
-    laid = Image.composite(colours, picture, cover_mask)
+    cover = np.round(255 * float(alpha) ** (2 - np.arange(256) / 255)).astype(np.uint8)
+    laid = Image.composite(colours, picture, Image.fromarray(cover[levels]))
     return outlined(laid, heat.array, outline) if outline else laid
 
 
