@@ -34,7 +34,8 @@ pytestmark = [
     ),
 ]
 
-PROMPT = 'a red <b>circle</b> ${alert(1)} {{7}} "blue" <script>b</script> עגול'
+# `<b>` without the space would be asked for as an embedding.
+PROMPT = 'a red <b >circle</b> ${alert(1)} {{7}} "blue" <script >b</script> עגול'
 WORDS = ["a", "red", "b", "circle", "b", "alert", "1", "7", "blue", "script", "b", "script", "עגול"]
 
 
