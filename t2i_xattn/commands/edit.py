@@ -15,12 +15,12 @@ from t2i_xattn.asking.edits import edits_of
 from t2i_xattn.asking.limits import check_edit_limits
 from t2i_xattn.asking.painting import painted
 from t2i_xattn.asking.parsing import parse_list, parse_pairs, parse_size
+from t2i_xattn.asking.recording import recorded
 from t2i_xattn.asking.request import Request, paint
 from t2i_xattn.commands import options
 from t2i_xattn.commands.config import Config
 from t2i_xattn.commands.json_output import Json, print_json
 from t2i_xattn.commands.output import output_folder
-from t2i_xattn.commands.recording import recorded
 from t2i_xattn.commands.unknown_words import told_unknown
 from t2i_xattn.errors import UserError
 from t2i_xattn.models.vocabulary import as_json as unknown_as_json

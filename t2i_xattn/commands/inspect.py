@@ -11,13 +11,13 @@ import typer
 
 from t2i_xattn.asking.limits import check_limits, check_phrases
 from t2i_xattn.asking.parsing import parse_list, parse_size
+from t2i_xattn.asking.recording import recorded, with_negative
 from t2i_xattn.asking.request import Request, check_text, paint
 from t2i_xattn.commands import options
 from t2i_xattn.commands.config import Config
 from t2i_xattn.commands.inspection import Inspection, Look, write_inspection, write_report
 from t2i_xattn.commands.json_output import Json, print_json
 from t2i_xattn.commands.output import output_folder
-from t2i_xattn.commands.recording import recorded, with_negative
 from t2i_xattn.commands.regions import RegionsRequest, regions_request, write_regions
 from t2i_xattn.commands.unknown_words import told_unknown
 from t2i_xattn.errors import UserError, shown_path

@@ -1,4 +1,4 @@
-"""How the commands record what they paint."""
+"""How what is asked for is recorded."""
 
 from __future__ import annotations
 
