@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ from command_line import run, written
 from conftest import make_pipeline
 from t2i_xattn.asking.filming import filmed, windows_of
 from t2i_xattn.asking.request import Request, paint
+from t2i_xattn.conditioning.within import cover_of
 from t2i_xattn.errors import UserError
 from t2i_xattn.showing.film import film_frames, save_film
 from t2i_xattn.traces.heat_map import HeatMap
@@ -190,3 +192,13 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert written(tmp_path) == ["film.gif", "picture.png"]
     assert len(frames_of(tmp_path / "film.gif")) == 3
     assert printed.split() == [str(tmp_path / name) for name in ("film.gif", "picture.png")]
+
+
+def test_words_are_read_without_the_syntax(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe = quiet(make_pipeline())
+    cover_of(pipe).put()  # as the commands load it
+    monkeypatch.setattr("t2i_xattn.commands.options.load", lambda *_: pipe)
+    options = ["--steps", 2, "--size", 64, "--out", tmp_path / "out", "--json"]
+    code, printed, told = run("film", "a (red:1.4) circle", *options)
+    assert code == 0, told
+    assert json.loads(printed)["words"] == ["red", "circle"]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from t2i_xattn.asking.painting import pictures_of
+from t2i_xattn.asking.recording import recorded
 from t2i_xattn.asking.request import Request, paint
 from t2i_xattn.errors import UserError
 
@@ -82,7 +82,7 @@ def filmed(pipe: Any, request: Request, words: Sequence[str], walk: int, frames:
             found[step] = decoded(pipe, given["latents"][:1], request.size)
         return given
 
-    with _recorded(pipe, words, windows, walk) as trace:
+    with recorded(pipe, walk, words=words, steps=windows) as trace:
         (picture,) = paint(pipe, request, callback_on_step_end=keep)
     if sorted(found) != sorted(ends) or trace.run.steps != tuple(windows):
         raise UserError(
@@ -128,16 +128,6 @@ def decoded(pipe: Any, latents: Any, size: tuple[int, int] | None) -> Any:
         given = latents / scale + (getattr(config, "shift_factor", None) or 0)
         picture = pipe.vae.decode(given.to(pipe.vae.dtype), return_dict=False)[0]
     return pipe.image_processor.postprocess(picture, output_type="np")[0]
-
-
-def _recorded(
-    pipe: Any, words: Sequence[str], windows: Sequence[tuple[int, int]], walk: int
-) -> AbstractContextManager[Trace]:
-    from t2i_xattn.recording.contributions import can_contribute
-    from t2i_xattn.recording.record import record
-
-    contributions = walk > 0 and can_contribute(pipe)
-    return record(pipe, words=words, steps=windows, walk=walk, contributions=contributions)
 
 
 def _small(picture: Image.Image) -> Image.Image:

@@ -10,7 +10,9 @@ if TYPE_CHECKING:
     from t2i_xattn.traces.trace import Trace
 
 
-def recorded(pipe: Any, walk: int, negative: bool = False) -> AbstractContextManager[Trace]:
+def recorded(
+    pipe: Any, walk: int, negative: bool = False, **options: Any
+) -> AbstractContextManager[Trace]:
     """Records with what gives the best maps of words: carried along self-attention, and by what
     words contribute where that can be read.
 
@@ -18,6 +20,7 @@ def recorded(pipe: Any, walk: int, negative: bool = False) -> AbstractContextMan
         pipe: the pipeline.
         walk: steps along self-attention; 0: the plain shares of attention.
         negative: whether the words of the negative prompt are recorded too, as a second branch.
+        options: further ones of `record`.
     """
     from t2i_xattn.denoisers.branches import CONDITIONAL, UNCONDITIONAL
     from t2i_xattn.recording.contributions import can_contribute
@@ -25,7 +28,7 @@ def recorded(pipe: Any, walk: int, negative: bool = False) -> AbstractContextMan
 
     branches = [CONDITIONAL, UNCONDITIONAL] if negative else [CONDITIONAL]
     contributions = walk > 0 and can_contribute(pipe)
-    return record(pipe, branches=branches, walk=walk, contributions=contributions)
+    return record(pipe, branches=branches, walk=walk, contributions=contributions, **options)
 
 
 def with_negative(pipe: Any, request: Request) -> bool:

@@ -88,8 +88,10 @@ class Request:
         from t2i_xattn.conditioning.within import words_read
 
         tokenizer = tokenizer_of(pipe)
-        for name, text in (("prompt", self.prompt), ("negative prompt", self.negative or "")):
-            cut = cut_words(words_read(pipe, tokenizer, text))
+        spans = words_read(pipe, tokenizer, self.prompt)
+        negative = words_read(pipe, tokenizer, self.negative or "")
+        for name, read in (("prompt", spans), ("negative prompt", negative)):
+            cut = cut_words(read)
             if cut:
                 words = listed(word.text for word in cut)
                 raise UserError(
@@ -97,7 +99,6 @@ class Request:
                     f"words lie beyond: {words}; shorten it"
                 )
         self._check_guidance(pipe)
-        spans = words_read(pipe, tokenizer, self.prompt)
         for phrase in self.words:
             find_phrase(spans, phrase)
 

@@ -17,7 +17,6 @@ from t2i_xattn.commands.output import output_folder
 from t2i_xattn.commands.unknown_words import told_unknown
 from t2i_xattn.models.vocabulary import as_json as unknown_as_json
 from t2i_xattn.prompts.function_words import is_function_word
-from t2i_xattn.prompts.words import split_words
 from t2i_xattn.provenance.made import Made
 from t2i_xattn.provenance.png import save_png
 
@@ -89,6 +88,9 @@ def film_command(
 
 def _named(pipe: object, prompt: str) -> list[str]:
     """The words of a prompt that name something, each once; all where none does."""
-    every = [word.text for word in split_words(tokenizer_of(pipe), prompt) if word.columns]
+    from t2i_xattn.conditioning.within import words_read
+
+    read = words_read(pipe, tokenizer_of(pipe), prompt)
+    every = [word.text for word in read if word.columns]
     once = list({word.casefold(): word for word in reversed(every)}.values())[::-1]
     return [word for word in once if not is_function_word(word)] or once
