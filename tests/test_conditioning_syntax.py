@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -142,7 +143,7 @@ def test_whatever_is_typed_is_read_or_refused(prompt: str) -> None:
 @given(st.text(max_size=40))
 def test_whatever_is_escaped_is_letters(text: str) -> None:
     escaped = "".join(f"\\{each}" if each in '\\()[]"+-:<' else each for each in text)
-    escaped = " ".join(f"\\{e}" if e in ("AND", "BREAK") else e for e in escaped.split(" "))
+    escaped = re.sub(r"(?<!\S)(AND|BREAK)(?!\S)", r"\\\1", escaped)
     parsed = parse(escaped)
     assert len(parsed.phases) == 1
     (part,) = parsed.phases[0].parts

@@ -26,8 +26,11 @@ WORDS = st.one_of(
             *("🐱‍👤", "👩‍🚀", "❤️", "…", "—", "#retro", "@night", "3.5", "x" * 40),
         ]
     ),
-    st.text(st.characters(exclude_categories=("Cs", "Cc", "Co", "Cn")), min_size=1, max_size=8),
+    st.text(
+        st.characters(exclude_categories=("Cs", "Cc", "Co", "Cn")), min_size=1, max_size=8
+    ).filter(str.strip),
 )
+"""Not blank, since beside AND is a text; `st.text` may draw any text of the modules loaded."""
 
 
 @st.composite
@@ -60,9 +63,8 @@ def prompts(draw: Any) -> str:
 
 
 def escaped(word: str) -> str:
-    if word in ("AND", "BREAK"):
-        return f"\\{word}"
-    return "".join(f"\\{each}" if each in '\\()[]"+-:<' else each for each in word)
+    letters = "".join(f"\\{each}" if each in '\\()[]"+-:<' else each for each in word)
+    return re.sub(r"(?<!\S)(AND|BREAK)(?!\S)", r"\\\1", letters)
 
 
 def folded(text: str) -> str:
