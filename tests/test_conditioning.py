@@ -17,7 +17,7 @@ from diffusers import StableDiffusionPipeline
 from torch import Tensor
 
 import t2i_xattn as tx
-from conftest import make_pipeline, state_of
+from conftest import make_pipeline, make_tokenizer, state_of
 from t2i_xattn.conditioning.within import prompts_read
 from t2i_xattn.errors import UserError
 from t2i_xattn.prompts import known
@@ -289,6 +289,30 @@ class TestProvenance:
         weighted = tx.condition(pipe, "a (<toy>:1.5) red").readings[0].words[1]
         assert weighted.weights == (1.5, 1.5, 1.5)
 
+    def test_textual_inversions_of_other_vectors_in_each_encoder(self) -> None:
+        """As SDXL's pipeline reads them: what is behind stands in other columns in each."""
+        pipe = quiet(make_sdxl())
+        pipe.tokenizer, pipe.tokenizer_2 = make_tokenizer(), make_tokenizer()
+        pipe.tokenizer.add_tokens(["<toy>", "<toy>_1", "<toy>_2"])
+        pipe.tokenizer_2.add_tokens(["<toy>", "<toy>_1"])
+        for end in ("", "_2"):
+            encoder, tokenizer = (getattr(pipe, f"{e}{end}") for e in ("text_encoder", "tokenizer"))
+            encoder.resize_token_embeddings(len(tokenizer))
+        found = tx.condition(pipe, "a <toy> red")
+        own = pipe.encode_prompt("a <toy> red", device="cpu", num_images_per_prompt=1)
+        assert torch.equal(found["prompt_embeds"], own[0])
+        by_encoder = [
+            [each.columns for each in reading.words]
+            for reading in found.readings
+            if reading.branch == "conditional"
+        ]
+        assert by_encoder == [[(1,), (2, 3, 4), (5,)], [(1,), (2, 3), (4,)]]
+        with tx.record(pipe) as trace:
+            pipe(**found, num_inference_steps=1, output_type="latent")
+        toy, red = trace.words[1:]
+        assert (toy.columns, red.columns) == ((2, 3, 4), (5, 4))
+        assert trace.heatmap("red").share > 0
+
 
 class TestSchedule:
     PROMPT = "a [red:blue of:0.4] circle"
@@ -323,6 +347,62 @@ class TestSchedule:
         )
         assert np.array_equal(scheduled, by_hand)
         assert not np.array_equal(scheduled, drawn(pipe, **first, num_inference_steps=5))
+
+    @pytest.mark.parametrize("name", [each for each in PIPELINES if each != "FLUX"])
+    def test_negative_prompts_have_theirs(self, name: str) -> None:
+        """Of two prompts, whose first phases are the same, in two pictures each, where the pipeline
+        makes several of embeddings."""
+        make, options = PIPELINES[name]
+        pipe = quiet(make())
+        copies = 1 if name == "SD3" else 2
+        own = {"num_inference_steps": 4, "num_images_per_prompt": copies, "guidance_scale": 5.0}
+        prompts, negative = ["[red:blue:0.5] of", "[red:left:0.5] of"], "a [circle:red:0.5]"
+        scheduled = drawn(pipe, **tx.condition(pipe, prompts, negative, **options), **own)
+        phases = [
+            tx.condition(pipe, [f"{each} of" for each in words], f"a {against}", **options)
+            for words, against in ((["red", "red"], "circle"), (["blue", "left"], "red"))
+        ]
+        own_names = {"SDXL": "add_text_embeds", "SD3": "pooled_prompt_embeds"}
+        names = {"prompt_embeds": "prompt_embeds", own_names.get(name, ""): "pooled_prompt_embeds"}
+
+        def change(_: Any, step: int, __: Any, given: dict[str, Tensor]) -> dict[str, Tensor]:
+            if step == 1:
+                for theirs, ours in names.items():
+                    if theirs in given:
+                        both = (phases[1][f"negative_{ours}"], phases[1][ours])
+                        given[theirs] = torch.cat([e.repeat_interleave(copies, 0) for e in both])
+            return given
+
+        by_hand = drawn(
+            pipe,
+            **phases[0],
+            **own,
+            callback_on_step_end=change,
+            callback_on_step_end_tensor_inputs=[each for each in names if each],
+        )
+        assert np.array_equal(scheduled, by_hand)
+        still = drawn(pipe, **tx.condition(pipe, prompts, "a circle", **options), **own)
+        assert not np.array_equal(scheduled, still)
+
+    def test_a_prompt_that_is_the_negative_one_changes_alone(self, pipe: Any) -> None:
+        found = drawn(pipe, **tx.condition(pipe, "a [red:blue:0.4]", "a red"))
+        own = tx.condition(pipe, "a [red:blue:0.4]") | {"negative_prompt_embeds": None}
+        own |= {"negative_prompt": "a red"}
+        assert np.array_equal(found, drawn(pipe, **own))
+
+    def test_two_images_without_guidance(self, pipe: Any) -> None:
+        options = {"guidance_scale": 1.0, "num_inference_steps": 4}
+        one = drawn(pipe, **tx.condition(pipe, ["a [red:blue:0.5]"] * 2), **options)
+        two = drawn(
+            pipe, **tx.condition(pipe, "a [red:blue:0.5]"), **options, num_images_per_prompt=2
+        )
+        assert np.array_equal(one, two)
+        assert not np.array_equal(one, drawn(pipe, prompt=["a red"] * 2, **options))
+
+    def test_a_negative_prompt_that_no_callback_reaches(self) -> None:
+        pipe = make_flux(diffusers.FluxPipeline)
+        with pytest.raises(UserError, match="a negative prompt without a schedule for FluxP"):
+            tx.condition(pipe, "a circle", "a [red:blue:0.5]", **SHORT)
 
     def test_whole_steps(self, pipe: Any) -> None:
         found = (

@@ -63,13 +63,18 @@ class Request:
         if not 0 <= self.seed < 2**63 - self.count:
             raise UserError(f"expected a --seed from 0 to 2^63, but came {shown(self.seed)}")
 
-    def check_against(self, pipe: Any) -> None:
+    def check_against(self, pipe: Any, *, scheduled: bool = False) -> None:
         """What depends on the model: its sizes, its window of tokens, its noise levels.
+
+        Args:
+            pipe: the model's.
+            scheduled: whether the prompts may change on the way; not where the words of a whole
+                run are looked at, since a column is then several words.
 
         Raises:
             UserError: the model cannot take the size or the steps, the prompt has more tokens than
-                the model reads, a negative prompt would do nothing, or a word that is asked for is
-                not in the prompt.
+                the model reads, a negative prompt would do nothing, a prompt changes on the way and
+                may not, or a word that is asked for is not in the prompt.
         """
         multiple = int(getattr(pipe, "vae_scale_factor", 8))
         for side in self.size or ():
@@ -85,8 +90,15 @@ class Request:
                 f"expected at most {levels} --steps for this model, but came {shown(self.steps)}; "
                 "take fewer"
             )
-        from t2i_xattn.conditioning.within import words_read
+        from t2i_xattn.conditioning.within import is_scheduled, words_read
 
+        for text in (self.prompt, self.negative):
+            if not scheduled and is_scheduled(pipe, text):
+                raise UserError(
+                    "expected a prompt that says the same in all steps, since its words are looked "
+                    f"at over the whole run, but came {shown(text)}; leave [before:after:step] "
+                    "out, or paint it with generate"
+                )
         tokenizer = tokenizer_of(pipe)
         spans = words_read(pipe, tokenizer, self.prompt)
         negative = words_read(pipe, tokenizer, self.negative or "")

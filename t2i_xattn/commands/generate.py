@@ -43,7 +43,7 @@ def generate_command(
     request.check()
     with output_folder(out, "generate", beside=True) as folder:
         pipe = options.load(model, device)
-        request.check_against(pipe)
+        request.check_against(pipe, scheduled=True)
         unknown = told_unknown(pipe, prompt, negative)
         pictures = paint(pipe, request)
         seeds = range(seed, seed + len(pictures))

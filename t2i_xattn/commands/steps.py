@@ -71,7 +71,7 @@ def steps_command(
         )
     with output_folder(out, "steps") as folder:
         pipe = options.load(model, device)
-        request.check_against(pipe)
+        request.check_against(pipe, scheduled=True)
         from t2i_xattn.explaining.opening import lay_open
         from t2i_xattn.showing.steps_sheet import steps_sheet
 

@@ -15,7 +15,7 @@ from t2i_xattn.conditioning.reader import Way
 from t2i_xattn.conditioning.reading import Reading
 from t2i_xattn.conditioning.row import Row
 from t2i_xattn.conditioning.schedule import Schedule
-from t2i_xattn.errors import UserError
+from t2i_xattn.errors import UserError, shown
 from t2i_xattn.prompts.known import remember
 from t2i_xattn.prompts.listening import unheard
 from t2i_xattn.prompts.roles import CONDITIONAL, UNCONDITIONAL
@@ -91,6 +91,11 @@ def condition(
     for row in rows:
         row.check_whole()
     starts = _starts(rows)
+    if not scheme.negative and any(len(e.starts) > 1 for e in rows if e.branch == UNCONDITIONAL):
+        raise UserError(
+            f"expected a negative prompt without a schedule for {type(pipe).__name__}, which hands "
+            f"it to no callback, but came {shown(negative_prompt)}; leave [before:after:step] out"
+        )
     with unheard(pipe):
         phases = [_tensors(rows, start) for start in starts]
     arguments: dict[str, Any] = dict(phases[0])
@@ -172,7 +177,10 @@ def _scheduled(
     if "add_text_embeds" in known:
         names["pooled_prompt_embeds"] = "add_text_embeds"
     names = {name: own for name, own in names.items() if own in known and name in phases[0]}
-    changing = [{own: each[name] for name, own in names.items()} for each in phases]
+    changing = [
+        {own: (each[name], each.get(f"negative_{name}")) for name, own in names.items()}
+        for each in phases
+    ]
     return {
         "callback_on_step_end": Schedule(starts, changing),
         "callback_on_step_end_tensor_inputs": [*names.values()],
