@@ -15,7 +15,6 @@ from typer.testing import CliRunner
 
 from evaluate import app
 from lab.evaluation import stability
-from lab.evaluation.padding_lengths import FORMS
 from lab.evaluation.stability import SHIPPED, StabilityFigure, masked_figures, random_figures
 
 UNSCALED, UNSHIFTED = "without 1 / √d", "largest not subtracted"
@@ -102,17 +101,3 @@ def test_the_command_draws_and_writes(tmp_path: Path) -> None:
             assert each.error < 1e-4
     with Image.open(plot) as drawn:
         assert drawn.width > 500
-
-
-@pytest.mark.slow
-def test_padding_of_different_lengths(tmp_path: Path) -> None:
-    path = tmp_path / "padding.json"
-    run("padding-lengths", "--limit", 1, "--steps", 5, "--json", path)
-    told = json.loads(path.read_text("utf-8"))["lengths"]
-    assert len(told) == len(FORMS)
-    assert [each["tokens"] + each["padding"] for each in told] == [77] * len(FORMS)
-    paddings = [each["padding"] for each in told]
-    assert paddings == sorted(paddings, reverse=True)
-    for each in told:
-        assert 0 < each["share"]["mean"] + each["words"]["mean"] < 1
-        assert each["alone"]["mean"] > 40, "what stands beside a prompt does not touch it"

@@ -8,7 +8,8 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from lab.evaluation.padding_lengths import PER_LENGTH, STEPS, evaluate_lengths, lengths_table
+from lab.evaluation.padding_lengths import COUNT, GROUPS, STEPS, evaluate_lengths
+from lab.evaluation.padding_report import lengths_table, lengths_taken_table
 from lab.evaluation.report import check_writable
 from lab.evaluation.stability import (
     PROMPTS,
@@ -25,6 +26,7 @@ from lab.evaluation.stability_report import (
     stability_table,
 )
 from lab.evaluation.studies import Device, Json, Limit, Load, Model, Run
+from lab.judge.segmenter import load_segmenter
 
 
 def _print(*each: Any) -> None:
@@ -74,12 +76,18 @@ def add_attention_studies(app: typer.Typer, load: Load, run: Run) -> None:
         json: Json = None,
         device: Device = "cpu",
     ) -> None:
-        """Prompts of different lengths in one batch: what padding attracts, with and without it."""
-        count = limit or PER_LENGTH
+        """Prompts of different lengths in one batch: what start token and padding attract, and what
+        changes without them."""
+        count = limit or COUNT
+        settings = {"model": model, "prompts": count, "steps": steps, "groups": list(GROUPS)}
 
         def measure() -> dict[str, Any]:
-            figures = evaluate_lengths(load(model, device, "world"), count, steps)
-            _print(lengths_table(figures, count, steps))
-            return {"lengths": [each.as_json() for each in figures]}
+            pipe = load(model, device, "world")
+            attracted, taken = evaluate_lengths(pipe, load_segmenter(), count, steps=steps)
+            _print(lengths_table(attracted, steps), lengths_taken_table(taken))
+            return {
+                "lengths": [each.as_json() for each in attracted],
+                "taken": [each.as_json() for each in taken],
+            }
 
-        run(json, {"model": model, "prompts": count, "steps": steps}, measure)
+        run(json, settings, measure)

@@ -1,5 +1,5 @@
-"""Prompts of different lengths in one batch: what their padding attracts, and what changes in maps
-and pictures where it is masked.
+"""Prompts of different lengths in one batch: what their start token and padding attract, and what
+changes in maps and pictures without them.
 
 All prompts of a batch stand in sequences of one length, so that short ones have more padding.
 CLIP's text encoder looks backwards only: the padding behind a text has read it, and the text has
@@ -8,169 +8,246 @@ not read the padding.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
-from rich.table import Table
+from tqdm import tqdm
 
-from lab.evaluation.figures import Estimate
-from lab.evaluation.studies_padding import GUIDANCE, shares_of_parts
-from lab.evaluation.studies_padding import correlation as correlated
-from lab.evaluation.studies_padding import psnr as psnr_of
-from t2i_xattn import edits
+from lab.evaluation.figures import Estimate, Share
+from lab.evaluation.painted_regions import nouns
+from lab.evaluation.studies_padding import (
+    GUIDANCE,
+    PARTS,
+    PLAIN,
+    TAKEN_AWAY,
+    correlation,
+    psnr,
+    shares_of_parts,
+)
+from lab.evaluation.studies_scenes import fit_at_area
+from lab.evaluation.world_prompts import WorldPrompt, world_prompts
+from lab.judge.segmenter import Segmenter, segment
+from lab.judge.world import read_maps
+from lab.judge.world_verdict import world_verdict
+from lab.scenes.world import class_names
 from t2i_xattn.denoisers.streams import EDITED, TEXT
 from t2i_xattn.editing.edit import edit
 from t2i_xattn.recording.record import record
-from t2i_xattn.traces.trace import Trace
 
-STEPS, PER_LENGTH = 25, 6
+STEPS, COUNT = 10, 200
 
-COLOURS = ("red", "blue", "green", "yellow", "purple", "orange")
-FORMS = (
-    "a {0} circle",
-    "a {0} circle left of a {1} square",
-    "a painting of a large {0} circle, which is left of a small {1} square and above a {2} star, "
-    "on a plain background in the light of the evening",
-)
-"""Prompts, shortest first; each begins its own batch row with one of `COLOURS`."""
+GROUPS = ("singles", "pairs", "triples", "light_and_place")
+"""Of the fixed prompts; a batch has one of each, so that its lengths differ."""
+
+TAKEN = (PLAIN, "padding masked", "start token dropped")
+"""Of `TAKEN_AWAY`, in the conditional branch."""
+
+LENGTHS = ((0, 7), (8, 10), (11, 14), (15, 77))
+"""Tokens of a text with its start and end token, least and most."""
+
+EVERY = (0, 77)
 
 
 @dataclass(frozen=True)
 class LengthFigure:
-    """What padding does to prompts of one length, in batches with the others.
+    """What is attracted by the parts of prompts of some lengths.
 
     Attributes:
-        tokens: of the text, with start and end token.
-        padding: columns behind it.
-        share: of attention that the padding takes, 0 to 1, the mean over sites, steps and places.
-        words: the same of the words.
-        per_column: of a column of padding against one of a word: how many times as much.
-        psnr: dB, of the pictures with the padding masked against those without the mask.
-        alike: correlation of the map of *circle* with and without the mask, −1 to 1.
-        alone: dB, of the picture in the batch against the one painted alone, from the same noise.
+        tokens: least and most, with start and end token.
+        prompts: how many.
+        shares: of attention by part, 0 to 1: the mean over sites, steps and places.
+        per_column: how many times as much a column of padding gets as one of a word.
     """
 
-    tokens: int
-    padding: int
-    share: Estimate
-    words: Estimate
-    per_column: float
-    psnr: Estimate
-    alike: Estimate
-    alone: Estimate
+    tokens: tuple[int, int]
+    prompts: int
+    shares: Mapping[str, Estimate]
+    per_column: Estimate
 
     def as_json(self) -> dict[str, Any]:
         """The figure as JSON has it."""
-        means = {name: each.as_json() for name, each in vars(self).items() if _is_mean(each)}
-        plain = {name: each for name, each in vars(self).items() if not _is_mean(each)}
-        return plain | means
+        shares = {name: each.as_json() for name, each in self.shares.items()}
+        means = {"shares": shares, "per_column": self.per_column.as_json()}
+        return {"tokens": list(self.tokens), "prompts": self.prompts, **means}
 
 
-def evaluate_lengths(pipe: Any, count: int = PER_LENGTH, steps: int = STEPS) -> list[LengthFigure]:
-    """One figure for each of `FORMS`, shortest first.
+@dataclass(frozen=True)
+class LengthTaken:
+    """What taking something away does to prompts of some lengths.
+
+    Attributes:
+        tokens: least and most, with start and end token.
+        taken: of `TAKEN`.
+        right: pictures that show all that was asked for, as the judge sees it.
+        lost, gained: pictures that only the plain run, and only this one, has right.
+        peak: maps of nouns whose peak is in what the judge sees of the thing in that same picture.
+        iou: of those maps, at the thing's own area, with what is seen of it.
+        psnr: dB, of the pictures against those as they are; None of `PLAIN`.
+        alike: correlation of those maps with the plain ones over pixels; None of `PLAIN`.
+    """
+
+    tokens: tuple[int, int]
+    taken: str
+    right: Share
+    lost: int
+    gained: int
+    peak: Share
+    iou: Estimate
+    psnr: Estimate | None
+    alike: Estimate | None
+
+    def as_json(self) -> dict[str, Any]:
+        """The figure as JSON has it."""
+        told = {name: getattr(self, name) for name in ("right", "peak", "iou", "psnr", "alike")}
+        plain = {"taken": self.taken, "lost": self.lost, "gained": self.gained}
+        means = {name: each and each.as_json() for name, each in told.items()}
+        return {"tokens": list(self.tokens), **plain, **means}
+
+
+@dataclass(frozen=True, eq=False)
+class _Painted:
+    """One picture of one prompt, its nouns' maps by kind of thing, and what the judge sees."""
+
+    picture: Image.Image
+    maps: Mapping[str, NDArray[np.float32]]
+    classes: NDArray[np.int16]
+    right: bool
+    columns: Mapping[str, int]
+    shares: Mapping[str, float]
+
+
+def mixed_prompts(count: int = COUNT) -> list[WorldPrompt]:
+    """The first of the fixed prompts, one of each of `GROUPS` by turns."""
+    groups = [world_prompts()[name] for name in GROUPS]
+    return [prompt for row in zip(*groups, strict=False) for prompt in row][:count]
+
+
+def evaluate_lengths(
+    pipe: Any, segmenter: Segmenter, count: int = COUNT, *, steps: int = STEPS
+) -> tuple[list[LengthFigure], list[LengthTaken]]:
+    """What is attracted, and what taking away does: by length, and of all lengths together.
 
     Args:
         pipe: a Stable Diffusion pipeline, of the world.
-        count: batches, each with one prompt of each length.
+        segmenter: the judge's network.
+        count: prompts.
         steps: of the sampler.
     """
-    found: list[list[dict[str, Any]]] = [[] for _ in FORMS]
-    for number in range(count):
-        colours = [COLOURS[(number + shift) % len(COLOURS)] for shift in range(3)]
-        prompts = [form.format(*colours) for form in FORMS]
-        trace, plain = _run(pipe, prompts, number, steps)
-        masked_trace, masked = _run(pipe, prompts, number, steps, edits.MaskPadding())
-        for image, prompt in enumerate(prompts):
-            _, alone = _run(pipe, [prompt], number, steps, first=image)
-            kinds = trace.run.kinds[trace.run.branches[0]][image]
-            parts = shares_of_parts(trace, image).values()
-            maps = [
-                each.heatmap("circle", image=image, stream=stream).array
-                for each, stream in ((trace, TEXT), (masked_trace, EDITED))
+    prompts = mixed_prompts(count)
+    found: dict[str, list[_Painted]] = {name: [] for name in TAKEN}
+    with tqdm(total=count * len(TAKEN), desc="lengths", unit="picture", disable=None) as bar:
+        for first in range(0, len(prompts), len(GROUPS)):
+            batch = prompts[first : first + len(GROUPS)]
+            for name in TAKEN:
+                found[name] += _run(pipe, segmenter, batch, name, steps)
+                bar.update(len(batch))
+    return figures_of(found)
+
+
+def figures_of(
+    found: Mapping[str, Sequence[_Painted]],
+) -> tuple[list[LengthFigure], list[LengthTaken]]:
+    """The figures of pictures of the same prompts, by what was taken away."""
+    attracted, taken = [], []
+    for tokens in (*LENGTHS, EVERY):
+        chosen = [
+            at
+            for at, each in enumerate(found[PLAIN])
+            if tokens[0] <= 77 - each.columns["padding"] <= tokens[1]
+        ]
+        if chosen:
+            plain = [found[PLAIN][at] for at in chosen]
+            attracted.append(_attracted(tokens, plain))
+            taken += [
+                _taken(tokens, name, [of[at] for at in chosen], plain) for name, of in found.items()
             ]
-            found[image].append(
-                {
-                    "padding": kinds.count("padding"),
-                    "words_there": kinds.count("word"),
-                    "tokens": len(kinds) - kinds.count("padding"),
-                    "share": float(np.mean([each["padding"] for each in parts])),
-                    "words": float(np.mean([each["words"] for each in parts])),
-                    "psnr": psnr_of(masked[image], plain[image]),
-                    "alike": correlated(*maps),
-                    "alone": psnr_of(alone[0], plain[image]),
-                }
-            )
-    return [_figure(each) for each in found]
-
-
-def lengths_table(figures: Sequence[LengthFigure], count: int, steps: int) -> Table:
-    """A row for each length."""
-    names = ("tokens", "padding", "words get, %", "padding gets, %", "a column of it, of a word's")
-    more = ("masked: PSNR, dB", "masked: map alike", "in the batch against alone: PSNR, dB")
-    title = f"{count} batches of {len(figures)} prompts of different lengths, {steps} steps"
-    table = Table(*names, *more, title=title, title_justify="left")
-    for each in figures:
-        table.add_row(
-            str(each.tokens),
-            str(each.padding),
-            _told(each.words, 100, 0),
-            _told(each.share, 100, 0),
-            f"{each.per_column:.2f}",
-            _told(each.psnr),
-            _told(each.alike, digits=3),
-            _told(each.alone),
-        )
-    return table
+    return attracted, taken
 
 
 def _run(
-    pipe: Any,
-    prompts: Sequence[str],
-    seed: int,
-    steps: int,
-    *changes: edits.Edit,
-    first: int = 0,
-) -> tuple[Trace, list[Image.Image]]:
-    """A run, recorded; picture n of any batch has the same noise, `first` being the first n."""
-    options: dict[str, Any] = {
-        "num_inference_steps": steps,
-        "guidance_scale": GUIDANCE,
-        "generator": [
-            torch.Generator().manual_seed(1000 * seed + first + n) for n in range(len(prompts))
-        ],
-    }
+    pipe: Any, segmenter: Segmenter, prompts: Sequence[WorldPrompt], taken: str, steps: int
+) -> Iterator[_Painted]:
+    changes = TAKEN_AWAY[taken]()
     # What acts is entered first, so that its maps are there.
-    with edit(pipe, *changes) if changes else torch.no_grad(), record(pipe) as trace:
-        pictures = pipe(list(prompts), **options).images
-    return trace, pictures
+    with edit(pipe, *changes) if changes else nullcontext(), record(pipe) as trace:
+        pictures = pipe(
+            [each.prompt for each in prompts],
+            num_inference_steps=steps,
+            guidance_scale=GUIDANCE,
+            generator=[torch.Generator().manual_seed(each.seed) for each in prompts],
+        ).images
+    stream = EDITED if changes else TEXT
+    for image, (prompt, picture) in enumerate(zip(prompts, pictures, strict=True)):
+        seen = segment(segmenter, picture)
+        words = [word.text for word in trace.words_of(image)]
+        parts = shares_of_parts(trace, image).values()
+        kinds = trace.run.kinds[trace.run.branches[0]][image]
+        yield _Painted(
+            picture,
+            maps={
+                kind: trace.heatmap(noun, image=image, stream=stream).array
+                for kind, noun in nouns(prompt, words)
+            },
+            classes=seen.classes,
+            right=world_verdict(read_maps(seen), prompt.asked).all_right,
+            columns={each: kinds.count(each) for each in ("word", "padding")},
+            shares={name: float(np.mean([each[name] for each in parts])) for name in PARTS},
+        )
 
 
-def _figure(rows: Sequence[dict[str, Any]]) -> LengthFigure:
-    def mean(name: str) -> Estimate:
-        return Estimate.of([[row[name]] for row in rows])
+def _mean(painted: Sequence[_Painted], value: Callable[[_Painted], float]) -> Estimate:
+    return Estimate.of([[value(each)] for each in painted])
 
-    first, share, words = rows[0], mean("share"), mean("words")
-    of_padding = share.value / max(1, first["padding"])
-    return LengthFigure(
-        tokens=first["tokens"],
-        padding=first["padding"],
-        share=share,
-        words=words,
-        per_column=of_padding / (words.value / first["words_there"]),
-        psnr=mean("psnr"),
-        alike=mean("alike"),
-        alone=mean("alone"),
+
+def _attracted(tokens: tuple[int, int], plain: Sequence[_Painted]) -> LengthFigure:
+    def per_column(of: _Painted) -> float:
+        padding = of.shares["padding"] / max(1, of.columns["padding"])
+        return padding / (of.shares["words"] / max(1, of.columns["word"]))
+
+    def share(name: str) -> Estimate:
+        return _mean(plain, lambda each: each.shares[name])
+
+    shares = {name: share(name) for name in PARTS}
+    return LengthFigure(tokens, len(plain), shares, _mean(plain, per_column))
+
+
+def _taken(
+    tokens: tuple[int, int], name: str, painted: Sequence[_Painted], plain: Sequence[_Painted]
+) -> LengthTaken:
+    names = class_names()
+    fits: list[list[tuple[float, float]]] = []
+    for each in painted:
+        masks = {kind: each.classes == names.index(kind) for kind in each.maps}
+        # A thing that is not seen has no peak inside, and no area to be held against.
+        fits.append(
+            [fit_at_area(each.maps[kind], mask) for kind, mask in masks.items() if mask.any()]
+        )
+    hits = [bool(hit) for some in fits for _, hit in some]
+    unseen = sum(len(each.maps) for each in painted) - len(hits)
+    pairs = list(zip(painted, plain, strict=True))
+    likeness = alike = None
+    if name != PLAIN:
+        likeness = Estimate.of([[psnr(one.picture, other.picture)] for one, other in pairs])
+        alike = Estimate.of(
+            [
+                [correlation(array, other.maps[kind]) for kind, array in one.maps.items()]
+                for one, other in pairs
+            ]
+        )
+    return LengthTaken(
+        tokens,
+        name,
+        right=Share.of(each.right for each in painted),
+        lost=sum(other.right and not one.right for one, other in pairs),
+        gained=sum(one.right and not other.right for one, other in pairs),
+        peak=Share.of([*hits, *[False] * unseen]),
+        iou=Estimate.of([[fit for fit, _ in some] for some in fits]),
+        psnr=likeness,
+        alike=alike,
     )
-
-
-def _is_mean(value: Any) -> bool:
-    return isinstance(value, Estimate)
-
-
-def _told(of: Estimate, factor: float = 1, digits: int = 1) -> str:
-    low, value, high = (factor * each for each in (of.low, of.value, of.high))
-    return f"{value:.{digits}f} ({low:.{digits}f}–{high:.{digits}f})"

@@ -12,6 +12,9 @@ from rich.console import Console
 from lab.evaluation import studies_report as tables
 from lab.evaluation.studies_focus import GUIDANCE, STEPS, USUAL, evaluate_focus
 from lab.evaluation.studies_layers import LEVELS, evaluate_layers
+from lab.evaluation.studies_long import SCENES as LONG_SCENES
+from lab.evaluation.studies_long import STEPS as LONG_STEPS
+from lab.evaluation.studies_long import evaluate_long, long_table
 from lab.evaluation.studies_padding import GUIDANCE as PADDING_GUIDANCE
 from lab.evaluation.studies_padding import STEPS as PADDING_STEPS
 from lab.evaluation.studies_padding import evaluate_padding
@@ -169,7 +172,27 @@ def add_studies(app: typer.Typer, load: Load, run: Run) -> None:
         def measure() -> dict[str, Any]:
             pipe = load(model, device, "world")
             figures = evaluate_weights(pipe, load_segmenter(), prompts, steps=steps)
-            _print(tables.weights_table(figures, prompts, steps))
+            _print(tables.weights_table(figures, prompts, steps), tables.by_weight_table(figures))
             return {"weights": [each.as_json() for each in figures]}
+
+        run(json, settings, measure)
+
+    @app.command("long-prompts")
+    def long(
+        model: Model = None,
+        steps: Steps = LONG_STEPS,
+        limit: Limit = None,
+        json: Json = None,
+        device: Device = "cpu",
+    ) -> None:
+        """Whether words of 200 tokens and more stand on what they name, by window."""
+        scenes = limit or LONG_SCENES
+        settings = {"model": model, "scenes": scenes, "steps": steps, "guidance": PADDING_GUIDANCE}
+
+        def measure() -> dict[str, Any]:
+            pipe = load(model, device, "world")
+            figures = evaluate_long(pipe, load_segmenter(), scenes, steps=steps)
+            _print(long_table(figures, scenes, steps))
+            return {"long": [each.as_json() for each in figures]}
 
         run(json, settings, measure)

@@ -241,16 +241,21 @@ def weights_table(figures: Sequence[WeightFigure], prompts: int, steps: int) -> 
     """Rank correlations of weights with what they do, by kind of word and by way."""
     title = f"Weights and what they do, {prompts} prompts, {steps} steps (Spearman, 95 %)"
     table = Table("word", "way", title=title, title_justify="left")
-    weights = list(figures[0].right)
-    names = ("words", "moved", "moved, above 0", "pixels of that kind")
-    for name in (*names, *(f"right at {weight:g}" for weight in weights)):
+    for name in ("words", "moved", "moved, above 0", "pixels named"):
         table.add_column(name, justify="right")
     for each in figures:
-        table.add_row(
-            each.kind,
-            each.way,
-            str(each.moved.n),
-            *(interval(of) for of in (each.moved, each.above, each.named)),
-            *(f"{share:.0%}" for share in each.right.values()),
-        )
+        means = [interval(of) for of in (each.moved, each.above, each.named)]
+        table.add_row(each.kind, each.way, str(each.moved.n), *means)
+    return table
+
+
+def by_weight_table(figures: Sequence[WeightFigure]) -> Table:
+    """By weight: how many pictures are still all right, and the pixels named against weight 1."""
+    title = "By weight: % of pictures all right, pixels named against those at weight 1 (median)"
+    table = Table("word", "way", title=title, title_justify="left")
+    for weight in figures[0].right:
+        table.add_column(f"{weight:g}", justify="right")
+    for each in figures:
+        cells = [f"{100 * each.right[one]:.0f} %, {each.pixels[one]:.2f}" for one in each.right]
+        table.add_row(each.kind, each.way, *cells)
     return table

@@ -6,9 +6,8 @@ and the attention of the word (`edits.Reweight`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,23 +16,20 @@ from PIL import Image
 from tqdm import tqdm
 
 from lab.evaluation.figures import Estimate
-from lab.evaluation.painted_regions import nouns
+from lab.evaluation.named_pixels import KINDS, naming_words
 from lab.evaluation.reweighting import WEIGHTS, correlation, difference
 from lab.evaluation.world_prompts import WorldPrompt, world_prompts
-from lab.judge.pixel_maps import PixelMaps
 from lab.judge.segmenter import Segmenter, segment
 from lab.judge.world import judge_world
 from lab.judge.world_verdict import world_verdict
-from lab.scenes.world import class_names, world_language
 from t2i_xattn.conditioning.condition import condition
 from t2i_xattn.editing.edit import edit
 from t2i_xattn.edits.weights import Reweight
-from t2i_xattn.prompts.words import phrase_spans, word_spans
+from t2i_xattn.prompts.words import phrase_spans
 
 GUIDANCE = 5.0
 STEPS = 25
-KINDS = ("noun", "colour")
-ALL = "both"
+ALL = "all"
 WAYS = ("compel", "lpw", "attention")
 
 
@@ -47,9 +43,11 @@ class WeightFigure:
         moved: Spearman of the weight and of how far the picture is from that of weight 0 (root mean
             square of the pixels), −1 to 1, over all of `WEIGHTS`.
         above: the same over the weights above 0.
-        named: Spearman of the weight and of the pixels of that class or colour, as the judge sees
-            them.
+        named: Spearman of the weight and of the pixels that are what the word names, as the judge
+            sees them; 0 where they are the same at all weights.
         right: pictures at each weight that still show all that was asked for, by weight, 0 to 1.
+        pixels: those that are what the word names, at each weight against those at weight 1; the
+            median over words of which anything is seen at weight 1, NaN if there is none.
     """
 
     way: str
@@ -58,18 +56,22 @@ class WeightFigure:
     above: Estimate
     named: Estimate
     right: Mapping[float, float]
+    pixels: Mapping[float, float]
 
     def as_json(self) -> dict[str, Any]:
         """The figure as JSON has it."""
         means = {name: getattr(self, name).as_json() for name in ("moved", "above", "named")}
-        right = {str(weight): share for weight, share in self.right.items()}
-        return {"way": self.way, "kind": self.kind, "right": right, **means}
+        by_weight = {
+            name: {str(weight): share for weight, share in getattr(self, name).items()}
+            for name in ("right", "pixels")
+        }
+        return {"way": self.way, "kind": self.kind, **by_weight, **means}
 
 
 def evaluate_weights(
     pipe: Any, segmenter: Segmenter, prompts: int = 16, *, steps: int = STEPS
 ) -> list[WeightFigure]:
-    """The figures of each way and kind of word, and of both kinds together.
+    """The figures of each way and kind of word, and of all kinds together.
 
     Args:
         pipe: a Stable Diffusion pipeline, of the world.
@@ -78,62 +80,65 @@ def evaluate_weights(
         steps: of the sampler.
     """
     asked = world_prompts()["pairs"][:prompts]
-    found: dict[tuple[str, str], list[list[float]]] = {}
-    right: dict[tuple[str, str], list[list[bool]]] = {}
-    words = [(prompt, kind, word) for prompt in asked for kind, word in _words(prompt)]
+    found: dict[tuple[str, str], list[_Weighted]] = {}
+    words = [(prompt, word) for prompt in asked for word in naming_words(prompt)]
     with tqdm(total=len(words) * len(WAYS), desc="weights", unit="word", disable=None) as bar:
-        for prompt, kind, (word, seen) in words:
+        for prompt, word in words:
             for way in WAYS:
-                pictures = _painted(pipe, prompt, word, way, steps)
-                named = [float(seen(segment(segmenter, each))) for each in pictures]
+                pictures = _painted(pipe, prompt, word.text, way, steps)
                 moved = [difference(each, pictures[0]) for each in pictures]
-                row = [
-                    correlation(WEIGHTS, moved),
-                    correlation(WEIGHTS[1:], moved[1:]),
-                    correlation(WEIGHTS, named),
-                ]
-                verdicts = [
+                named = [word.pixels(segment(segmenter, each)) for each in pictures]
+                right = [
                     world_verdict(judge_world(each, segmenter), prompt.asked).all_right
                     for each in pictures
                 ]
-                for name in (kind, ALL):
-                    found.setdefault((way, name), []).append(row)
-                    right.setdefault((way, name), []).append(verdicts)
+                for name in (word.kind, ALL):
+                    found.setdefault((way, name), []).append(_Weighted(prompt, moved, named, right))
                 bar.update()
-    figures = []
-    for (way, kind), rows in sorted(found.items(), key=lambda each: _order(*each[0])):
-        columns = [Estimate.of([[e] for e in one]) for one in zip(*rows, strict=True)]
-        shares = np.mean(right[way, kind], axis=0).tolist()
-        shown = dict(zip(WEIGHTS, shares, strict=True))
-        figures.append(WeightFigure(way, kind, columns[0], columns[1], columns[2], shown))
-    return figures
+    return [_figure(way, kind, found[way, kind]) for way, kind in sorted(found, key=_order)]
 
 
-def _order(way: str, kind: str) -> tuple[int, int]:
+@dataclass(frozen=True)
+class _Weighted:
+    """A word at each of `WEIGHTS`: how far the picture moved, the pixels named, what is right."""
+
+    prompt: WorldPrompt
+    moved: Sequence[float]
+    named: Sequence[float]
+    right: Sequence[bool]
+
+
+def _figure(way: str, kind: str, words: Sequence[_Weighted]) -> WeightFigure:
+    def mean(values: Sequence[float]) -> Estimate:
+        # The words of one prompt are no independent cases.
+        of: dict[int, list[float]] = {}
+        for word, value in zip(words, values, strict=True):
+            of.setdefault(word.prompt.seed, []).append(value)
+        return Estimate.of(list(of.values()))
+
+    shares = np.mean([each.right for each in words], axis=0).tolist()
+    pixels = _against_plain([each.named for each in words])
+    return WeightFigure(
+        way,
+        kind,
+        moved=mean([correlation(WEIGHTS, each.moved) for each in words]),
+        above=mean([correlation(WEIGHTS[1:], each.moved[1:]) for each in words]),
+        named=mean([correlation(WEIGHTS, each.named) for each in words]),
+        right=dict(zip(WEIGHTS, shares, strict=True)),
+        pixels=dict(zip(WEIGHTS, pixels, strict=True)),
+    )
+
+
+def _against_plain(pixels: Sequence[Sequence[float]]) -> list[float]:
+    """At each of `WEIGHTS`, the median over words of their pixels against those at weight 1."""
+    plain = WEIGHTS.index(1)
+    seen = [[each / row[plain] for each in row] for row in pixels if row[plain]]
+    return np.median(seen, axis=0).tolist() if seen else [float("nan")] * len(WEIGHTS)
+
+
+def _order(key: tuple[str, str]) -> tuple[int, int]:
+    way, kind = key
     return (*KINDS, ALL).index(kind), WAYS.index(way)
-
-
-Seen = Callable[[PixelMaps], int]
-
-
-def _pixels(of: str, number: int, maps: PixelMaps) -> int:
-    return int((getattr(maps, of) == number).sum())
-
-
-def _words(prompt: WorldPrompt) -> list[tuple[str, tuple[str, Seen]]]:
-    """A noun and a colour word of a prompt, each standing there once, with what is counted."""
-    words = [prompt.prompt[a:b] for a, b in word_spans(prompt.prompt)]
-    found: list[tuple[str, tuple[str, Seen]]] = []
-    for kind, noun in list(nouns(prompt, words))[:1]:
-        number = class_names().index(kind)
-        found.append(("noun", (noun, partial(_pixels, "classes", number))))
-    colours = list(world_language().colours)
-    said = [each.colour for each in prompt.asked.things if words.count(each.colour or "") == 1]
-    for colour in said[:1]:
-        assert colour is not None
-        number = colours.index(colour)
-        found.append(("colour", (colour, partial(_pixels, "colours", number))))
-    return found
 
 
 def _painted(

@@ -85,7 +85,7 @@ def judge_world(image: Image.Image, segmenter: Segmenter | None = None) -> World
 
 def read_maps(maps: PixelMaps, factor: float = 1.0) -> WorldJudgement:
     """What maps of 128 pixels a side show; measures are given `factor` times as large."""
-    maps = _without_what_is_never_said(maps)
+    maps = without_what_is_never_said(maps)
     names = class_names()
     shares = np.bincount(maps.classes.ravel(), minlength=len(names)) / maps.classes.size
     place = _place(dict(zip(names, shares, strict=True)))
@@ -101,7 +101,7 @@ def read_maps(maps: PixelMaps, factor: float = 1.0) -> WorldJudgement:
     )
 
 
-def _without_what_is_never_said(maps: PixelMaps) -> PixelMaps:
+def without_what_is_never_said(maps: PixelMaps) -> PixelMaps:
     """A network gives every pixel a colour and a style, a cat a style and the sun a colour, too."""
     kinds = world_language().things.values()
     parts = np.zeros(len(PARTS), dtype=bool)
