@@ -10,7 +10,7 @@ from lab.evaluation.attention_studies import add_attention_studies
 from lab.evaluation.cheaper_command import add_cheaper
 from lab.evaluation.drawn import TIMESTEPS
 from lab.evaluation.explained_commands import add_explained_commands
-from lab.evaluation.maps_commands import _maps, add_maps_commands
+from lab.evaluation.maps_commands import add_maps_commands, map_figures
 from lab.evaluation.options import (
     Batch,
     Device,
@@ -20,10 +20,9 @@ from lab.evaluation.options import (
     Model,
     Save,
     Steps,
-    _load,
-    _run,
+    run,
 )
-from lab.evaluation.pictures_commands import _judged_pictures, add_pictures_commands
+from lab.evaluation.pictures_commands import add_pictures_commands, judged_pictures
 from lab.evaluation.steering_commands import add_steering_commands
 from lab.evaluation.studies import add_studies
 from lab.evaluation.world_commands import add_world_commands
@@ -62,15 +61,15 @@ def everything(
 
     def measure() -> dict[str, Any]:
         painting = {"steps": steps, "guidance": guidance, "batch": batch}
-        pipe, figures = _judged_pictures(model, device, limit, save, **painting)
-        return {**figures, "maps": [each.as_json() for each in _maps(pipe, limit, batch)]}
+        pipe, figures = judged_pictures(model, device, limit, save, **painting)
+        return {**figures, "maps": [each.as_json() for each in map_figures(pipe, limit, batch)]}
 
-    _run(json, settings, measure)
+    run(json, settings, measure)
 
 
-add_studies(app, _load, _run)
-add_attention_studies(app, _load, _run)
-add_cheaper(app, _load)
+add_studies(app)
+add_attention_studies(app)
+add_cheaper(app)
 
 
 if __name__ == "__main__":

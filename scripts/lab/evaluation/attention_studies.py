@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from lab.evaluation.options import Device, Json, load, run
 from lab.evaluation.padding_lengths import PER_LENGTH, STEPS, evaluate_lengths, lengths_table
 from lab.evaluation.report import check_writable
 from lab.evaluation.stability import (
@@ -24,7 +25,7 @@ from lab.evaluation.stability_report import (
     stability_plot,
     stability_table,
 )
-from lab.evaluation.studies import Device, Json, Limit, Load, Model, Run
+from lab.evaluation.studies import Limit, Model
 
 
 def _print(*each: Any) -> None:
@@ -33,8 +34,8 @@ def _print(*each: Any) -> None:
         console.print(one)
 
 
-def add_attention_studies(app: typer.Typer, load: Load, run: Run) -> None:
-    """Adds the commands to those of `evaluate.py`, whose ways to load and to write they use."""
+def add_attention_studies(app: typer.Typer) -> None:
+    """Adds the commands to those of `evaluate.py`."""
 
     @app.command()
     def stability(

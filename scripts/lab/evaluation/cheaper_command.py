@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,16 +12,15 @@ from rich.table import Table
 
 from lab.evaluation.cheaper import WAYS, compare_ways, in_turn
 from lab.evaluation.cheaper_figures import PLAIN, Found, best, front, loss
+from lab.evaluation.options import Device, load
 from lab.evaluation.report import check_writable, circumstances, write_json
 from lab.evaluation.world_prompts import world_prompts
 from lab.judge.segmenter import WEIGHTS, load_segmenter
 from t2i_xattn.errors import UserError
 
-Load = Callable[[str | None, str, str], Any]
 
-
-def add_cheaper(app: typer.Typer, load: Load) -> None:
-    """Adds the command; `load` gives the pipeline."""
+def add_cheaper(app: typer.Typer) -> None:
+    """Adds the command to those of `evaluate.py`."""
 
     @app.command()
     def cheaper(
@@ -33,7 +32,7 @@ def add_cheaper(app: typer.Typer, load: Load) -> None:
         ways: Annotated[
             str | None, typer.Option(help=f"Some of {', '.join(WAYS)}.", show_default="all")
         ] = None,
-        device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps.")] = "cpu",
+        device: Device = "cpu",
         plot: Annotated[
             Path | None, typer.Option(help="PNG file for the plot (needs matplotlib).")
         ] = None,

@@ -14,7 +14,7 @@ from lab.evaluation.drawn import SOURCES, checked_source
 from lab.evaluation.explained import TRUST_SEED, explained_cases
 from lab.evaluation.faithfulness import effect_figures, trust_figures, which_of_two
 from lab.evaluation.intervened import evaluate_interventions
-from lab.evaluation.options import Device, Guidance, Json, Model, Steps, WorldJudge, _load, _run
+from lab.evaluation.options import Device, Guidance, Json, Model, Steps, WorldJudge, load, run
 from lab.judge.segmenter import WEIGHTS, load_segmenter
 
 
@@ -36,7 +36,7 @@ def faithfulness(
     settings = {"model": model, "steps": steps, "guidance": guidance, "pictures": limit}
 
     def measure() -> dict[str, Any]:
-        segmenter, pipe = load_segmenter(judge or WEIGHTS), _load(model, device, "world")
+        segmenter, pipe = load_segmenter(judge or WEIGHTS), load(model, device, "world")
         pictures = list(explained_cases(pipe, segmenter, limit, steps=steps, guidance=guidance))
         figures = effect_figures(pictures)
         two = {
@@ -56,7 +56,7 @@ def faithfulness(
             "trust": [each.as_json() for each in trust],
         }
 
-    _run(json, settings, measure)
+    run(json, settings, measure)
 
 
 def trust(
@@ -79,7 +79,7 @@ def trust(
     settings["first_seed"] = first_seed
 
     def measure() -> dict[str, Any]:
-        segmenter, pipe = load_segmenter(judge or WEIGHTS), _load(model, device, "world")
+        segmenter, pipe = load_segmenter(judge or WEIGHTS), load(model, device, "world")
         pictures = list(
             explained_cases(
                 pipe, segmenter, limit,
@@ -92,7 +92,7 @@ def trust(
             faithfulness_report.save_calibration(figures, plot)
         return {"trust": [each.as_json() for each in figures]}
 
-    _run(json, settings, measure)
+    run(json, settings, measure)
 
 
 def interventions(
@@ -105,11 +105,11 @@ def interventions(
     agreement with the effect, deletion and insertion."""
 
     def measure() -> dict[str, Any]:
-        figures = evaluate_interventions(_load(model, device, "world"), limit)
+        figures = evaluate_interventions(load(model, device, "world"), limit)
         Console(width=150).print(faithfulness_report.interventions_table(figures, limit))
         return {"interventions": [each.as_json() for each in figures]}
 
-    _run(json, {"model": model, "scenes": limit}, measure)
+    run(json, {"model": model, "scenes": limit}, measure)
 
 
 def carriers(
@@ -126,12 +126,12 @@ def carriers(
     settings = {"model": model, "scenes": source, "steps": steps, "pictures": limit}
 
     def measure() -> dict[str, Any]:
-        pipe = _load(model, device, source)
+        pipe = load(model, device, source)
         figures = carrier_figures(pipe, limit, source=source, steps=steps, guidance=guidance)
         Console(width=120).print(faithfulness_report.carriers_table(figures, limit))
         return {"carriers": [each.as_json() for each in figures]}
 
-    _run(json, settings, measure)
+    run(json, settings, measure)
 
 
 def add_explained_commands(app: typer.Typer) -> None:

@@ -13,7 +13,7 @@ from lab.evaluation import regions_report, report
 from lab.evaluation.drawn import FIRST_SEED, SOURCES, TIMESTEPS, TUNING_SEED, checked_source, draw
 from lab.evaluation.map_costs import map_costs
 from lab.evaluation.maps import MapFigure, evaluate_maps
-from lab.evaluation.options import Batch, Device, Json, Limit, Model, _load, _run
+from lab.evaluation.options import Batch, Device, Json, Limit, Model, load, run
 from lab.evaluation.painted_regions import evaluate_painted_regions
 from lab.evaluation.pictures_commands import SCENES
 from lab.evaluation.published import FORMATS, opened
@@ -29,7 +29,7 @@ from t2i_xattn.commands.regions import parse_threshold
 MAP_SCENES = 500
 
 
-def _maps(
+def map_figures(
     pipe: Any,
     limit: int | None,
     batch: int,
@@ -81,11 +81,11 @@ def maps(
     }
 
     def measure() -> dict[str, Any]:
-        pipe = _load(model, device, source)
+        pipe = load(model, device, source)
         if random_weights:
             pipe = with_random_weights(pipe)
         first = TUNING_SEED if tuning else FIRST_SEED
-        figures = _maps(pipe, limit, batch, chosen, source, first, not random_weights)
+        figures = map_figures(pipe, limit, batch, chosen, source, first, not random_weights)
         if random_weights:
             failing = ", ".join(report.above_uniform(figures)) or "none"
             typer.echo(f"failing, above a map that knows nothing: {failing}")
@@ -98,7 +98,7 @@ def maps(
             "costs": {way: vars(each) for way, each in costs.items()},
         }
 
-    _run(json, settings, measure)
+    run(json, settings, measure)
 
 
 def regions(
@@ -119,7 +119,7 @@ def regions(
     settings = {"model": model, "timesteps": TIMESTEPS, "limit": limit, "painted": painted}
 
     def measure() -> dict[str, Any]:
-        pipe = _load(model, device, "world")
+        pipe = load(model, device, "world")
         figures, ranks = evaluate_regions(pipe, scenes, batch=batch)
         Console().print(regions_report.regions_table(figures, scenes))
         Console().print(regions_report.ranks_table(ranks))
@@ -135,7 +135,7 @@ def regions(
             told["quality painted"] = [vars(each) for each in orders]
         return told
 
-    _run(json, settings, measure)
+    run(json, settings, measure)
 
 
 def published(
@@ -189,13 +189,13 @@ def published(
 
     def measure() -> dict[str, Any]:
         figures = evaluate_published(
-            _load(model, device, "world"), test, ways=chosen, timestep=timestep, threshold=level,
+            load(model, device, "world"), test, ways=chosen, timestep=timestep, threshold=level,
             batch=batch, limit=limit,
         )  # fmt: skip
         Console().print(regions_report.published_table(figures, kind, timestep))
         return {"published": [vars(each) for each in figures]}
 
-    _run(json, settings, measure)
+    run(json, settings, measure)
 
 
 def add_maps_commands(app: typer.Typer) -> None:

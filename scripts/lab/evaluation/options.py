@@ -18,41 +18,26 @@ Model = Annotated[
         show_default="the one in the box that paints what is measured",
     ),
 ]
-
-
 Limit = Annotated[
     int | None,
     typer.Option(min=1, help="A quick run: prompts of each group, and scenes."),
 ]
-
-
 Json = Annotated[
     Path | None, typer.Option("--json", help="Write the figures to this file, with settings.")
 ]
-
-
 WorldJudge = Annotated[
     Path | None,
     typer.Option(help="Folder of the judge's network.", show_default="the one in the box"),
 ]
-
-
 Batch = Annotated[int, typer.Option(min=1, help="Pictures at once.")]
-
-
 Steps = Annotated[int, typer.Option(min=1, help="Steps of the sampler.")]
-
-
 Guidance = Annotated[float, typer.Option(help="Classifier-free guidance; 1 is without.")]
-
-
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps.")]
-
-
 Save = Annotated[Path | None, typer.Option(help="Folder for the pictures.")]
 
 
-def _load(model: str | None, device: str, box: str = "shapes") -> Any:
+def load(model: str | None, device: str, box: str = "shapes") -> Any:
+    """A pipeline without progress bars; `box` says which model is in the place of None."""
     import diffusers
     import transformers
 
@@ -63,9 +48,7 @@ def _load(model: str | None, device: str, box: str = "shapes") -> Any:
     return pipe
 
 
-def _run(
-    json: Path | None, settings: dict[str, Any], measure: Callable[[], dict[str, Any]]
-) -> None:
+def run(json: Path | None, settings: dict[str, Any], measure: Callable[[], dict[str, Any]]) -> None:
     """Measure, and write the file; whether it can be written is known before."""
     if json is not None:
         report.check_writable(json)

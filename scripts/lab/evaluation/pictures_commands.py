@@ -22,8 +22,8 @@ from lab.evaluation.options import (
     Model,
     Save,
     Steps,
-    _load,
-    _run,
+    load,
+    run,
 )
 from lab.evaluation.pictures import Keep, judge_prompts, picture_figures
 from lab.evaluation.prompts import Prompt, benchmark_prompts
@@ -70,13 +70,13 @@ def _pictures(
     }
 
 
-def _judged_pictures(
+def judged_pictures(
     model: str | None, device: str, limit: int | None, save: Path | None, **painting: Any
 ) -> tuple[Any, dict[str, Any]]:
     """The pipeline, and the figures of what it paints with the judge's own from the same run."""
     # The folder comes first: that it cannot be written to is said before a model is loaded.
     with output_folder(save) if save is not None else nullcontext() as folder:
-        pipe = _load(model, device)
+        pipe = load(model, device)
         accuracies, own = _judge(limit or SCENES)
         painted = _pictures(pipe, accuracies[0], limit, folder, **painting)
     return pipe, {"judge": own, "pictures": painted}
@@ -84,7 +84,7 @@ def _judged_pictures(
 
 def judge(limit: Limit = None, json: Json = None) -> None:
     """The judge's own accuracy on rendered scenes: clean, blurred, noisy."""
-    _run(json, {"limit": limit}, lambda: {"judge": _judge(limit or SCENES)[1]})
+    run(json, {"limit": limit}, lambda: {"judge": _judge(limit or SCENES)[1]})
 
 
 def pictures(
@@ -102,9 +102,9 @@ def pictures(
 
     def measure() -> dict[str, Any]:
         painting = {"steps": steps, "guidance": guidance, "batch": batch}
-        return _judged_pictures(model, device, limit, save, **painting)[1]
+        return judged_pictures(model, device, limit, save, **painting)[1]
 
-    _run(json, settings, measure)
+    run(json, settings, measure)
 
 
 def nearest(
@@ -127,7 +127,7 @@ def nearest(
     def measure() -> dict[str, Any]:
         trained_by = load_recipe(recipe or SHAPES_RECIPE)
         found = evaluate_recall(
-            _load(model, device, trained_by.scenes),
+            load(model, device, trained_by.scenes),
             trained_by,
             limit,
             training,
@@ -138,7 +138,7 @@ def nearest(
         Console().print(report.recall_table(found))
         return {"nearest": vars(found)}
 
-    _run(json, settings, measure)
+    run(json, settings, measure)
 
 
 def add_pictures_commands(app: typer.Typer) -> None:

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from lab.evaluation import report, steering
 from lab.evaluation.inversions import evaluate_inversions
-from lab.evaluation.options import Batch, Device, Guidance, Json, Limit, Model, Steps, _load, _run
+from lab.evaluation.options import Batch, Device, Guidance, Json, Limit, Model, Steps, load, run
 from lab.evaluation.painting import Painting
 
 
@@ -27,12 +27,12 @@ def inversions(
 
     def measure() -> dict[str, Any]:
         figures = evaluate_inversions(
-            _load(model, device), limit or 50, steps=steps, guidance=guidance, batch=batch
+            load(model, device), limit or 50, steps=steps, guidance=guidance, batch=batch
         )
         Console().print(report.inversions_table(figures))
         return {"inversions": [vars(each) for each in figures]}
 
-    _run(json, settings, measure)
+    run(json, settings, measure)
 
 
 def edits(
@@ -61,14 +61,14 @@ def edits(
     }
 
     def measure() -> dict[str, Any]:
-        painting = Painting(_load(model, device), steps, guidance, batch)
+        painting = Painting(load(model, device), steps, guidance, batch)
         figures: steering.Figures = {}
         for part in parts:
             figures = {**figures, **part(painting, limit)}
         Console().print(report.steering_table(figures))
         return {"edits": report.plain_figures(figures)}
 
-    _run(json, settings, measure)
+    run(json, settings, measure)
 
 
 def add_steering_commands(app: typer.Typer) -> None:

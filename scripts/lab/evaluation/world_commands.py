@@ -22,8 +22,8 @@ from lab.evaluation.options import (
     Save,
     Steps,
     WorldJudge,
-    _load,
-    _run,
+    load,
+    run,
 )
 from lab.evaluation.pictures_commands import SCENES
 from lab.evaluation.reconstruction import evaluate_autoencoder
@@ -51,7 +51,7 @@ def world_judge(judge: WorldJudge = None, limit: Limit = None, json: Json = None
         Console().print(report.world_table({}, own, mean_iou(matrix)))
         return {"judge": report.world_judge_figures(own, matrix)}
 
-    _run(json, {"limit": limit}, measure)
+    run(json, {"limit": limit}, measure)
 
 
 def world(
@@ -73,7 +73,7 @@ def world(
         with output_folder(save) if save is not None else nullcontext() as folder:
             segmenter = load_segmenter(judge or WEIGHTS)
             own, matrix = judge_scenes(seen_by(segmenter), limit or 300)
-            pipe, figures = _load(model, device, "world"), {}
+            pipe, figures = load(model, device, "world"), {}
             kept = evaluate_autoencoder(pipe.vae, min(limit or 200, 200))
             seconds = seconds_of_a_picture(
                 pipe, CITY, num_inference_steps=steps, guidance_scale=guidance
@@ -106,7 +106,7 @@ def world(
             },
         }
 
-    _run(json, settings, measure)
+    run(json, settings, measure)
 
 
 def add_world_commands(app: typer.Typer) -> None:
