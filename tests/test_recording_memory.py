@@ -54,7 +54,6 @@ def test_the_same_at_4_and_at_100_steps(pipe: Any, draw: Any, options: dict[str,
     assert abs(many - few) < GROWTH
 
 
-@pytest.mark.xfail(strict=True, reason="Ears._run holds the frame of the run that has ended")
 def test_maps_and_texts_are_all_that_is_held(pipe: Any, draw: Any) -> None:
     """Not what the pipeline had at hand: latents, the picture."""
     places = sum(math.prod(size_of(site, (8, 8))) for site in find_sites(pipe.unet))

@@ -76,7 +76,7 @@ class Registry:
         }
         self._followers: list[Follower] = []
         self._taps: dict[str, SiteTap] = {}
-        self._calls = ModuleCalls(denoiser, self._called)
+        self._calls: ModuleCalls | None = None
         self._local = threading.local()
 
     @classmethod
@@ -95,6 +95,8 @@ class Registry:
             _registries[self.denoiser] = self
             self._followers.append(follower)
             self._sync()
+            if self._calls is None:
+                self._calls = ModuleCalls(self.denoiser, self._called)
             self._calls.link(denoiser)
 
     def read(self, given: Mapping[str, Any]) -> DenoiserCall | None:
@@ -113,7 +115,7 @@ class Registry:
     def link(self, denoiser: nn.Module) -> None:
         """Covers what the denoiser was compiled to since."""
         with _lock:
-            if self._followers and uncompiled(denoiser) is self.denoiser:
+            if self._calls is not None and uncompiled(denoiser) is self.denoiser:
                 self._calls.link(denoiser)
 
     def followers_of(self, pipe: Any) -> list[Follower]:
@@ -126,7 +128,9 @@ class Registry:
             self._followers = [each for each in self._followers if each is not follower]
             self._sync()
             if not self._followers:
-                self._calls.unlink()
+                if self._calls is not None:
+                    self._calls.unlink()
+                    self._calls = None  # it knows the registry, which holds the denoiser
                 if _registries.get(self.denoiser) is self:
                     del _registries[self.denoiser]
 

@@ -80,8 +80,12 @@ class FollowedRun:
     @contextmanager
     def followed(self) -> Iterator[None]:
         """Listens to the pipeline and its denoisers; on leaving all is as it was found."""
-        with restored(self._open, self._close):
-            yield
+        try:
+            with restored(self._open, self._close):
+                yield
+        finally:
+            # Each knows the run: in a circle their tensors would wait for the garbage collector.
+            self.denoisers = []
 
     def _open(self) -> None:
         self.ears.join(self)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from t2i_xattn.aggregation import resized
 from t2i_xattn.explaining.effects import EffectSums
-from t2i_xattn.traces.agreement import from_0_to_1
+from t2i_xattn.traces.agreement import min_max_or_ones
 from t2i_xattn.traces.heat_map import HeatMap
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def region_map(effect: HeatMap, attention: HeatMap, image: Image.Image) -> HeatM
     place; attention is the finer, but lies elsewhere at times, which is why it does not decide.
     Chosen by measurement (docs/explanations.md). Values are for show, and no shares.
     """
-    both = from_0_to_1(effect.array) * (from_0_to_1(attention.array) + ATTENTION_FLOOR)
+    both = min_max_or_ones(effect.array) * (min_max_or_ones(attention.array) + ATTENTION_FLOOR)
     return HeatMap(effect.word, both).sharpened(image)
 
 

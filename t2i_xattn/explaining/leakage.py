@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from t2i_xattn.traces.agreement import from_0_to_1
+from t2i_xattn.traces.agreement import min_max_or_ones
 from t2i_xattn.traces.heat_map import HeatMap
 
 
@@ -16,7 +16,7 @@ def leakage(effects: Sequence[HeatMap]) -> NDArray[np.float64]:
     count = len(effects)
     if not count:
         return np.empty((0, 0))
-    scaled = np.stack([from_0_to_1(each.array) for each in effects])
+    scaled = np.stack([min_max_or_ones(each.array) for each in effects])
     inside = np.stack([each.mask("otsu") for each in effects])
     highest = np.where(inside, scaled, -1).argmax(axis=0)
     matrix = np.full((count, count), np.nan)

@@ -36,6 +36,9 @@ _SETTINGS = (
 )
 """Arguments of `encode_prompt` that say how, and not what."""
 
+_LAST = "maybe_free_model_hooks"
+"""What diffusers' pipelines call last in a run."""
+
 _ears: dict[int, Ears] = {}
 """Of the pipelines that somebody listens to, by their id."""
 
@@ -73,6 +76,7 @@ class Ears:
         self._local = threading.local()
         self._encoders: list[tuple[str, ModuleCalls]] = []
         self._method: Cover | None = None
+        self._ending: Cover | None = None
         self._run: FrameType | None = None
         self.called = False
         self._forget()
@@ -90,6 +94,9 @@ class Ears:
             if self._method is None and (name := _method_name(self.pipe)) is not None:
                 self._method = Cover(self.pipe, name, self._encode)
                 self._method.put()
+            if self._ending is None and hasattr(self.pipe, _LAST):
+                self._ending = Cover(self.pipe, _LAST, self._ended)
+                self._ending.put()
             if not self._encoders:
                 self._encoders = [
                     (name, ModuleCalls(encoder, self._encoder_called(name)))
@@ -105,9 +112,10 @@ class Ears:
                 return
             for _, calls in self._encoders:
                 calls.unlink()
-            if self._method is not None:
-                self._method.take_off()
-            self._encoders, self._method = [], None
+            for cover in (self._ending, self._method):
+                if cover is not None:
+                    cover.take_off()
+            self._encoders, self._method, self._ending = [], None, None
             _ears.pop(id(self.pipe), None)
             self._forget()
 
@@ -122,6 +130,12 @@ class Ears:
         """The run has come to its denoiser."""
         if not self.called:
             self.called, self._run = True, running(self.pipe)
+
+    def _ended(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """In the place of what the pipeline calls when its run is done."""
+        if self._run is not None and running(self.pipe) is self._run:
+            self._run = None  # the frame holds what the run had at hand: latents, pictures
+        return method(*args, **kwargs)
 
     def encode(self, text: str) -> Text:
         """One text as the pipeline's own text encoders give it, unheard, with its words' columns.

@@ -23,13 +23,16 @@ def agreed(plain: FloatMap, carried: FloatMap) -> FloatMap:
         A map with the mean and the scale of the plain one, so that its mean is the word's share;
         its places alone are no shares any more, and over all tokens they do not sum to 1.
     """
-    both = from_0_to_1(plain) * from_0_to_1(carried)
+    both = min_max_or_ones(plain) * min_max_or_ones(carried)
     scale, share = plain.max() - plain.min(), float(plain.mean(dtype=np.float64))
     # The product is nowhere above the first factor, so nothing falls below the lowest share.
     return np.asarray(share + scale * (both - both.mean(dtype=np.float64)), dtype=np.float32)
 
 
-def from_0_to_1(array: FloatMap) -> FloatMap:
-    """What is the same everywhere is 1: it says nothing against the other map."""
+def min_max_or_ones(array: FloatMap) -> FloatMap:
+    """A map from 0 at its lowest place to 1 at its highest.
+
+    What is the same everywhere is 1: as a factor it says nothing against another map.
+    """
     span = array.max() - array.min()
     return (array - array.min()) / span if span > 0 else np.ones_like(array)

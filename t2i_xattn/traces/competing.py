@@ -17,7 +17,7 @@ VOID = 255
 """The label of a place that is left undecided, as in PASCAL VOC."""
 
 
-def from_0_to_1(array: NDArray[np.float32]) -> NDArray[np.float32]:
+def min_max_or_zeros(array: NDArray[np.float32]) -> NDArray[np.float32]:
     """A map from 0 at its lowest place to 1 at its highest, as fp32.
 
     What is the same everywhere is 0: it names no region.

@@ -18,8 +18,8 @@ from t2i_xattn.traces import regions
 from t2i_xattn.traces.competing import (
     VOID,
     connected_parts,
-    from_0_to_1,
     labels_of,
+    min_max_or_zeros,
     remove_small,
 )
 from t2i_xattn.traces.heat_map import HeatMap
@@ -96,7 +96,7 @@ class Regions:
         for name, value in (("smallest", smallest), ("undecided", undecided)):
             if not regions.is_number(value) or not 0 <= value <= 1:
                 raise UserError(f"expected {name}= from 0 to 1, but came {shown(value)}")
-        every = np.stack([from_0_to_1(each.array) for each in (*of_words, *of_background)])
+        every = np.stack([min_max_or_zeros(each.array) for each in (*of_words, *of_background)])
         cuts = tuple(_cut(each, threshold) for each in every)
         labels = labels_of(every, cuts, len(of_words), undecided)
         if smallest > 0:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from lab.evaluation.options import Device, Json, load, run
 from lab.evaluation.padding_lengths import COUNT, GROUPS, STEPS, evaluate_lengths
 from lab.evaluation.padding_report import lengths_table, lengths_taken_table
 from lab.evaluation.report import check_writable
@@ -25,7 +26,7 @@ from lab.evaluation.stability_report import (
     stability_plot,
     stability_table,
 )
-from lab.evaluation.studies import Device, Json, Limit, Load, Model, Run
+from lab.evaluation.studies import Limit, Model
 from lab.judge.segmenter import load_segmenter
 
 
@@ -35,8 +36,8 @@ def _print(*each: Any) -> None:
         console.print(one)
 
 
-def add_attention_studies(app: typer.Typer, load: Load, run: Run) -> None:
-    """Adds the commands to those of `evaluate.py`, whose ways to load and to write they use."""
+def add_attention_studies(app: typer.Typer) -> None:
+    """Adds the commands to those of `evaluate.py`."""
 
     @app.command()
     def stability(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from itertools import chain, zip_longest
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,13 +15,16 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from lab.evaluation.figures import Mean, Share
+from lab.evaluation.cheaper_figures import PLAIN, Counted, Found, Painted
 from lab.evaluation.pictures import paint
+from lab.evaluation.report import write_json
 from lab.evaluation.world_prompts import WorldPrompt
 from lab.judge.segmenter import Segmenter
 from lab.judge.world import judge_world
 from lab.judge.world_verdict import world_verdict
 from t2i_xattn.costs.counter import flop_counter
+from t2i_xattn.costs.live_bytes import LiveBytes
+from t2i_xattn.errors import UserError
 from t2i_xattn.variants import (
     Chunked,
     KeptKeys,
@@ -31,7 +36,6 @@ from t2i_xattn.variants import (
 )
 from t2i_xattn.variants.cheaper import cheaper
 
-PLAIN = "plain"
 FILLERS = ("a", "an", "the", "of", "on", "in", "at", "and", "with", "to")
 
 WAYS: Mapping[str, Sequence[Variant]] = {
@@ -57,43 +61,12 @@ WAYS: Mapping[str, Sequence[Variant]] = {
 """What is compared, each against the plain pipeline."""
 
 
-@dataclass(frozen=True)
-class Found:
-    """A way's figures.
-
-    Attributes:
-        right: whether all that each prompt asks for is there, in their order.
-        psnr: of each picture to the plain one, in dB; infinite for the same bytes.
-        seconds: of the process's CPU clock, for all pictures.
-        flops: of the denoiser in a run for one picture.
-        attention: of these, what its attention modules take.
-    """
-
-    right: tuple[bool, ...]
-    psnr: tuple[float, ...]
-    seconds: float
-    flops: int
-    attention: int
-
-    @property
-    def share(self) -> Share:
-        return Share.of(self.right)
-
-    def as_json(self, plain: Found) -> dict[str, Any]:
-        """The figures, and what they are against the plain way's."""
-        near = [each for each in self.psnr if np.isfinite(each)]
-        return {
-            "all right": self.share.as_json(),
-            "gained": sum(b > a for a, b in zip(plain.right, self.right, strict=True)),
-            "lost": sum(b < a for a, b in zip(plain.right, self.right, strict=True)),
-            "same bytes": len(self.psnr) - len(near),
-            "psnr": Mean.of(near).as_json(),
-            "cpu_seconds": self.seconds,
-            "cpu_ratio": self.seconds / plain.seconds,
-            "flops": self.flops,
-            "flops_ratio": self.flops / plain.flops,
-            "attention_flops_ratio": self.attention / plain.attention,
-        }
+def in_turn(
+    groups: Mapping[str, Sequence[WorldPrompt]], limit: int | None = None
+) -> list[WorldPrompt]:
+    """The prompts of some groups, one of each in turn, so that the first ones are of all kinds."""
+    rows = zip_longest(*(group[:limit] for group in groups.values()))
+    return [each for each in chain.from_iterable(rows) if each is not None]
 
 
 def compare_ways(
@@ -101,38 +74,102 @@ def compare_ways(
     prompts: Sequence[WorldPrompt],
     segmenter: Segmenter,
     ways: Sequence[str],
+    *,
+    batch: int,
+    about: Mapping[str, Any] | None = None,
+    folder: Path | None = None,
     **settings: Any,
 ) -> Iterator[dict[str, Found]]:
-    """The figures of the plain way and of others; after each way those so far.
+    """The figures of the plain way and of others; after each batch those so far.
 
     Args:
         pipe: a model of the world.
         prompts: what is painted.
         segmenter: of the judge.
         ways: names of `WAYS`.
+        batch: pictures painted at once.
+        about: what else the figures depend on, such as the model's name.
+        folder: keeps what each batch gave, so that a run that was stopped goes on where it was.
         settings: see `lab.evaluation.pictures.paint`.
+
+    Raises:
+        UserError: the folder holds what was measured otherwise.
     """
-    found: dict[str, Found] = {}
-    plain: list[Image.Image] = []
-    for name in [PLAIN, *(way for way in ways if way != PLAIN)]:
+    names = [PLAIN, *(way for way in ways if way != PLAIN)]
+    if folder is not None:
+        measured = {**(about or {}), **settings, "batch": batch, "ways": names}
+        _check_same(folder, measured)
+    costs = {
+        name: counted(pipe, prompts[:1], WAYS[name], batch=batch, **settings) for name in names
+    }
+    parts: dict[str, list[Painted]] = {name: [] for name in names}
+    with tqdm(total=len(prompts), unit="prompt", disable=None) as bar:
+        for number, start in enumerate(range(0, len(prompts), batch)):
+            some = prompts[start : start + batch]
+            file = folder and folder / f"{start:04d}-{start + len(some):04d}.json"
+            if file is not None and file.exists():
+                told = json.loads(file.read_text("utf-8"))
+                painted = {name: Painted.read(told[name]) for name in names}
+            else:
+                # Another begins each time, so that none is always the one that finds things cold.
+                turned = [*names[number % len(names) :], *names[: number % len(names)]]
+                painted = _painted(pipe, some, segmenter, turned, batch=batch, **settings)
+                if file is not None:
+                    write_json(file, {name: painted[name].as_json() for name in names})
+            for name in names:
+                parts[name].append(painted[name])
+            bar.update(len(some))
+            yield {name: Found.of(parts[name], costs[name]) for name in names}
+
+
+def _check_same(folder: Path, measured: Mapping[str, Any]) -> None:
+    """Raises `UserError` unless what a folder holds was measured so; an empty one gets it told."""
+    file = folder / "settings.json"
+    if not file.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(file, measured)
+        return
+    before = json.loads(file.read_text("utf-8"))
+    other = [name for name in measured if measured[name] != before.get(name)]
+    if other:
+        raise UserError(
+            f"expected a folder measured with the same settings, but {folder} has other "
+            f"{', '.join(other)}; choose another folder"
+        )
+
+
+def _painted(
+    pipe: Any,
+    prompts: Sequence[WorldPrompt],
+    segmenter: Segmenter,
+    names: Sequence[str],
+    **settings: Any,
+) -> dict[str, Painted]:
+    """What each way paints of a batch of prompts."""
+    pictures: dict[str, list[Image.Image]] = {}
+    seconds: dict[str, float] = {}
+    for name in names:
         began = time.process_time()
         with opened(pipe, WAYS[name]):
-            bar = tqdm(total=len(prompts), desc=name, unit="picture", leave=False, disable=None)
-            with bar:
-                pictures = []
-                for picture in paint(pipe, prompts, **settings):
-                    pictures.append(picture)
-                    bar.update()
-        seconds = time.process_time() - began
-        plain = plain or pictures
-        right = tuple(
-            world_verdict(judge_world(picture, segmenter), prompt.asked).all_right
-            for prompt, picture in zip(prompts, pictures, strict=True)
+            pictures[name] = list(paint(pipe, prompts, **settings))
+        seconds[name] = time.process_time() - began
+    near = {
+        name: tuple(map(psnr, of, pictures[PLAIN]))  # as many each
+        for name, of in pictures.items()
+    }
+    plain = [_right(*each, segmenter) for each in zip(prompts, pictures[PLAIN], strict=True)]
+    right = {
+        name: tuple(
+            was if close == float("inf") else _right(prompt, picture, segmenter)
+            for prompt, picture, close, was in zip(prompts, of, near[name], plain, strict=True)
         )
-        near = tuple(psnr(one, other) for one, other in zip(pictures, plain, strict=True))
-        flops = counted_flops(pipe, prompts[:1], WAYS[name], **settings)
-        found[name] = Found(right, near, seconds, *flops)
-        yield found
+        for name, of in pictures.items()
+    }
+    return {name: Painted(right[name], near[name], seconds[name]) for name in names}
+
+
+def _right(prompt: WorldPrompt, picture: Image.Image, segmenter: Segmenter) -> bool:
+    return world_verdict(judge_world(picture, segmenter), prompt.asked).all_right
 
 
 def opened(pipe: Any, variants: Sequence[Variant]) -> AbstractContextManager[None]:
@@ -147,56 +184,42 @@ def psnr(one: Image.Image, other: Image.Image) -> float:
     return float("inf") if error == 0 else 10 * float(np.log10(255**2 / error))
 
 
-def counted_flops(
+def counted(
     pipe: Any, prompts: Sequence[WorldPrompt], variants: Sequence[Variant], **settings: Any
-) -> tuple[int, int]:
-    """FLOPs of the denoiser in a run by torch's counter, and those of its attention modules."""
-    counter, total, inside = flop_counter(), [0], [0]
+) -> Counted:
+    """What a run takes, by torch's counter and by the tensors that were alive."""
+    counter, live = flop_counter(), LiveBytes()
+    totals = {"denoiser": 0, "attention": 0}
+    most = 0
 
-    def adding(to: list[int]) -> tuple[Callable[..., None], Callable[..., None]]:
+    def adding(to: str) -> tuple[Callable[..., None], Callable[..., None]]:
         before: list[int] = []
 
         def begin(*_: Any) -> None:
             before.append(counter.get_total_flops())
 
         def end(*_: Any) -> None:
-            to[0] += counter.get_total_flops() - before.pop()
+            totals[to] += counter.get_total_flops() - before.pop()
 
         return begin, end
 
+    def begin_live(*_: Any) -> None:
+        live.most = live.now  # what decoding a picture takes is no cost of attention
+
+    def end_live(*_: Any) -> None:
+        nonlocal most
+        most = max(most, live.most)
+
     layers = [m for m in pipe.unet.modules() if hasattr(m, "to_q") and hasattr(m, "to_k")]
+    hooks = [(pipe.unet, *adding("denoiser")), *((each, *adding("attention")) for each in layers)]
     handles = []
-    for module, to in [(pipe.unet, total), *((layer, inside) for layer in layers)]:
-        begin, end = adding(to)
+    for module, begin, end in [*hooks, (pipe.unet, begin_live, end_live)]:
         handles.append(module.register_forward_pre_hook(begin))
         handles.append(module.register_forward_hook(end))
     try:
-        with opened(pipe, variants), counter, torch.no_grad():
+        with opened(pipe, variants), counter, live, torch.no_grad():
             list(paint(pipe, prompts, **settings))
     finally:
         for handle in handles:
             handle.remove()
-    return total[0], inside[0]
-
-
-def front(found: Mapping[str, Found]) -> list[str]:
-    """The ways that no other beats: none is right as often for fewer FLOPs."""
-    cost = {name: each.flops for name, each in found.items()}
-    good = {name: each.share.right for name, each in found.items()}
-    return [
-        name
-        for name in found
-        if not any(
-            cost[other] <= cost[name]
-            and good[other] >= good[name]
-            and (cost[other], good[other]) != (cost[name], good[name])
-            for other in found
-        )
-    ]
-
-
-def best(found: Mapping[str, Found], points: float = 1.0) -> str:
-    """The way with the fewest FLOPs among those that lose at most so many points of accuracy."""
-    least = found[PLAIN].share.value - points / 100
-    fine = [name for name, each in found.items() if each.share.value >= least - 1e-9]
-    return min(fine, key=lambda name: found[name].flops)
+    return Counted(totals["denoiser"], totals["attention"], most)

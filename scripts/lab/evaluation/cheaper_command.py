@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,33 +10,37 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from lab.evaluation.cheaper import PLAIN, WAYS, Found, best, compare_ways, front
+from lab.evaluation.cheaper import WAYS, compare_ways, in_turn
+from lab.evaluation.cheaper_figures import PLAIN, Found, best, front, loss
+from lab.evaluation.options import Device, load
 from lab.evaluation.report import check_writable, circumstances, write_json
 from lab.evaluation.world_prompts import world_prompts
 from lab.judge.segmenter import WEIGHTS, load_segmenter
 from t2i_xattn.errors import UserError
 
-Load = Callable[[str | None, str, str], Any]
 
-
-def add_cheaper(app: typer.Typer, load: Load) -> None:
-    """Adds the command; `load` gives the pipeline."""
+def add_cheaper(app: typer.Typer) -> None:
+    """Adds the command to those of `evaluate.py`."""
 
     @app.command()
     def cheaper(
         model: Annotated[str | None, typer.Option(help="A model of the world.")] = None,
         steps: Annotated[int, typer.Option(min=1, help="Steps of the sampler.")] = 25,
         guidance: Annotated[float, typer.Option(help="Classifier-free guidance.")] = 5.0,
-        batch: Annotated[int, typer.Option(min=1, help="Pictures at once.")] = 8,
+        batch: Annotated[int, typer.Option(min=1, help="Pictures at once.")] = 6,
         limit: Annotated[int | None, typer.Option(min=1, help="Prompts of each group.")] = None,
         ways: Annotated[
             str | None, typer.Option(help=f"Some of {', '.join(WAYS)}.", show_default="all")
         ] = None,
-        device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps.")] = "cpu",
+        device: Device = "cpu",
         plot: Annotated[
             Path | None, typer.Option(help="PNG file for the plot (needs matplotlib).")
         ] = None,
         json: Annotated[Path | None, typer.Option("--json", help="Write the figures here.")] = None,
+        folder: Annotated[
+            Path | None,
+            typer.Option(help="Keeps each batch's figures; a run that was stopped goes on there."),
+        ] = None,
     ) -> None:
         """Cheaper ways to compute attention: pictures judged, distance to the plain ones, cost."""
         chosen = list(WAYS) if ways is None else [each.strip() for each in ways.split(",")]
@@ -46,62 +50,82 @@ def add_cheaper(app: typer.Typer, load: Load) -> None:
         for path in (json, plot):
             if path is not None:
                 check_writable(path)
-        prompts = [each for group in world_prompts().values() for each in group[:limit]]
-        settings = {"steps": steps, "guidance": guidance, "batch": batch}
+        prompts = in_turn(world_prompts(), limit)
+        settings: dict[str, Any] = {"steps": steps, "guidance": guidance, "batch": batch}
+        about = {"model": model, "device": device}
         found: dict[str, Found] = {}
         try:
             segmenter, pipe = load_segmenter(WEIGHTS), load(model, device, "world")
-            for found in compare_ways(pipe, prompts, segmenter, chosen, **settings):
+            for found in compare_ways(
+                pipe, prompts, segmenter, chosen, about=about, folder=folder, **settings
+            ):
                 if json is not None:
                     told = {name: one.as_json(found[PLAIN]) for name, one in found.items()}
-                    about = settings | {"limit": limit, "prompts": len(prompts), "model": model}
-                    write_json(json, {"settings": about, "ways": told, **circumstances()})
+                    how = settings | about | {"prompts": len(found[PLAIN].right)}
+                    write_json(json, {"settings": how, "ways": told, **circumstances()})
         finally:
             if found:
-                Console().print(_table(found))
-                Console().print(f"fewest FLOPs that lose at most one point: {best(found)}")
+                console = Console(width=150)
+                console.print(_table(found))
+                console.print(
+                    f"fewest FLOPs that lose at most one point on these prompts: {best(found)}; "
+                    f"of which so many prompts tell that: {best(found, shown=True)}"
+                )
                 if plot is not None:
                     draw(found, plot)
 
 
 def _table(found: Mapping[str, Found]) -> Table:
     plain, ahead = found[PLAIN], front(found)
-    table = Table(title=f"{len(plain.right)} prompts; ratios to plain")
+    table = Table(
+        title=f"{len(plain.right)} prompts, {len(plain.seconds)} batches; ratios to plain"
+    )
     table.add_column("way")
-    for name in ("all right", "gained, lost", "PSNR, dB", "CPU time", "FLOPs", "of attention"):
+    for name in (
+        "all right", "gained, lost", "points against plain", "loses more than one", "PSNR, dB",
+        "CPU time", "FLOPs", "of attention", "bytes held",
+    ):  # fmt: skip
         table.add_column(name, justify="right")
     table.add_column("Pareto")
     for name, each in found.items():
-        told = each.as_json(plain)
-        near = told["psnr"]["mean"]
+        difference, same = each.against(plain), not each.near.n
+        low, high = (100 * bound for bound in difference.interval)
         table.add_row(
             name,
             str(each.share),
-            f"{told['gained']}, {told['lost']}",
-            "same bytes" if near is None else f"{near:.1f}",
-            f"{told['cpu_ratio']:.3f}",
-            f"{told['flops_ratio']:.3f}",
-            f"{told['attention_flops_ratio']:.3f}",
+            f"{difference.gained}, {difference.lost}",
+            "0" if same else f"{100 * difference.value:+.1f} ({low:+.1f} to {high:+.1f})",
+            loss(each, plain),
+            "same bytes" if same else f"{each.near.value:.1f}",
+            str(each.time(plain)),
+            f"{each.cost.flops / plain.cost.flops:.3f}",
+            f"{each.cost.attention / plain.cost.attention:.3f}",
+            f"{each.cost.live / plain.cost.live:.3f}",
             "yes" if name in ahead else "",
         )
     return table
 
 
 def draw(found: Mapping[str, Found], path: Path) -> None:
-    """Accuracy against FLOPs, the ways that none beats on a line."""
+    """Accuracy against FLOPs, the ways that none beats on a line; bars are the interval of the
+    difference to plain."""
     import matplotlib
 
     matplotlib.use("agg")
     from matplotlib import pyplot
 
     plain, ahead = found[PLAIN], front(found)
-    cost = {name: each.flops / plain.flops for name, each in found.items()}
+    cost = {name: each.cost.flops / plain.cost.flops for name, each in found.items()}
     good = {name: 100 * each.share.value for name, each in found.items()}
     figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained")
     axes.margins(x=0.12, y=0.1)
-    for number, name in enumerate(found):
+    for number, (name, each) in enumerate(found.items()):
         strong, above = name in ahead, 5 if number % 2 else -12
         axes.plot(cost[name], good[name], "o", color="#c0392b" if strong else "#7f8c8d")
+        low, high = (100 * bound for bound in each.against(plain).interval)
+        if each.near.n:
+            bar = [cost[name]] * 2, [good[PLAIN] + low, good[PLAIN] + high]
+            axes.plot(*bar, color="#c0392b" if strong else "#bdc3c7", lw=0.8, alpha=0.6)
         at = cost[name], good[name]
         axes.annotate(name, at, xytext=(4, above), textcoords="offset points", fontsize=8)
     line = sorted(ahead, key=cost.__getitem__)

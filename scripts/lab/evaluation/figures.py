@@ -57,6 +57,50 @@ class Share:
 
 
 @dataclass(frozen=True)
+class Difference:
+    """Of two shares of the same `n` cases: `gained` came right, `lost` went wrong, with a 95 %
+    interval.
+
+    Agresti and Min 2005, "Simple improved confidence intervals for comparing matched proportions":
+    half a case is added to each of the four cells, so that nothing gained and nothing lost among
+    few cases is not taken for certainty.
+    """
+
+    gained: int
+    lost: int
+    n: int
+
+    @classmethod
+    def of(cls, before: Sequence[bool], after: Sequence[bool]) -> Difference:
+        """From the outcomes of the same cases, in one order."""
+        pairs = list(zip(before, after, strict=True))
+        return cls(sum(b > a for a, b in pairs), sum(b < a for a, b in pairs), len(pairs))
+
+    @property
+    def value(self) -> float:
+        """-1 to 1; NaN of nothing."""
+        return (self.gained - self.lost) / self.n if self.n else float("nan")
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Bounds of the 95 % interval, -1 to 1."""
+        gained, lost, n = self.gained + 0.5, self.lost + 0.5, self.n + 2
+        middle = (gained - lost) / n
+        half = 1.959964 * float(np.sqrt(gained + lost - (gained - lost) ** 2 / n)) / n
+        return max(middle - half, -1.0), min(middle + half, 1.0)
+
+    def as_json(self) -> dict[str, Any]:
+        """The figure as JSON has it; of nothing it is null."""
+        return {
+            "difference": self.value if self.n else None,
+            "gained": self.gained,
+            "lost": self.lost,
+            "n": self.n,
+            "agresti_min_95": list(self.interval),
+        }
+
+
+@dataclass(frozen=True)
 class Mean:
     """The mean of `n` values, and their standard deviation; NaN of nothing."""
 

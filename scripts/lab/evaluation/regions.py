@@ -19,7 +19,7 @@ from lab.evaluation.segmentation import confusion
 from lab.evaluation.ways import Way, chosen_ways
 from lab.scenes import RenderedScene, render_scene
 from t2i_xattn.errors import UserError
-from t2i_xattn.traces.competing import from_0_to_1
+from t2i_xattn.traces.competing import min_max_or_zeros
 from t2i_xattn.traces.heat_map import HeatMap
 from t2i_xattn.traces.quality import Quality
 from t2i_xattn.traces.regions import Mask, iou
@@ -174,7 +174,7 @@ def _variants(
 def _by_scale(maps: Sequence[HeatMap], threshold: float, scale: str) -> Regions:
     """As `Regions.of`, but of the words that reach their threshold the one with the highest map of
     another scale has the place."""
-    reach = np.stack([from_0_to_1(heat.array) >= threshold for heat in maps])
+    reach = np.stack([min_max_or_zeros(heat.array) >= threshold for heat in maps])
     plain = np.stack([heat.array for heat in maps]).astype(np.float64)
     sides = {"over its peak": plain.max(axis=(1, 2)), "its share": np.ones(len(plain))}
     sides["over its norm"] = np.sqrt((plain**2).sum(axis=(1, 2)))

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
 from lab.evaluation import studies_report as tables
+from lab.evaluation.options import Device, Json, load, run
 from lab.evaluation.studies_focus import GUIDANCE, STEPS, USUAL, evaluate_focus
 from lab.evaluation.studies_layers import LEVELS, evaluate_layers
 from lab.evaluation.studies_long import SCENES as LONG_SCENES
@@ -27,12 +26,6 @@ from lab.judge.segmenter import load_segmenter
 SCENES, SANITY_SCENES, FOCUS_PROMPTS, PADDING_PROMPTS = 60, 20, 5, 16
 WEIGHTS_PROMPTS = 16
 
-Load = Callable[[str | None, str, str], Any]
-"""A model's pipeline: its name, the device, and which model in the box by default."""
-
-Run = Callable[[Path | None, dict[str, Any], Callable[[], dict[str, Any]]], None]
-"""Writes a JSON file, if one is asked for, of settings and what a function measures."""
-
 Model = Annotated[
     str | None,
     typer.Option(
@@ -40,10 +33,6 @@ Model = Annotated[
     ),
 ]
 Limit = Annotated[int | None, typer.Option(min=1, help="Scenes or prompts; few are a quick run.")]
-Json = Annotated[
-    Path | None, typer.Option("--json", help="Write the figures to this file, with settings.")
-]
-Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps.")]
 Steps = Annotated[int, typer.Option(min=5, help="Steps of the sampler.")]
 Seeds = Annotated[int, typer.Option(min=2, help="Pictures of each prompt.")]
 
@@ -55,8 +44,8 @@ def _print(*each: Any) -> None:
         console.print(one)
 
 
-def add_studies(app: typer.Typer, load: Load, run: Run) -> None:
-    """Adds the commands to those of `evaluate.py`, whose ways to load and to write they use."""
+def add_studies(app: typer.Typer) -> None:
+    """Adds the commands to those of `evaluate.py`."""
 
     @app.command()
     def layers(

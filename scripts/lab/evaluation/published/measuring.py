@@ -23,7 +23,7 @@ from lab.evaluation.published.scores import BinaryScores, ClassScores, Scores
 from lab.evaluation.regions import DEFAULTS
 from lab.evaluation.ways import Way, chosen_ways
 from t2i_xattn.errors import UserError
-from t2i_xattn.traces.competing import from_0_to_1
+from t2i_xattn.traces.competing import min_max_or_zeros
 from t2i_xattn.traces.heat_map import HeatMap
 from t2i_xattn.traces.segmentation import Regions
 from t2i_xattn.traces.trace import Trace
@@ -177,7 +177,7 @@ def _count(
         )
         for number, heat in maps.items()
     }
-    scaled = {number: from_0_to_1(heat.array) for number, heat in resized.items()}
+    scaled = {number: min_max_or_zeros(heat.array) for number, heat in resized.items()}
     if isinstance(scores, BinaryScores):
         scores.add(scaled.get(1, np.zeros(truth.shape, dtype=np.float32)), truth)
         return
