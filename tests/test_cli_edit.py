@@ -12,9 +12,9 @@ from PIL import Image, ImageChops
 from command_line import PROMPT, run, written
 from conftest import make_pipeline
 from t2i_xattn.asking.edit_request import EditRequest
+from t2i_xattn.asking.edited import paint_edited
 from t2i_xattn.asking.recording import recorded
 from t2i_xattn.asking.request import Request, paint
-from t2i_xattn.commands.edit import paint_edited
 from t2i_xattn.traces.word_reports import heatmaps
 
 LONG = "circle" * 150

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from t2i_xattn.app.lit import lit_maps, picture_uri, rendered
-from t2i_xattn.commands.explain import NOTHING
+from t2i_xattn.asking.explained import NOTHING
 
 if TYPE_CHECKING:
     from t2i_xattn.explaining.explanation import Explanation

@@ -13,11 +13,11 @@ from t2i_xattn.app.bounds import Bounds
 from t2i_xattn.app.form import Source
 from t2i_xattn.app.stopping import stoppable
 from t2i_xattn.asking.edit_request import EditRequest
+from t2i_xattn.asking.edited import WALK, Edited, paint_edited
+from t2i_xattn.asking.explained import Asked, explained
 from t2i_xattn.asking.painting import painted
 from t2i_xattn.asking.recording import recorded, with_negative
 from t2i_xattn.asking.request import Request, paint, tokenizer_of
-from t2i_xattn.commands.edit import WALK, Edited, paint_edited
-from t2i_xattn.commands.explain import Asked, explained
 from t2i_xattn.conditioning.within import words_read
 from t2i_xattn.errors import UserError
 from t2i_xattn.pictures import fitted, read_picture
