@@ -111,6 +111,7 @@ def edit_command(
             texts,
             edit=asked.told,
             boxes=[*asked.boxes.items(), *asked.regions.items()],
+            unknown=unknown or (),
             dpi=dpi,
         )
         save_png(both, folder / "edit.png", made, dpi=dpi)
@@ -123,17 +124,17 @@ def edit_command(
             paired(named[0], named[1], asked.replace),
             (f"before: {texts[0]}", f"after: {texts[1]}"),
             scale=scale,
+            unknown=unknown or (),
             dpi=dpi,
         )
         save_png(sheet, folder / "words-both.png", made, dpi=dpi)
-        never = [each.word for each in unknown or ()]
         for name, picture, maps, shown, text in (
             ("before", edited.before, edited.maps_before, named[0], texts[0]),
             ("after", edited.after, edited.maps_after, named[1], texts[1]),
         ):
             quiet = [heat for heat in maps if heat not in shown]
             sheet = contact_sheet(
-                picture, shown, text, scale=scale, quiet=quiet, unknown=never, dpi=dpi
+                picture, shown, text, scale=scale, quiet=quiet, unknown=unknown or (), dpi=dpi
             )
             save_png(sheet, folder / f"words-{name}.png", made, dpi=dpi)
     files = {name: out / f"{name}.png" for name in FILES}

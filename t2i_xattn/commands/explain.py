@@ -117,7 +117,6 @@ def _write(
     from t2i_xattn.showing.effects import effect_sheet
     from t2i_xattn.showing.report.report import report
 
-    never = [each.word for each in unknown or ()]
     files: dict[str, list[Path]] = {"pictures": [], "sheets": [], "reports": [], "table": []}
     several = len(found.pictures) > 1
     for number, picture in enumerate(found.pictures):
@@ -126,7 +125,7 @@ def _write(
         files["pictures"].append(place / "picture.png")
         files["sheets"].append(place / "effects.png")
         save_png(picture.image, folder / files["pictures"][-1], made, number)
-        sheet = effect_sheet(found, picture, unknown=never, dpi=dpi)
+        sheet = effect_sheet(found, picture, unknown=unknown or (), dpi=dpi)
         save_png(sheet, folder / files["sheets"][-1], made, number, dpi=dpi)
         files["reports"].append(place / "report.html")
         report(found, image=number, words=phrases).save(folder / files["reports"][-1])

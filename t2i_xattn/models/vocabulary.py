@@ -20,6 +20,9 @@ VOCABULARY = Path(__file__).parent / "world" / "vocabulary.json"
 """The words that the model in the box was trained with, by what they say; made by
 `scripts/write_vocabulary.py`."""
 
+LISTED = "t2i_xattn/models/world/vocabulary.json"
+"""The same within the package, for pictures and pages that are sent to somebody."""
+
 _LIKE = 0.7
 """Of 1: how alike two words must be spelled for the one to be named beside the other."""
 
@@ -91,6 +94,18 @@ def vocabulary_of_model(name: str | Path | None) -> Vocabulary | None:
     except (OSError, ValueError):  # a name that no file can have
         return None
     return _of_the_world() if in_the_box else None
+
+
+def never_taught(unknown: Sequence[UnknownWord]) -> str:
+    """What pictures and pages say of words that the model in the box was never taught."""
+    told = (
+        f"{each.word} (spelled alike: {' or '.join(each.nearest)})" if each.nearest else each.word
+        for each in unknown
+    )
+    return (
+        f"Never taught to this model, which paints something else in their place: "
+        f"{', '.join(told)}. The words that it knows are listed in {LISTED}."
+    )
 
 
 def as_json(unknown: Sequence[UnknownWord] | None) -> list[dict[str, Any]] | None:

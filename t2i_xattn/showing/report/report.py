@@ -10,6 +10,7 @@ from t2i_xattn.errors import UserError, shown
 from t2i_xattn.explaining.explanation import Explanation
 from t2i_xattn.showing.report.checks import checked_picture, checked_trace
 from t2i_xattn.showing.report.effects import Effects
+from t2i_xattn.showing.report.never_taught import mark_unknown
 from t2i_xattn.showing.report.pairs import paired
 from t2i_xattn.showing.report.provenance import command_of, made_of_trace, settings_of
 from t2i_xattn.showing.report.texts import told_branch
@@ -152,9 +153,11 @@ def report(
             "embeddings; record with spans={name: columns}"
         )
     made = made_of_trace(trace, picture)
+    shown_branches = [each for each in branches if each is not None]
     told = {
         "picture": {"width": picture.width, "height": picture.height},
-        "branches": [each for each in branches if each is not None],
+        "branches": shown_branches,
+        "unknown_words": mark_unknown(shown_branches, run.settings.get("model")),
         "settings": settings_of(trace, image),
         "command": None if made is None else command_of(made),
         "made": None if made is None else made.as_dict(),
