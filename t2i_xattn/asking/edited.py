@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from t2i_xattn.traces.heat_map import HeatMap
+    from t2i_xattn.traces.trace import Trace
 
 WALK = 1
 """As `inspect` has it, so that both show the same maps."""
@@ -24,12 +25,19 @@ WALK = 1
 
 @dataclass(frozen=True)
 class Edited:
-    """The pictures before and after, and the maps of their words."""
+    """The pictures before and after.
+
+    Attributes:
+        before, after: the pictures.
+        maps_before, maps_after: of their words, each word once.
+        traces: of the two runs, each of one picture.
+    """
 
     before: Image.Image
     after: Image.Image
     maps_before: list[HeatMap]
     maps_after: list[HeatMap]
+    traces: tuple[Trace, Trace]
 
 
 def paint_edited(pipe: Any, asked: EditRequest) -> Edited:
@@ -57,12 +65,13 @@ def paint_edited(pipe: Any, asked: EditRequest) -> Edited:
                 stack.enter_context(edit(pipe, *edits))
             trace = stack.enter_context(recorded(pipe, WALK))
             (after,) = paint(pipe, asked.request)
-        return Edited(before, after, heatmaps(plain), heatmaps(trace))
+        return Edited(before, after, heatmaps(plain), heatmaps(trace), (plain, trace))
 
     arguments = _two_rows(pipe, asked)
     with edit(pipe, *edits_of(asked, images=[1])), recorded(pipe, WALK) as trace:
         before, after = painted(pipe, **arguments)
-    return Edited(before, after, heatmaps(trace, 0), heatmaps(trace, 1))
+    traces = trace.select(images=0), trace.select(images=1)
+    return Edited(before, after, heatmaps(trace, 0), heatmaps(trace, 1), traces)
 
 
 def _two_rows(pipe: Any, asked: EditRequest) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from t2i_xattn.asking.edit_request import EditRequest, parse_boxes, parse_regions, parse_weights
-from t2i_xattn.asking.edited import paint_edited
+from t2i_xattn.asking.edited import Edited, paint_edited
 from t2i_xattn.asking.limits import check_edit_limits
 from t2i_xattn.asking.parsing import parse_list, parse_pairs, parse_size
 from t2i_xattn.asking.request import Request
@@ -26,6 +26,8 @@ from t2i_xattn.provenance.png import save_png
 
 if TYPE_CHECKING:
     from PIL import Image
+
+    from t2i_xattn.showing.report.report import Report
 
 
 FILES = ("edit", "before", "after", "words-before", "words-after", "words-both")
@@ -115,6 +117,7 @@ def edit_command(
             dpi=dpi,
         )
         save_png(both, folder / "edit.png", made, dpi=dpi)
+        edited_page(edited, asked.told, made).save(folder / "report.html")
         named = [
             [heat for heat in maps if not is_function_word(heat.word)] or maps
             for maps in (edited.maps_before, edited.maps_after)
@@ -138,6 +141,7 @@ def edit_command(
             )
             save_png(sheet, folder / f"words-{name}.png", made, dpi=dpi)
     files = {name: out / f"{name}.png" for name in FILES}
+    files["report"] = out / "report.html"
     if as_json:
         by_name = {name.replace("-", "_"): file for name, file in files.items()}
         told = {"target": asked.target, **by_name, "unknown_words": unknown_as_json(unknown)}
@@ -145,6 +149,23 @@ def edit_command(
         return
     for file in files.values():
         typer.echo(file)
+
+
+def edited_page(edited: Edited, told: str, made: Made) -> Report:
+    """The page to hover over, before and after beside each other on one scale.
+
+    Args:
+        edited: both runs.
+        told: what was done.
+        made: how, which the page says of both.
+    """
+    from t2i_xattn.showing.report.report import report
+
+    for trace in edited.traces:
+        trace.settings["made"] = made.as_dict()
+    before, after = edited.traces
+    then = report(after, edited.after, name=f"after: {told}")
+    return report(before, edited.before, name="before", against=then)
 
 
 def with_fitted_picture(pipe: Any, asked: EditRequest) -> EditRequest:

@@ -49,10 +49,11 @@ def page(data: dict[str, Any], pictures: Sequence[Image.Image], made: Made | Non
         runs=[
             {
                 **run,
+                "label": run["name"] or ("First run", "Second run")[number],
                 "source": _source(picture),
                 "never_taught": _never_taught(run["unknown_words"]),
             }
-            for run, picture in zip(data["runs"], pictures, strict=True)
+            for number, (run, picture) in enumerate(zip(data["runs"], pictures, strict=True))
         ],
         json=Markup(_in_script(data)),
         made=None if made is None else Markup(_in_script(made.as_dict())),
