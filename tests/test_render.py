@@ -204,6 +204,11 @@ class TestContactSheet:
         assert told.height > plain.height + 30  # on top, and under the map
         assert ((red == (170, 30, 20)).all(axis=2)).sum() > 50
 
+    def test_emoji_are_told(self) -> None:
+        picture, heat = Image.new("RGB", (64, 64), GREY), spot(64, 64, 9, 9)
+        heights = [contact_sheet(picture, [heat], text).height for text in ("red", "red 🦊")]
+        assert heights[1] > heights[0]
+
     def test_for_print_all_is_larger(self) -> None:
         picture, heat = Image.new("RGB", (64, 64), GREY), spot(64, 64, 9, 9)
         screen, print_ = (contact_sheet(picture, [heat], "red", dpi=dpi) for dpi in (96, 288))

@@ -217,6 +217,15 @@ def test_words_without_a_map_are_told() -> None:
     assert {each["why"] for each in found["beyond"]} == {"beyond the window of the text encoder"}
 
 
+def test_emoji_have_no_map_and_the_page_says_so(plain: tuple[Trace, Image.Image]) -> None:
+    trace, image = plain
+    report = tx.report(with_prompt(trace, "red 🦊 🦊 © circle, café"), image)
+    assert branch_of(report)["symbols"] == ["🦊", "©"]
+    assert "Emoji and symbols have no map of their own: 🦊 ©" in report.html
+    assert branch_of(tx.report(trace, image))["symbols"] == []
+    assert "Emoji and symbols" not in tx.report(trace, image).html
+
+
 def test_shares_of_the_trace(plain: tuple[Trace, Image.Image]) -> None:
     trace, image = plain
     shares = branch_of(tx.report(trace, image))["shares"]

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from t2i_xattn.conditioning.syntax import letters_of
 from t2i_xattn.errors import listed
-from t2i_xattn.prompts.words import word_spans
+from t2i_xattn.prompts.words import symbol_places, word_spans
 
 VOCABULARY = Path(__file__).parent / "world" / "vocabulary.json"
 """The words that the model in the box was trained with, by what they say; made by
@@ -125,11 +125,5 @@ def _of_the_world() -> Vocabulary:
 
 def _words(text: str) -> list[str]:
     """Words, and symbols such as emoji, in the order in which they stand."""
-    spans = word_spans(text)
-    inside = {at for start, stop in spans for at in range(start, stop)}
-    spans += [
-        (at, at + 1)
-        for at, character in enumerate(text)
-        if at not in inside and unicodedata.category(character) == "So"
-    ]
+    spans = word_spans(text) + [(at, at + 1) for at in symbol_places(text)]
     return [text[start:stop] for start, stop in sorted(spans)]

@@ -10,6 +10,7 @@ from PIL import Image
 
 from t2i_xattn.errors import UserError, shown
 from t2i_xattn.models.vocabulary import UnknownWord, never_taught
+from t2i_xattn.prompts.words import symbol_places
 from t2i_xattn.showing.colours import Scale, Scaling, checked_scale, common_scale, is_nearly_flat
 from t2i_xattn.showing.grid import (
     INK,
@@ -58,7 +59,7 @@ def contact_sheet(
     Args:
         image: the picture.
         heatmaps: the maps of its words, in the order to show them.
-        prompt: written on top, in as many lines as it takes.
+        prompt: written on top, in as many lines as it takes; its emoji are told in a line.
         colormap, alpha: as for `overlay`.
         scale: `"each"`: colours say how far a place stands above the word's lowest, as a part of
             the word's highest, so that a map that is nearly flat looks it; `"all"`: one scale from
@@ -87,6 +88,10 @@ def contact_sheet(
     feet = [
         partial(legend, colormap=colormap, scale=locked, told=told, measures=measures),
     ]
+    text = prompt or ""
+    if symbols := dict.fromkeys(text[at] for at in symbol_places(text)):
+        told = f"Emoji and symbols have no map of their own: {' '.join(symbols)}"
+        feet.insert(0, partial(text_block, [(told, measures.small_text, PALE_INK)]))
     if quiet:
         line_of = (_quiet_text(quiet), measures.small_text, PALE_INK)
         feet.insert(0, partial(text_block, [line_of]))
