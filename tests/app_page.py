@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -46,12 +46,19 @@ class Page:
         window: its window.
     """
 
-    def __init__(self, driver: Chrome, address: str, size: tuple[int, int] = (1280, 1200)) -> None:
+    def __init__(
+        self,
+        driver: Chrome,
+        address: str,
+        size: tuple[int, int] = (1280, 1200),
+        media: Sequence[dict[str, str]] = (),
+    ) -> None:
         driver.switch_to.new_window("tab")
         self.driver, self.window = driver, driver.current_window_handle
         width, height = size
         metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
         driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+        driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": list(media)})
         driver.get(address)
         self.wait(lambda: self.all("#paint"))
         time.sleep(1)  # until its fields are alive

@@ -157,3 +157,28 @@ def test_mistakes(tmp_path: Path) -> None:
     result = run("again", tmp_path / "none")
     assert result.exit_code == 2
     assert "there is no" in result.output
+
+
+def test_a_film_is_made_again_from_the_film_itself(tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    arguments = ["film", "red circle", "--steps=2", "--format=gif"]
+    assert run(*arguments, "--out", one).exit_code == 0
+    for name, file in (("film", one / "film.gif"), ("folder", one)):
+        result = run("again", file, "--out", two / name)
+        assert result.exit_code == 0, result.output
+        assert (two / name / "film.gif").read_bytes() == (one / "film.gif").read_bytes()
+        assert "film.gif: the same to the byte" in result.output
+    (one / "picture.png").unlink()
+    result = run("again", one / "film.gif", "--out", tmp_path / "three")
+    assert result.exit_code == 2
+    assert "expected picture.png beside film.gif" in result.output
+
+
+def test_a_folder_of_several_runs_says_so(tmp_path: Path) -> None:
+    """Nothing is repeated that was not meant."""
+    assert run("inspect", "red", "--steps=1", "--out", tmp_path / "one").exit_code == 0
+    assert run("film", "blue", "--steps=1", "--out", tmp_path / "one").exit_code == 0
+    result = run("again", tmp_path / "one", "--out", tmp_path / "two")
+    assert result.exit_code == 2
+    assert "there are those of 2: trace.safetensors (inspect), picture.png (film)" in result.output
+    assert not (tmp_path / "two").exists()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ pytest.importorskip("gradio", reason="no Gradio: pip install '.[app]'")
 pytest.importorskip("selenium", reason="no selenium: pip install '.[dev]'")
 
 from app_page import CHROMIUM, DRIVER, Page, browser
+from browser import violations
 from t2i_xattn.app.bounds import Bounds
 from t2i_xattn.app.lit import picture_uri
 from t2i_xattn.app.serving import served
@@ -174,6 +176,57 @@ def test_beyond_the_bounds_is_a_sentence(driver: Any, address: str) -> None:
     assert page.word("red").is_displayed()
 
 
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_anybody_can_read_it(driver: Any, address: str, dark: bool, tmp_path: Path) -> None:
+    """axe-core finds nothing serious in any part of it."""
+    media = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
+    driver.set_script_timeout(120)
+    page = Page(driver, address, media=media)
+    paper = driver.execute_script("return getComputedStyle(document.body).backgroundColor")
+    light = sum(int(each) for each in paper.partition("(")[2].rstrip(")").split(",")[:3]) / 3
+    assert (light < 60) if dark else (light > 200)
+    page.fill("steps", "2")
+    page.say("paint", "#picture .word")
+    page.hover(page.word("red"))
+    assert violations(driver) == []
+    page.word("red").click()
+    for tab, button, done in (
+        ("Change words", "change", "#after .word"),
+        ("Explain", "explain", "#explanation .tile"),
+        ("A picture of your own", None, None),
+    ):
+        driver.execute_script("window.scrollTo(0, 0)")
+        page.tab(tab)
+        if tab == "Change words":
+            page.fill("weight-1", "2")
+        if button is not None and done is not None:
+            page.say(button, done)
+        assert violations(driver) == [], tab
+    page.screenshot(tmp_path / "app.png")
+
+
+def test_a_full_queue_is_a_sentence(driver: Any, studio: Studio) -> None:
+    few = Studio(studio.pipe, bounds=Bounds(side=128, steps=100, queue=1))
+    with served(few) as address:
+        pages = [Page(driver, address) for _ in range(3)]
+        with few._one_at_a_time:  # one runs for as long as that, one waits, one is refused
+            for page in pages:
+                page.focus().click("#paint")
+                time.sleep(1)
+            assert "expected at most 1 requests that wait" in page.warning()
+
+
+def test_a_file_beyond_the_limit_is_a_sentence(driver: Any, address: str, tmp_path: Path) -> None:
+    """Of Gradio's: its page looks at the file before anything is sent."""
+    noise = np.random.default_rng(0).integers(0, 255, (300, 300, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "large.png")
+    page = Page(driver, address)
+    page.tab("A picture of your own")
+    field = page.driver.find_element("css selector", "#upload input[type=file]")
+    field.send_keys(str(tmp_path / "large.png"))
+    assert "exceed the maximum allowed size of 97.7 Kb" in page.warning()
+
+
 def test_what_was_typed_runs_nothing_in_a_sentence(driver: Any, address: str) -> None:
     page = Page(driver, address)
     page.fill("steps", "2")
@@ -197,10 +250,8 @@ def test_a_run_is_stopped(driver: Any, studio: Studio, address: str) -> None:
 
 
 def test_a_picture_of_one_s_own(driver: Any, address: str, tmp_path: Path) -> None:
-    own, large = tmp_path / "own.png", tmp_path / "large.png"
+    own = tmp_path / "own.png"
     Image.new("RGB", (64, 64), "red").save(own)
-    noise = np.random.default_rng(0).integers(0, 255, (300, 300, 3), dtype=np.uint8)
-    Image.fromarray(noise).save(large)
     page = Page(driver, address)
     page.fill("steps", "2")
     page.tab("A picture of your own")

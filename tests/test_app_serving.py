@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import urllib.error
 import urllib.request
@@ -115,6 +116,37 @@ def test_nothing_else_is_handed_out(address: str) -> None:
 def test_no_request_has_a_name(address: str) -> None:
     with urllib.request.urlopen(f"{address}/gradio_api/info") as answer:
         assert answer.read() == b'{"named_endpoints":{},"unnamed_endpoints":{}}'
+
+
+def test_a_full_queue_says_so(studio: Studio, tmp_path: Path) -> None:
+    from t2i_xattn.app.serving import served
+
+    few = Studio(studio.pipe, bounds=Bounds(side=128, steps=9, text=200, queue=1))
+
+    def ask(address: str, name: str) -> tuple[int, str]:
+        with urllib.request.urlopen(f"{address}config") as answer:
+            functions = json.load(answer)["dependencies"]
+        # The first that waits in the queue is the button to paint.
+        number = next(each["id"] for each in functions if each["queue"] and each["inputs"])
+        data = [PROMPT, 0, 1, 5, 0, 0, ""]
+        body = {"data": data, "fn_index": number, "session_hash": name, "trigger_id": None}
+        request = urllib.request.Request(
+            f"{address}gradio_api/queue/join",
+            json.dumps(body).encode(),
+            {"content-type": "application/json"},
+        )
+        try:
+            with urllib.request.urlopen(request) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode()
+
+    with served(few) as address, few._one_at_a_time:  # one runs for as long as that
+        answers = [ask(address, name) for name in "abcdef"]
+    assert answers[0][0] == 200
+    status, told = answers[-1]
+    sentence = "expected at most 1 requests that wait, but as many wait already; try again"
+    assert (status, sentence in told) == (429, True), answers
 
 
 def test_gradio_s_own_settings_do_not_count(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,9 @@ from PIL import Image, ImageChops
 from command_line import PROMPT, run, written
 from conftest import make_pipeline
 from t2i_xattn.asking.edit_request import EditRequest
+from t2i_xattn.asking.edited import paint_edited
 from t2i_xattn.asking.recording import recorded
 from t2i_xattn.asking.request import Request, paint
-from t2i_xattn.commands.edit import paint_edited
 from t2i_xattn.traces.word_reports import heatmaps
 
 LONG = "circle" * 150
@@ -22,6 +23,7 @@ FILES = (
     "after.png",
     "before.png",
     "edit.png",
+    "report.html",
     "words-after.png",
     "words-before.png",
     "words-both.png",
@@ -46,6 +48,8 @@ def edit(model: Path, out: Path, *options: object, prompt: str = PROMPT) -> None
     before, after = (Image.open(out / name) for name in ("before.png", "after.png"))
     assert before.size == after.size == (64, 64)
     assert before.tobytes() != after.tobytes()
+    runs = json.loads((out / "report.html").read_text().partition('id="data">')[2].split("</sc")[0])
+    assert [each["name"].partition(":")[0] for each in runs["runs"]] == ["before", "after"]
 
 
 @pytest.mark.parametrize(

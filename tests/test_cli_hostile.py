@@ -112,7 +112,7 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Any:
         patch.chdir(folder)
         patch.setattr("t2i_xattn.commands.options.load", lambda *_: pipe)
         patch.setattr("t2i_xattn.asking.request.painted", taken)
-        patch.setattr("t2i_xattn.commands.edit.painted", taken)
+        patch.setattr("t2i_xattn.asking.edited.painted", taken)
         patch.setattr("t2i_xattn.commands.explain.explained", taken)
         patch.setattr("t2i_xattn.app.serving.check_installed", lambda: None)
         patch.setattr("t2i_xattn.app.serving.served", taken)

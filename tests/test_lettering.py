@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from t2i_xattn.showing.lettering import Lettering, _font, _has, _shaped
+from t2i_xattn.showing.lettering import Lettering, _font, _has, _in_frame, _shaped
 
 LETTERS = Lettering(16)
 INK = (0, 0, 0)
@@ -29,19 +29,34 @@ def test_these_scripts_have_letters(text: str) -> None:
     assert all(_has(each) for each in _shaped(text, text) if each != " ")
 
 
-@pytest.mark.parametrize(("text", "numbers"), [("🚀", ["1F680"]), ("赤い", ["8D64", "3044"])])
-def test_what_has_no_letter_is_framed_with_its_number(text: str, numbers: list[str]) -> None:
-    pieces = list(LETTERS._pieces(_shaped(text, text)))
-    assert [known for _, known in pieces] == [False] * len(numbers)
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("🚀", ["rocket"]),
+        ("赤い", ["8D64", "3044"]),
+        ("👩\u200d🚀", ["woman", "rocket"]),
+        ("🇫🇮", ["letter f", "letter i"]),
+        ("🛒\ufe0f", ["shopping trolley"]),
+        ("🤯", ["shocked face with…"]),
+    ],
+)
+def test_what_has_no_letter_is_framed_with_its_name_or_number(text: str, told: list[str]) -> None:
+    pieces = [(each, known) for each, known in LETTERS._pieces(_shaped(text, text)) if not known]
+    assert [_in_frame(character) for character, _ in pieces] == told
     framed = Image.new("RGB", (600, 40), "white")
     draw, x = ImageDraw.Draw(framed), 4.0
-    for (character, _), number in zip(pieces, numbers, strict=True):
-        assert f"{ord(character):04X}" == number
+    for character, _ in pieces:
         LETTERS._frame(draw, (x, 4), character, INK)
         x += LETTERS._width(character, False)
     assert (drawn(text) == np.asarray(framed.convert("L"))).all()
     missing = _font(16).getmask("\uffff")
     assert LETTERS.width(text) != missing.size[0] * len(text)
+
+
+def test_the_widest_frame_fits_a_label() -> None:
+    emoji = [chr(n) for n in range(0x1F000, 0x1FB00) if not _has(chr(n))]
+    assert max(LETTERS.width(each) for each in emoji) <= 132  # see grid()
+    assert max(len(_in_frame(each)) for each in emoji) == 18
 
 
 def test_text_from_right_to_left_is_turned_joined_and_mirrored() -> None:

@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from t2i_xattn.errors import UserError
+from t2i_xattn.models.vocabulary import UnknownWord
 from t2i_xattn.showing.captions import captioned_sheet
 from t2i_xattn.showing.colours import common_scale, is_nearly_flat, placed, stretched
 from t2i_xattn.showing.comparison import boxed, comparison, pair_sheet, paired
@@ -157,7 +158,7 @@ class TestContactSheet:
             heats,
             prompt="a red circle, left of a blue one, " * 9,
             quiet=heats * 5,
-            unknown=words,
+            unknown=[UnknownWord(each, ("beer", "pear")) for each in words],
         )
         pixels = np.asarray(sheet)
         edges = pixels[:4], pixels[-4:], pixels[:, :4], pixels[:, -4:]
@@ -197,11 +198,16 @@ class TestContactSheet:
         picture, heat = Image.new("RGB", (64, 64), GREY), spot(64, 64, 9, 9, "Bear")
         plain, told = (
             contact_sheet(picture, [heat]),
-            contact_sheet(picture, [heat], unknown=["bear"]),
+            contact_sheet(picture, [heat], unknown=[UnknownWord("bear", ())]),
         )
         red = np.asarray(told).astype(int)
         assert told.height > plain.height + 30  # on top, and under the map
         assert ((red == (170, 30, 20)).all(axis=2)).sum() > 50
+
+    def test_emoji_are_told(self) -> None:
+        picture, heat = Image.new("RGB", (64, 64), GREY), spot(64, 64, 9, 9)
+        heights = [contact_sheet(picture, [heat], text).height for text in ("red", "red 🦊")]
+        assert heights[1] > heights[0]
 
     def test_for_print_all_is_larger(self) -> None:
         picture, heat = Image.new("RGB", (64, 64), GREY), spot(64, 64, 9, 9)
@@ -257,6 +263,24 @@ def test_texts_of_boxes_do_not_lie_over_each_other() -> None:
         for boxes in ([("cat", box)], [("cat", box), ("dog", box)])
     ]
     assert count[1] > count[0] + 200
+
+
+def red_letters(sheet: Image.Image) -> int:
+    """How many pixels have the colour of warnings."""
+    return int((np.asarray(sheet).astype(int) == (170, 30, 20)).all(axis=2).sum())
+
+
+def test_comparisons_name_words_that_were_never_taught() -> None:
+    picture, heat = Image.new("RGB", (64, 64), GREY), spot(64, 64, 9, 9, "bear")
+    pair = ((picture, picture), [(heat, heat)], ("one", "other"))
+    for sheet in (
+        lambda **more: comparison(picture, picture, ("a bear", "a bear"), edit="bear × 2", **more),
+        lambda **more: pair_sheet(*pair, **more),
+    ):
+        named = sheet(unknown=[UnknownWord("bear", ())])
+        nearest = sheet(unknown=[UnknownWord("bear", ("pear", "beard", "bearing"))])
+        assert red_letters(sheet()) == 0
+        assert 50 < red_letters(named) < red_letters(nearest)
 
 
 class TestPairs:

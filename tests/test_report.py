@@ -217,6 +217,15 @@ def test_words_without_a_map_are_told() -> None:
     assert {each["why"] for each in found["beyond"]} == {"beyond the window of the text encoder"}
 
 
+def test_emoji_have_no_map_and_the_page_says_so(plain: tuple[Trace, Image.Image]) -> None:
+    trace, image = plain
+    report = tx.report(with_prompt(trace, "red 🦊 🦊 © circle, café"), image)
+    assert branch_of(report)["symbols"] == ["🦊", "©"]
+    assert "Emoji and symbols have no map of their own: 🦊 ©" in report.html
+    assert branch_of(tx.report(trace, image))["symbols"] == []
+    assert "Emoji and symbols" not in tx.report(trace, image).html
+
+
 def test_shares_of_the_trace(plain: tuple[Trace, Image.Image]) -> None:
     trace, image = plain
     shares = branch_of(tx.report(trace, image))["shares"]
@@ -372,6 +381,34 @@ def cut_off() -> Trace:
     with pytest.raises(KeyboardInterrupt), tx.record(pipe) as trace:
         pipe(PROMPT, num_inference_steps=4, callback_on_step_end=stop)
     return trace
+
+
+def test_a_run_that_was_broken_off_says_so_in_words(tmp_path: Path) -> None:
+    """Whatever the number of its calls: with guidance in calls of its own there are two a step."""
+    trace = cut_off()
+    assert trace.settings["broken_off"] == "KeyboardInterrupt"
+    trace.save(tmp_path / "trace.safetensors")
+    trace = Trace.load(tmp_path / "trace.safetensors")
+    picture = Image.new("RGB", (64, 64))
+    with pytest.raises(UserError, match=r"broken off by 'KeyboardInterrupt' after 2 of 4 steps, "):
+        tx.report(trace, picture)
+    trace.settings["calls"] = 7
+    with pytest.raises(UserError, match=r"by 'KeyboardInterrupt' after 7 calls of the denoiser, "):
+        tx.report(trace, picture)
+
+
+def test_an_error_after_the_run_breaks_nothing_off() -> None:
+    pipe = make_pipeline()
+    images = []
+
+    def paint_and_fail() -> None:
+        images.extend(pipe(PROMPT, num_inference_steps=1).images)
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError), tx.record(pipe) as trace:
+        paint_and_fail()
+    assert "broken_off" not in trace.settings
+    assert tx.report(trace, images[0]).pictures[0].size == (64, 64)
 
 
 def test_mistakes_are_told_in_one_sentence(

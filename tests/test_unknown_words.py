@@ -8,12 +8,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import t2i_xattn as tx
 from command_line import run
 from conftest import make_pipeline
 from lab.training.sources import descriptions, drawn_scenes, source_named
 from lab.training.vocabulary import vocabulary_as_json
 from t2i_xattn.models.default import WORLD, load_default
-from t2i_xattn.models.vocabulary import VOCABULARY, Vocabulary, vocabulary_of, vocabulary_of_model
+from t2i_xattn.models.vocabulary import (
+    LISTED,
+    VOCABULARY,
+    Vocabulary,
+    never_taught,
+    vocabulary_of,
+    vocabulary_of_model,
+)
 
 _found = vocabulary_of_model(WORLD)
 assert _found is not None
@@ -97,7 +105,8 @@ def box(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_every_command_tells_them(tmp_path: Path) -> None:
     prompt = "a white rabbit left of a brown bear"
     options = ["--steps", 1, "--size", 64, "--json"]
-    expected = [{"word": "bear", "nearest": list(KNOWN.unknown("bear")[0].nearest)}]
+    near = KNOWN.unknown("bear")[0].nearest
+    expected = [{"word": "bear", "nearest": list(near)}]
     for command in ("generate", "inspect", "explain", "edit"):
         more = ["--weight", "bear=2"] if command == "edit" else ["--guidance", 1]
         out = tmp_path / command
@@ -112,6 +121,10 @@ def test_every_command_tells_them(tmp_path: Path) -> None:
     assert table["unknown_words"] == expected
     table = json.loads((tmp_path / "explain" / "explanation.json").read_text("utf-8"))
     assert table["unknown_words"] == expected
+    for command in ("inspect", "explain"):
+        page = (tmp_path / command / "report.html").read_text("utf-8")
+        assert f"in their place: bear (spelled alike: {' or '.join(near)})" in page
+        assert LISTED in page
     # A saved trace says which model it is of.
     trace = tmp_path / "inspect" / "trace.safetensors"
     code, printed, _ = run("inspect", "--trace", trace, "--json", "--out", tmp_path / "later")
@@ -133,6 +146,67 @@ def test_a_batch_has_them_in_its_index(tmp_path: Path) -> None:
     assert "1 of them with words that the model was never taught" in printed
     table = parquet.read_table(tmp_path / "many" / "index.parquet")
     assert table["unknown_words"].to_pylist() == [[], ["bear", "horse"]]
+
+
+def test_what_pictures_and_pages_say() -> None:
+    unknown = KNOWN.unknown("an xylophone and a rabit")
+    told = never_taught(unknown)
+    assert "in their place: xylophone, rabit (spelled alike: rabbit" in told
+    assert Path(LISTED).parts == VOCABULARY.parts[-4:]
+
+
+def test_a_report_marks_them_and_names_the_nearest() -> None:
+    pipe = make_pipeline()
+    pipe.register_to_config(_name_or_path=str(WORLD))
+    with tx.record(pipe, branches=["conditional", "unconditional"]) as trace:
+        (image,) = pipe("a Bear <b>b</b>", negative_prompt="horse", num_inference_steps=1).images
+    found = tx.report(trace, image)
+    (run,) = found.data["runs"]
+    assert [each["word"] for each in run["unknown_words"]] == ["Bear", "b", "horse"]
+    marked = [[w["text"] for w in of["words"] if w["unknown"]] for of in run["branches"]]
+    assert marked == [["Bear", "b", "b", "b"], ["horse"]]
+    assert found.html.count('class="word unknown"') == 5
+    assert "in their place: Bear (spelled alike:" in found.html
+    # Of another model it is not known which words it knows.
+    trace.settings["model"] = "elsewhere"
+    found = tx.report(trace, image)
+    assert found.data["runs"][0]["unknown_words"] is None
+    assert 'class="word unknown"' not in found.html
+    assert "Never taught" not in found.html.partition("<script")[0]
+
+
+def test_the_app_names_them(tmp_path: Path) -> None:
+    pytest.importorskip("gradio", reason="no Gradio: pip install '.[app]'")
+    from t2i_xattn.app.downloads import write_changed, write_explained, write_painted
+    from t2i_xattn.app.explanation import explanation_table
+    from t2i_xattn.app.form import Source, edit_of
+    from t2i_xattn.app.handlers import Handlers
+    from t2i_xattn.app.studio import Studio
+    from t2i_xattn.asking.request import Request
+
+    pipe = make_pipeline()
+    pipe.register_to_config(_name_or_path=str(WORLD))
+    pipe.set_progress_bar_config(disable=True)
+    studio = Studio(pipe)
+    request = Request("a red bear", steps=1, size=(64, 64), guidance=1)
+    painted = studio.paint(request)
+    told = "in their place: bear (spelled alike:"
+    _, page, *_ = Handlers(studio, tmp_path / "runs")._shown(painted, "s", "the picture")
+    assert told in page
+    assert page.count("word unknown") == 1
+    source = Source(request, ("a", "red", "bear"))
+    changed = studio.edit(edit_of(source, {}, {"bear": "horse"}, ""))
+    assert changed.unknown is not None
+    assert [each.word for each in changed.unknown] == ["bear", "horse"]
+    explained = studio.explain(source)
+    assert told in explanation_table(explained.found, explained.unknown)
+    for number, (write, made) in enumerate(
+        ((write_painted, painted), (write_changed, changed), (write_explained, explained))
+    ):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        table = json.loads(write(folder, made)[-1].read_text("utf-8"))  # type: ignore[operator]
+        assert table["unknown_words"][0]["word"] == "bear"
 
 
 @pytest.mark.slow

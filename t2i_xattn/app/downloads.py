@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from t2i_xattn.models.vocabulary import as_json
 from t2i_xattn.provenance.png import save_png
 from t2i_xattn.provenance.repeating import REPEATED, arguments_of
 from t2i_xattn.traces.word_reports import word_reports
@@ -23,7 +24,11 @@ def write_painted(folder: Path, painted: Painted) -> list[Path]:
     save_png(painted.image, picture, painted.made)
     painted.trace.save(trace)
     reports = [asdict(each) for each in word_reports(painted.maps)]
-    table = {"prompt": painted.source.request.prompt, "words": reports}
+    table = {
+        "prompt": painted.source.request.prompt,
+        "words": reports,
+        "unknown_words": as_json(painted.unknown),
+    }
     return [picture, trace, _write_json(folder / "words.json", table, painted.made)]
 
 
@@ -35,7 +40,12 @@ def write_changed(folder: Path, changed: Changed) -> list[Path]:
     save_png(edited.after, after, changed.made)
     sides = (("before", edited.maps_before), ("after", edited.maps_after))
     words = {name: [asdict(each) for each in word_reports(maps)] for name, maps in sides}
-    table = {"prompt": asked.request.prompt, "target": asked.target, "words": words}
+    table = {
+        "prompt": asked.request.prompt,
+        "target": asked.target,
+        "words": words,
+        "unknown_words": as_json(changed.unknown),
+    }
     return [before, after, _write_json(folder / "change.json", table, changed.made)]
 
 
@@ -43,7 +53,7 @@ def write_explained(folder: Path, explained: Explained) -> list[Path]:
     """Writes `picture.png` and `explanation.json`."""
     picture = folder / "picture.png"
     save_png(explained.found.pictures[0].image, picture, explained.made)
-    table = explained.found.as_json()
+    table = explained.found.as_json() | {"unknown_words": as_json(explained.unknown)}
     return [picture, _write_json(folder / "explanation.json", table, explained.made)]
 
 

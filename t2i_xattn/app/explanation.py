@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from t2i_xattn.app.lit import lit_maps, picture_uri, rendered
-from t2i_xattn.commands.explain import NOTHING
+from t2i_xattn.asking.explained import NOTHING
+from t2i_xattn.models.vocabulary import UnknownWord, never_taught
 
 if TYPE_CHECKING:
     from t2i_xattn.explaining.explanation import Explanation
 
 
-def explanation_table(found: Explanation) -> str:
-    """The table of an explanation's first picture."""
+def explanation_table(found: Explanation, unknown: Sequence[UnknownWord] | None = None) -> str:
+    """The table of an explanation's first picture, over which the words stand that the model was
+    never taught."""
     picture = found.pictures[0]
     # Effects begin near 0, where attention does not.
     effects = lit_maps([found.effect(each.word) for each in found.words], curve=1)
@@ -36,4 +39,5 @@ def explanation_table(found: Explanation) -> str:
         size=picture.image.size,
         ways=list(found.words[0].sizes) if found.words else [],
         rows=rows,
+        never=never_taught(unknown) if unknown else "",
     )

@@ -118,10 +118,11 @@ class Handlers:
         asked, session = edit_of(source, weights, others, boxes), _session(request)
         changed = self.studio.edit(asked, session, _bar(progress, "changing"))
         edited, texts = changed.edited, changed.words
-        before = lit_picture(
-            edited.before, asked.request.prompt, texts[0], edited.maps_before, "Before"
+        sides = (
+            (edited.before, asked.request.prompt, texts[0], edited.maps_before, "Before"),
+            (edited.after, asked.target, texts[1], edited.maps_after, "After"),
         )
-        after = lit_picture(edited.after, asked.target, texts[1], edited.maps_after, "After")
+        before, after = (lit_picture(*side, unknown=changed.unknown) for side in sides)
         files = write_changed(self._folder(session, "change"), changed)
         return before, after, *_downloads(files, changed.made)
 
@@ -137,7 +138,8 @@ class Handlers:
         bar = _bar(progress, "asking what each word does")
         explained = self.studio.explain(source, session, bar)
         files = write_explained(self._folder(session, "explain"), explained)
-        return explanation_table(explained.found), *_downloads(files, explained.made)
+        table = explanation_table(explained.found, explained.unknown)
+        return table, *_downloads(files, explained.made)
 
     def stop(self, request: gr.Request) -> None:
         """Stops what the session has running."""
@@ -150,7 +152,15 @@ class Handlers:
 
     def _shown(self, painted: Painted, session: str, caption: str) -> tuple[Any, ...]:
         prompt = painted.source.request.prompt
-        page = lit_picture(painted.image, prompt, painted.words, painted.maps, caption, draws=True)
+        page = lit_picture(
+            painted.image,
+            prompt,
+            painted.words,
+            painted.maps,
+            caption,
+            draws=True,
+            unknown=painted.unknown,
+        )
         files = write_painted(self._folder(session, "picture"), painted)
         return painted.source, page, *_downloads(files, painted.made)
 

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from t2i_xattn.models.vocabulary import UnknownWord, never_taught
+
 if TYPE_CHECKING:
     from t2i_xattn.prompts.words import Word
     from t2i_xattn.traces.heat_map import HeatMap
@@ -70,6 +72,7 @@ def lit_picture(
     maps: Sequence[HeatMap],
     caption: str,
     draws: bool = False,
+    unknown: Sequence[UnknownWord] | None = None,
 ) -> str:
     """The picture with its prompt below; a word that is hovered over, tapped or focused lights
     where it acted.
@@ -81,7 +84,10 @@ def lit_picture(
         maps: of some of them, by the word as typed.
         caption: what the picture is.
         draws: whether boxes can be drawn on it.
+        unknown: words that the model was never taught, which are marked and named; None where that
+            is not known.
     """
+    folded = {each.word.casefold() for each in unknown or ()}
     numbers = {each.word.casefold(): number for number, each in enumerate(maps)}
     pieces: list[tuple[str, int | None]] = []
     end = 0
@@ -101,6 +107,8 @@ def lit_picture(
         maps=lit_maps(maps),
         caption=caption,
         draws=draws,
+        unknown={each.text for each in words if each.text.casefold() in folded},
+        never=never_taught(unknown) if unknown else "",
     )
 
 

@@ -47,15 +47,13 @@ def served(studio: Studio, host: str = "127.0.0.1", port: int | None = None) -> 
     """
     with tempfile.TemporaryDirectory(prefix="t2i-xattn-app-") as folder, _own_settings(folder):
         check_installed()
-        import gradio
-
         from t2i_xattn.app.handlers import Handlers
         from t2i_xattn.app.layout import page
+        from t2i_xattn.app.theme import DARK, readable_theme
 
         port = free_port(host, port)
         blocks = page(Handlers(studio, Path(folder) / "runs"))
         blocks.queue(max_size=studio.bounds.queue, default_concurrency_limit=1, api_open=False)
-        plain = ["system-ui", "sans-serif"], ["ui-monospace", "monospace"]
         _, address, _ = blocks.launch(
             server_name=host,
             server_port=port,
@@ -73,8 +71,9 @@ def served(studio: Studio, host: str = "127.0.0.1", port: int | None = None) -> 
             allowed_paths=[],
             max_file_size=studio.bounds.upload,
             state_session_capacity=100,
-            theme=gradio.themes.Base(font=plain[0], font_mono=plain[1]),
-            app_kwargs=_app(host),
+            theme=readable_theme(),
+            css=DARK,
+            app_kwargs=_app(host, studio.bounds.queue),
         )
         try:
             yield address
@@ -122,13 +121,15 @@ def free_port(host: str, port: int | None) -> int:
     )
 
 
-def _app(host: str) -> dict[str, Any]:
-    """Of the server: no pages of its interface, the policy, and on this machine alone no names
-    that lead here from elsewhere (DNS rebinding)."""
+def _app(host: str, queue: int) -> dict[str, Any]:
+    """Of the server: no pages of its interface, the policy, a sentence where the queue is full, and
+    on this machine alone no names that lead here from elsewhere (DNS rebinding)."""
     from starlette.middleware import Middleware
     from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-    layers = [Middleware(_Policy)]
+    from t2i_xattn.app.full_queue import FullQueue
+
+    layers = [Middleware(_Policy), Middleware(FullQueue, most=queue)]
     if host in LOCAL:
         layers.append(Middleware(TrustedHostMiddleware, allowed_hosts=list(LOCAL)))
     return {"docs_url": None, "redoc_url": None, "openapi_url": None, "middleware": layers}

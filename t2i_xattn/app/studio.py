@@ -13,13 +13,14 @@ from t2i_xattn.app.bounds import Bounds
 from t2i_xattn.app.form import Source
 from t2i_xattn.app.stopping import stoppable
 from t2i_xattn.asking.edit_request import EditRequest
+from t2i_xattn.asking.edited import WALK, Edited, paint_edited
+from t2i_xattn.asking.explained import Asked, explained
 from t2i_xattn.asking.painting import painted
 from t2i_xattn.asking.recording import recorded, with_negative
 from t2i_xattn.asking.request import Request, paint, tokenizer_of
-from t2i_xattn.commands.edit import WALK, Edited, paint_edited
-from t2i_xattn.commands.explain import Asked, explained
 from t2i_xattn.conditioning.within import words_read
 from t2i_xattn.errors import UserError
+from t2i_xattn.models.vocabulary import UnknownWord, vocabulary_of
 from t2i_xattn.pictures import fitted, read_picture
 from t2i_xattn.prompts.words import Word
 from t2i_xattn.provenance.made import Made
@@ -47,6 +48,7 @@ class Painted:
         maps: one a word, each word once.
         trace: of the run.
         made: how, as files say it.
+        unknown: words of its prompts that the model was never taught; None where that is not known.
     """
 
     source: Source
@@ -55,6 +57,7 @@ class Painted:
     maps: list[HeatMap]
     trace: Trace
     made: Made
+    unknown: tuple[UnknownWord, ...] | None
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,7 @@ class Changed:
     edited: Edited
     words: tuple[tuple[Word, ...], tuple[Word, ...]]
     made: Made
+    unknown: tuple[UnknownWord, ...] | None
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,7 @@ class Explained:
     request: Request
     found: Explanation
     made: Made
+    unknown: tuple[UnknownWord, ...] | None
 
 
 class Studio:
@@ -120,7 +125,7 @@ class Studio:
             with recorded(self.pipe, WALK, with_negative(self.pipe, request)) as trace:
                 (image,) = paint(self.pipe, request)
             made = self._made("inspect", request, image, walk=WALK)
-            return _painted(request, image, trace, made, None)
+            return self._painted(request, image, trace, made, None)
 
     def read(self, path: Path, request: Request, session: str = "", told: Told = None) -> Painted:
         """A picture of one's own, taken back to its noise and painted from it again, recorded.
@@ -154,7 +159,7 @@ class Studio:
             with recorded(self.pipe, WALK) as trace:
                 (image,) = painted(self.pipe, **inversion.arguments())
             made = self._made("app", request, image, picture=path.name)
-            return _painted(request, image, trace, made, picture)
+            return self._painted(request, image, trace, made, picture)
 
     def edit(self, asked: EditRequest, session: str = "", told: Told = None) -> Changed:
         """A picture before and after a change, from the same noise.
@@ -177,7 +182,8 @@ class Studio:
             tokenizer = tokenizer_of(self.pipe)
             texts = (asked.request.prompt, asked.target)
             before, after = (words_read(self.pipe, tokenizer, text) for text in texts)
-            return Changed(asked, edited, (before, after), made)
+            unknown = self._unknown(*texts, asked.request.negative)
+            return Changed(asked, edited, (before, after), made, unknown)
 
     def explain(self, source: Source | None, session: str = "", told: Told = None) -> Explained:
         """What each word of a painted picture's prompt does.
@@ -198,7 +204,8 @@ class Studio:
             request.check_against(self.pipe)
             found = explained(self.pipe, request, asked, WALK)
             made = self._made("explain", request, found.pictures[0].image, walk=WALK)
-            return Explained(request, found, made)
+            unknown = self._unknown(request.prompt, request.negative)
+            return Explained(request, found, made, unknown)
 
     def stop(self, session: str) -> None:
         """Stops what a session has running, if anything."""
@@ -231,12 +238,21 @@ class Studio:
         told = {name: value for name, value in options.items() if value is not None}
         return Made.by(self.pipe, command, told, image.size)
 
+    def _unknown(self, *texts: str | None) -> tuple[UnknownWord, ...] | None:
+        vocabulary = vocabulary_of(self.pipe)
+        return None if vocabulary is None else vocabulary.unknown(*texts)
 
-def _painted(
-    request: Request, image: Image.Image, trace: Trace, made: Made, picture: Image.Image | None
-) -> Painted:
-    trace.settings["made"] = made.as_dict()
-    maps = heatmaps(trace)
-    words = tuple(each for each in trace.words if each.source == "prompt" and each.columns)
-    source = Source(replace(request, words=()), tuple(each.word for each in maps), picture)
-    return Painted(source, image, words, maps, trace, made)
+    def _painted(
+        self,
+        request: Request,
+        image: Image.Image,
+        trace: Trace,
+        made: Made,
+        picture: Image.Image | None,
+    ) -> Painted:
+        trace.settings["made"] = made.as_dict()
+        maps = heatmaps(trace)
+        words = tuple(each for each in trace.words if each.source == "prompt" and each.columns)
+        source = Source(replace(request, words=()), tuple(each.word for each in maps), picture)
+        unknown = self._unknown(request.prompt, request.negative)
+        return Painted(source, image, words, maps, trace, made, unknown)

@@ -17,6 +17,7 @@ from t2i_xattn.commands.film import film_command
 from t2i_xattn.commands.generate import generate_command
 from t2i_xattn.commands.group import OneSentenceGroup
 from t2i_xattn.commands.inspect import inspect_command
+from t2i_xattn.commands.report import report_command
 from t2i_xattn.commands.serve import app_command
 from t2i_xattn.commands.steps import steps_command
 from t2i_xattn.commands.tokens import tokens_command
@@ -33,6 +34,7 @@ app.command("explain")(explain_command)
 app.command("steps")(steps_command)
 app.command("edit")(edit_command)
 app.command("film")(film_command)
+app.command("report")(report_command)
 app.command("batch")(batch_command)
 app.command("tokens")(tokens_command)
 app.command("again")(again_command)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
-from dataclasses import dataclass
 from dataclasses import replace as replace_fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,12 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from t2i_xattn.asking.edit_request import EditRequest, parse_boxes, parse_regions, parse_weights
-from t2i_xattn.asking.edits import edits_of
+from t2i_xattn.asking.edited import Edited, paint_edited
 from t2i_xattn.asking.limits import check_edit_limits
-from t2i_xattn.asking.painting import painted
 from t2i_xattn.asking.parsing import parse_list, parse_pairs, parse_size
-from t2i_xattn.asking.recording import recorded
-from t2i_xattn.asking.request import Request, paint
+from t2i_xattn.asking.request import Request
 from t2i_xattn.commands import options
 from t2i_xattn.commands.config import Config
 from t2i_xattn.commands.json_output import Json, print_json
@@ -27,15 +23,12 @@ from t2i_xattn.models.vocabulary import as_json as unknown_as_json
 from t2i_xattn.prompts.function_words import is_function_word
 from t2i_xattn.provenance.made import Made
 from t2i_xattn.provenance.png import save_png
-from t2i_xattn.traces.word_reports import heatmaps
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from t2i_xattn.traces.heat_map import HeatMap
+    from t2i_xattn.showing.report.report import Report
 
-WALK = 1
-"""As `inspect` has it, so that both show the same maps."""
 
 FILES = ("edit", "before", "after", "words-before", "words-after", "words-both")
 """What is written, as PNG files."""
@@ -120,9 +113,11 @@ def edit_command(
             texts,
             edit=asked.told,
             boxes=[*asked.boxes.items(), *asked.regions.items()],
+            unknown=unknown or (),
             dpi=dpi,
         )
         save_png(both, folder / "edit.png", made, dpi=dpi)
+        edited_page(edited, asked.told, made).save(folder / "report.html")
         named = [
             [heat for heat in maps if not is_function_word(heat.word)] or maps
             for maps in (edited.maps_before, edited.maps_after)
@@ -132,20 +127,21 @@ def edit_command(
             paired(named[0], named[1], asked.replace),
             (f"before: {texts[0]}", f"after: {texts[1]}"),
             scale=scale,
+            unknown=unknown or (),
             dpi=dpi,
         )
         save_png(sheet, folder / "words-both.png", made, dpi=dpi)
-        never = [each.word for each in unknown or ()]
         for name, picture, maps, shown, text in (
             ("before", edited.before, edited.maps_before, named[0], texts[0]),
             ("after", edited.after, edited.maps_after, named[1], texts[1]),
         ):
             quiet = [heat for heat in maps if heat not in shown]
             sheet = contact_sheet(
-                picture, shown, text, scale=scale, quiet=quiet, unknown=never, dpi=dpi
+                picture, shown, text, scale=scale, quiet=quiet, unknown=unknown or (), dpi=dpi
             )
             save_png(sheet, folder / f"words-{name}.png", made, dpi=dpi)
     files = {name: out / f"{name}.png" for name in FILES}
+    files["report"] = out / "report.html"
     if as_json:
         by_name = {name.replace("-", "_"): file for name, file in files.items()}
         told = {"target": asked.target, **by_name, "unknown_words": unknown_as_json(unknown)}
@@ -153,6 +149,23 @@ def edit_command(
         return
     for file in files.values():
         typer.echo(file)
+
+
+def edited_page(edited: Edited, told: str, made: Made) -> Report:
+    """The page to hover over, before and after beside each other on one scale.
+
+    Args:
+        edited: both runs.
+        told: what was done.
+        made: how, which the page says of both.
+    """
+    from t2i_xattn.showing.report.report import report
+
+    for trace in edited.traces:
+        trace.settings["made"] = made.as_dict()
+    before, after = edited.traces
+    then = report(after, edited.after, name=f"after: {told}")
+    return report(before, edited.before, name="before", against=then)
 
 
 def with_fitted_picture(pipe: Any, asked: EditRequest) -> EditRequest:
@@ -170,82 +183,6 @@ def with_fitted_picture(pipe: Any, asked: EditRequest) -> EditRequest:
         was, now = (f"{each.width} × {each.height}" for each in (asked.image, picture))
         typer.echo(f"t2i-xattn: the picture of {was} pixels is edited at {now}", err=True)
     return replace_fields(asked, image=picture)
-
-
-@dataclass(frozen=True)
-class Edited:
-    """The pictures before and after, and the maps of their words."""
-
-    before: Image.Image
-    after: Image.Image
-    maps_before: list[HeatMap]
-    maps_after: list[HeatMap]
-
-
-def paint_edited(pipe: Any, asked: EditRequest) -> Edited:
-    """The picture before the edit and after it, from the same noise.
-
-    Raises:
-        UserError: the picture that is to be edited has a size that the model cannot take.
-    """
-    from t2i_xattn.editing.edit import edit
-    from t2i_xattn.guidance.guide import guide
-    from t2i_xattn.losses import AttendAndExcite, GuidanceLoss, Layout
-
-    if asked.boxes or asked.attend:
-        losses: list[GuidanceLoss] = []
-        if asked.boxes:
-            losses.append(Layout(asked.boxes))
-        if asked.attend:
-            losses.append(AttendAndExcite(list(asked.attend)))
-        with recorded(pipe, WALK) as plain:
-            (before,) = paint(pipe, asked.request)
-        edits = edits_of(asked, images=None)
-        with ExitStack() as stack:
-            stack.enter_context(guide(pipe, *losses))
-            if edits:
-                stack.enter_context(edit(pipe, *edits))
-            trace = stack.enter_context(recorded(pipe, WALK))
-            (after,) = paint(pipe, asked.request)
-        return Edited(before, after, heatmaps(plain), heatmaps(trace))
-
-    arguments = _two_rows(pipe, asked)
-    with edit(pipe, *edits_of(asked, images=[1])), recorded(pipe, WALK) as trace:
-        before, after = painted(pipe, **arguments)
-    return Edited(before, after, heatmaps(trace, 0), heatmaps(trace, 1))
-
-
-def _two_rows(pipe: Any, asked: EditRequest) -> dict[str, Any]:
-    """Arguments for a run of the prompt and its target in one batch, from the same noise."""
-    import torch
-
-    from t2i_xattn.inversion.flow import guidance_of
-
-    request = asked.request
-    prompts = [request.prompt, asked.target]
-    if asked.image is not None:
-        from t2i_xattn.inversion import invert
-
-        inversion = invert(
-            pipe,
-            asked.image,
-            request.prompt,
-            num_inference_steps=request.steps,
-            guidance_scale=request.guidance,
-            negative_prompt=request.negative or "",
-            max_pixels=None,  # fitted, or of a --size within the limits
-        )
-        return inversion.arguments(prompts)
-    width, height = request.size or (None, None)
-    return {
-        "prompt": prompts,
-        "width": width,
-        "height": height,
-        "num_inference_steps": request.steps,
-        guidance_of(pipe).argument: request.guidance,
-        "negative_prompt": None if request.negative is None else [request.negative] * 2,
-        "generator": [torch.Generator().manual_seed(request.seed) for _ in prompts],
-    }
 
 
 def _read(path: Path, no_limits: bool) -> Image.Image:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from t2i_xattn.asking.explained import NOTHING, Asked, explained
 from t2i_xattn.asking.limits import check_limits, check_phrases
 from t2i_xattn.asking.parsing import parse_list, parse_pairs, parse_size
-from t2i_xattn.asking.request import Request, check_text, settings_of, tokenizer_of
+from t2i_xattn.asking.request import Request, check_text
 from t2i_xattn.commands import options
 from t2i_xattn.commands.config import Config
 from t2i_xattn.commands.json_output import Json, print_json
@@ -21,46 +21,11 @@ from t2i_xattn.commands.output import output_folder
 from t2i_xattn.commands.unknown_words import told_unknown
 from t2i_xattn.models.vocabulary import UnknownWord
 from t2i_xattn.models.vocabulary import as_json as unknown_as_json
-from t2i_xattn.prompts.words import find_phrase
 from t2i_xattn.provenance.made import Made
 from t2i_xattn.provenance.png import save_png
 
 if TYPE_CHECKING:
     from t2i_xattn.explaining.explanation import Explanation
-
-NOTHING = "-"
-"""What is written in a word's place to leave it out."""
-
-
-@dataclass(frozen=True)
-class Asked:
-    """How words are taken away.
-
-    Attributes:
-        instead: by phrase, what is put in its place; None: nothing.
-        interventions: which, see `explaining.interventions`.
-        placebo: whether there is one.
-        batch: pictures at once.
-    """
-
-    instead: Mapping[str, str | None]
-    interventions: tuple[str, ...]
-    placebo: bool
-    batch: int
-
-    def check(self, pipe: Any, request: Request) -> None:
-        """
-        Raises:
-            UserError: for an intervention that there is none of, or a phrase of `instead` that the
-                prompt does not have or that is not asked about.
-        """
-        from t2i_xattn.conditioning.within import words_read
-        from t2i_xattn.explaining.interventions import check_interventions
-
-        check_interventions(self.interventions)
-        spans = words_read(pipe, tokenizer_of(pipe), request.prompt)
-        for phrase in self.instead:
-            find_phrase(spans, phrase)
 
 
 @options.one_sentence
@@ -139,24 +104,6 @@ def explain_command(
         typer.echo(out / path)
 
 
-def explained(pipe: Any, request: Request, asked: Asked, walk: int) -> Explanation:
-    """The explanation of a request; picture number `n` has the seed `request.seed + n`."""
-    from t2i_xattn.explaining.explain import explain
-
-    return explain(
-        pipe,
-        request.prompt,
-        words=request.words or None,
-        seeds=range(request.seed, request.seed + request.count),
-        interventions=asked.interventions,
-        instead=asked.instead,
-        placebo=asked.placebo,
-        walk=walk,
-        batch=asked.batch,
-        **settings_of(pipe, request),
-    )
-
-
 def _write(
     folder: Path,
     found: Explanation,
@@ -170,7 +117,6 @@ def _write(
     from t2i_xattn.showing.effects import effect_sheet
     from t2i_xattn.showing.report.report import report
 
-    never = [each.word for each in unknown or ()]
     files: dict[str, list[Path]] = {"pictures": [], "sheets": [], "reports": [], "table": []}
     several = len(found.pictures) > 1
     for number, picture in enumerate(found.pictures):
@@ -179,7 +125,7 @@ def _write(
         files["pictures"].append(place / "picture.png")
         files["sheets"].append(place / "effects.png")
         save_png(picture.image, folder / files["pictures"][-1], made, number)
-        sheet = effect_sheet(found, picture, unknown=never, dpi=dpi)
+        sheet = effect_sheet(found, picture, unknown=unknown or (), dpi=dpi)
         save_png(sheet, folder / files["sheets"][-1], made, number, dpi=dpi)
         files["reports"].append(place / "report.html")
         report(found, image=number, words=phrases).save(folder / files["reports"][-1])

@@ -173,7 +173,7 @@ def write_inspection(
         prompt=prompt,
         scale=look.scale,
         quiet=[heat for heat in maps if heat not in named],
-        unknown=[each.word for each in unknown or ()],
+        unknown=unknown or (),
         dpi=look.dpi,
     )
     save_png(sheet, folder / place / "words.png", made, number, dpi=look.dpi)

@@ -21,6 +21,16 @@ def running(pipe: Any) -> FrameType | None:
     return outermost
 
 
+def was_running(pipe: Any, error: BaseException) -> bool:
+    """Whether an error, or an interrupt, came from within a method of a pipeline."""
+    place = error.__traceback__
+    while place is not None:
+        if _owner_of(place.tb_frame) is pipe:
+            return True
+        place = place.tb_next
+    return False
+
+
 def owner_of_call(pipes: list[Any]) -> Any:
     """The pipeline that calls, the innermost if one runs another; None for a loop by hand.
 
@@ -38,10 +48,18 @@ def _methods() -> Iterator[tuple[FrameType, Any]]:
     """The methods that are running in this thread, the innermost first, with their objects."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
-        # Looked at by name first, since asking for `f_locals` copies them.
-        if frame.f_code.co_varnames[:1] == ("self",) and frame.f_code.co_argcount:
-            yield frame, frame.f_locals.get("self")
+        owner = _owner_of(frame)
+        if owner is not None:
+            yield frame, owner
         frame = frame.f_back
+
+
+def _owner_of(frame: FrameType) -> Any:
+    """The object whose method a frame is of; None for a function."""
+    # Looked at by name first, since asking for `f_locals` copies them.
+    if frame.f_code.co_varnames[:1] == ("self",) and frame.f_code.co_argcount:
+        return frame.f_locals.get("self")
+    return None
 
 
 def _pipelines_of_diffusers() -> tuple[type, ...]:

@@ -14,11 +14,14 @@ from typing import Any, NamedTuple
 
 from t2i_xattn.conditioning.syntax import letters_of
 from t2i_xattn.errors import listed
-from t2i_xattn.prompts.words import word_spans
+from t2i_xattn.prompts.words import symbol_places, word_spans
 
 VOCABULARY = Path(__file__).parent / "world" / "vocabulary.json"
 """The words that the model in the box was trained with, by what they say; made by
 `scripts/write_vocabulary.py`."""
+
+LISTED = "t2i_xattn/models/world/vocabulary.json"
+"""The same within the package, for pictures and pages that are sent to somebody."""
 
 _LIKE = 0.7
 """Of 1: how alike two words must be spelled for the one to be named beside the other."""
@@ -93,6 +96,18 @@ def vocabulary_of_model(name: str | Path | None) -> Vocabulary | None:
     return _of_the_world() if in_the_box else None
 
 
+def never_taught(unknown: Sequence[UnknownWord]) -> str:
+    """What pictures and pages say of words that the model in the box was never taught."""
+    told = (
+        f"{each.word} (spelled alike: {' or '.join(each.nearest)})" if each.nearest else each.word
+        for each in unknown
+    )
+    return (
+        f"Never taught to this model, which paints something else in their place: "
+        f"{', '.join(told)}. The words that it knows are listed in {LISTED}."
+    )
+
+
 def as_json(unknown: Sequence[UnknownWord] | None) -> list[dict[str, Any]] | None:
     """Words that are not known as JSON has them; None where that cannot be said."""
     if unknown is None:
@@ -110,11 +125,5 @@ def _of_the_world() -> Vocabulary:
 
 def _words(text: str) -> list[str]:
     """Words, and symbols such as emoji, in the order in which they stand."""
-    spans = word_spans(text)
-    inside = {at for start, stop in spans for at in range(start, stop)}
-    spans += [
-        (at, at + 1)
-        for at, character in enumerate(text)
-        if at not in inside and unicodedata.category(character) == "So"
-    ]
+    spans = word_spans(text) + [(at, at + 1) for at in symbol_places(text)]
     return [text[start:stop] for start, stop in sorted(spans)]

@@ -248,6 +248,16 @@ def word_spans(text: str) -> list[tuple[int, int]]:
     return [match.span() for match in _WORD.finditer("".join(map(_character_class, text)))]
 
 
+def symbol_places(text: str) -> list[int]:
+    """Where emoji and other symbols stand, which are no words and have no columns of their own."""
+    inside = {at for start, stop in word_spans(text) for at in range(start, stop)}
+    return [
+        at
+        for at, character in enumerate(text)
+        if at not in inside and unicodedata.category(character) == "So"
+    ]
+
+
 def _character_class(character: str) -> str:
     if character in _JOINERS:
         return "j"

@@ -192,5 +192,8 @@ def record(
     with run.followed():
         try:
             yield trace
+        except BaseException as error:
+            run.note_error(error)
+            raise
         finally:
             trace.finish()

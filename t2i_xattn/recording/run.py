@@ -17,6 +17,7 @@ from t2i_xattn.denoisers.run import FollowedDenoiser, FollowedRun, Repeated, Spa
 from t2i_xattn.denoisers.sites import AttentionSite
 from t2i_xattn.errors import UserError
 from t2i_xattn.kernel.cover import Cover
+from t2i_xattn.kernel.owner import was_running
 from t2i_xattn.prompts.concepts import Concept, encoded_concepts
 from t2i_xattn.prompts.encoded import kinds_of
 from t2i_xattn.prompts.roles import CONDITIONAL
@@ -181,6 +182,7 @@ class RecordingRun(FollowedRun):
         super().__init__(pipe, spans, repeated)
         self.keep, self.skip = keep, skip
         self._guidance_scale: float | None = None
+        self._broken_off: str | None = None
         self._arguments: dict[str, Any] = {}
         self._crop: tuple[int, ...] | None = None
         self._cropping: Cover | None = None
@@ -276,6 +278,12 @@ class RecordingRun(FollowedRun):
         guided = UNCONDITIONAL in layout.rows
         self._guidance_scale = getattr(self.pipe, "guidance_scale", None) if guided else None
 
+    def note_error(self, error: BaseException) -> None:
+        """Remembers that the run was broken off, if the error came from within it and not from
+        what the user did after it."""
+        if was_running(self.pipe, error):
+            self._broken_off = type(error).__name__
+
     def read(self) -> RecordedRun:
         """What has been recorded so far.
 
@@ -326,7 +334,9 @@ class RecordingRun(FollowedRun):
 
     def _settings(self) -> dict[str, Any]:
         stores = [each.store for each in self.denoisers if not each.beside]
+        broken_off = {} if self._broken_off is None else {"broken_off": self._broken_off}
         return {
+            **broken_off,
             "calls": sum(each.calls for each in stores),
             "timesteps": [_numbers(one) for each in stores for one in each.timesteps],
             "guidance_scale": self._guidance_scale,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageDraw
 
+from t2i_xattn.models.vocabulary import UnknownWord
 from t2i_xattn.showing.colours import Scale, Scaling, coloured, common_scale, is_nearly_flat
 from t2i_xattn.showing.grid import (
     INK,
@@ -23,7 +24,7 @@ from t2i_xattn.showing.grid import (
 from t2i_xattn.showing.legend import legend
 from t2i_xattn.showing.percent import percent, percent_range
 from t2i_xattn.showing.render import overlay
-from t2i_xattn.showing.sheet import locked_scale, side_of
+from t2i_xattn.showing.sheet import heading, locked_scale, side_of
 
 if TYPE_CHECKING:
     from t2i_xattn.traces.heat_map import HeatMap
@@ -38,6 +39,7 @@ def comparison(
     *,
     edit: str = "",
     boxes: Sequence[tuple[str, Box]] = (),
+    unknown: Sequence[UnknownWord] = (),
     dpi: int = SCREEN,
 ) -> Image.Image:
     """Two pictures side by side, and where they differ.
@@ -49,6 +51,7 @@ def comparison(
             brightest where it is half of the range or more.
         edit: what was done, written on top.
         boxes: that it was done in, drawn over the picture after, each with its text.
+        unknown: words of either prompt that the model was never taught, see `contact_sheet`.
         dpi: dots per inch, see `contact_sheet`.
 
     Returns:
@@ -67,8 +70,7 @@ def comparison(
         Cell(tile, [(name, measures.text, INK), (text, measures.small_text, PALE_INK)])
         for tile, name, text in zip(tiles, names, texts, strict=True)
     ]
-    head = [(edit, measures.text, INK)] if edit else []
-    return grid(cells, measures, head, columns=3)
+    return grid(cells, measures, heading(edit, unknown, measures), columns=3)
 
 
 def boxed(
@@ -107,6 +109,7 @@ def pair_sheet(
     alpha: float = 0.7,
     *,
     scale: Scaling = "each",
+    unknown: Sequence[UnknownWord] = (),
     dpi: int = SCREEN,
 ) -> Image.Image:
     """The maps of two runs side by side, each pair of one word with one scale.
@@ -118,6 +121,7 @@ def pair_sheet(
         colormap, alpha: as for `overlay`.
         scale: `"each"`: a word has one scale for both runs, from the lowest place of both by as
             much as their highest; `"all"`: one from 0 to the highest value of all words.
+        unknown: words of either run that the model was never taught, see `contact_sheet`.
         dpi: dots per inch, see `contact_sheet`.
 
     Returns:
@@ -160,7 +164,7 @@ def pair_sheet(
     told = f"{what}The line is half way from a map's lowest place to its highest."
     foot = partial(legend, colormap=colormap, scale=locked, told=told, measures=measures)
     head = [(f"left: {titles[0]}", text, INK), (f"right: {titles[1]}", text, INK)]
-    return grid(cells, measures, head, [foot])
+    return grid(cells, measures, [*head, *heading(None, unknown, measures)], [foot])
 
 
 def paired(

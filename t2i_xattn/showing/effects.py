@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
+from t2i_xattn.models.vocabulary import UnknownWord
 from t2i_xattn.showing.colours import common_scale, is_nearly_flat
 from t2i_xattn.showing.grid import (
     INK,
@@ -39,7 +40,7 @@ def effect_sheet(
     found: Explanation,
     picture: ExplainedPicture,
     *,
-    unknown: Collection[str] = (),
+    unknown: Sequence[UnknownWord] = (),
     colormap: str = "inferno",
     dpi: int = SCREEN,
 ) -> Image.Image:
@@ -58,7 +59,7 @@ def effect_sheet(
     measures = Measures(dpi)
     text, small, gap = measures.text, measures.small_text, measures.of(4)
     tile = fitted(picture.image, measures.of(side_of(2 * len(found.words))))
-    folded = {word.casefold() for word in unknown}
+    folded = {each.word.casefold() for each in unknown}
     cells = [Cell(tile, [("the picture", text, INK)])]
     effects = {
         each.word: picture.effects[each.word][each.evidence.found_by or next(iter(each.sizes))]

@@ -1,8 +1,9 @@
 """Text in pictures: whatever a prompt is written in, no letter is lost without a word.
 
 The font is DejaVu Sans, which lies beside this file: Latin with all its accents, Greek, Cyrillic,
-Hebrew, Arabic and many symbols. What it does not have (Chinese, Japanese, most emoji) stands as a
-frame with its number in Unicode, such as 1F680 for a rocket.
+Hebrew, Arabic and many symbols. What it does not have stands in a frame: most emoji by their name
+in Unicode, such as "rocket", and letters (Chinese, Japanese) by their number. A font of emoji would
+be as large as this one, and one that is there on some machines only would make other pictures.
 """
 
 from __future__ import annotations
@@ -102,7 +103,7 @@ class Lettering:
     def _width(self, piece: str, known: bool) -> float:
         if known:
             return float(_font(self.size).getlength(piece))
-        return float(self._small().getlength(_number(piece))) + 6
+        return float(self._small().getlength(_in_frame(piece))) + 6
 
     def _small(self) -> Any:
         return _font(max(8, round(self.size * 0.65)))
@@ -110,13 +111,13 @@ class Lettering:
     def _frame(
         self, draw: ImageDraw.ImageDraw, at: tuple[float, float], character: str, colour: Colour
     ) -> None:
-        """A frame around the number of a character that the font does not have."""
+        """A frame around the name or number of a character that the font does not have."""
         x, y = at
         width = self._width(character, False)
         box = (x + 1, y + 1, x + width - 2, y + self.size + 1)
         draw.rectangle(box, outline=colour)
         middle = (x + width / 2 - 0.5, y + 1 + self.size / 2)
-        draw.text(middle, _number(character), font=self._small(), fill=colour, anchor="mm")
+        draw.text(middle, _in_frame(character), font=self._small(), fill=colour, anchor="mm")
 
 
 def _shaped(text: str, whole: str) -> str:
@@ -157,8 +158,16 @@ def _is_unseen(character: str) -> bool:
     return unicodedata.category(character) == "Cf" or "\ufe00" <= character <= "\ufe0f"
 
 
-def _number(character: str) -> str:
-    return f"{ord(character):04X}"
+_LONGEST = 18
+"""Characters of a name in a frame, which is no wider than a label then."""
+
+
+def _in_frame(character: str) -> str:
+    """What stands for a character that the font does not have."""
+    name = unicodedata.name(character, "").lower().removeprefix("regional indicator symbol ")
+    if unicodedata.category(character) != "So" or not name:
+        return f"{ord(character):04X}"
+    return name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1].rstrip()}…"
 
 
 @lru_cache(maxsize=4096)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
 from t2i_xattn.errors import UserError, shown
+from t2i_xattn.models.vocabulary import UnknownWord, never_taught
+from t2i_xattn.prompts.words import symbol_places
 from t2i_xattn.showing.colours import Scale, Scaling, checked_scale, common_scale, is_nearly_flat
 from t2i_xattn.showing.grid import (
     INK,
@@ -47,7 +49,7 @@ def contact_sheet(
     *,
     scale: Scaling | Scale = "each",
     quiet: Sequence[HeatMap] = (),
-    unknown: Collection[str] = (),
+    unknown: Sequence[UnknownWord] = (),
     dpi: int = SCREEN,
 ) -> Image.Image:
     """The picture and the overlays of its words, each labelled, with a colour bar.
@@ -57,13 +59,14 @@ def contact_sheet(
     Args:
         image: the picture.
         heatmaps: the maps of its words, in the order to show them.
-        prompt: written on top, in as many lines as it takes.
+        prompt: written on top, in as many lines as it takes; its emoji are told in a line.
         colormap, alpha: as for `overlay`.
         scale: `"each"`: colours say how far a place stands above the word's lowest, as a part of
             the word's highest, so that a map that is nearly flat looks it; `"all"`: one scale from
             0 to the highest value of all words; or (lowest, highest), such as that of another run.
         quiet: maps of words that name nothing by themselves, such as "of": told in a line.
-        unknown: words that the model was never taught; said on top and under their maps.
+        unknown: words that the model was never taught, as `Vocabulary.unknown` gives them; said on
+            top, with words that are spelled alike, and under their maps.
         dpi: dots per inch: 96 for screens, 300 for print.
 
     Returns:
@@ -75,7 +78,7 @@ def contact_sheet(
     measures = Measures(dpi)
     locked = locked_scale(scale, [heat.array for heat in heatmaps])
     picture = fitted(image, measures.of(side_of(len(heatmaps))))
-    folded = {word.casefold() for word in unknown}
+    folded = {each.word.casefold() for each in unknown}
     cells = [Cell(picture, [("the picture", measures.text, INK)])]
     for heat in heatmaps:
         line = 0 if is_nearly_flat(heat.array) else measures.of(1)
@@ -85,6 +88,10 @@ def contact_sheet(
     feet = [
         partial(legend, colormap=colormap, scale=locked, told=told, measures=measures),
     ]
+    text = prompt or ""
+    if symbols := dict.fromkeys(text[at] for at in symbol_places(text)):
+        told = f"Emoji and symbols have no map of their own: {' '.join(symbols)}"
+        feet.insert(0, partial(text_block, [(told, measures.small_text, PALE_INK)]))
     if quiet:
         line_of = (_quiet_text(quiet), measures.small_text, PALE_INK)
         feet.insert(0, partial(text_block, [line_of]))
@@ -96,15 +103,11 @@ def side_of(words: int) -> int:
     return next((size for most, size in _CELLS if words < most), _CELLS[-1][1])
 
 
-def heading(prompt: str | None, unknown: Collection[str], measures: Measures) -> list[Text]:
-    """The prompt, and which of its words the model was never taught."""
+def heading(prompt: str | None, unknown: Sequence[UnknownWord], measures: Measures) -> list[Text]:
+    """A prompt or another text, and which of its words the model was never taught."""
     texts = [(prompt, measures.text, INK)] if prompt else []
     if unknown:
-        told = (
-            "Never taught to this model, which paints something else in their place: "
-            f"{', '.join(unknown)}"
-        )
-        texts.append((told, measures.small_text, WARNING))
+        texts.append((never_taught(unknown), measures.small_text, WARNING))
     return texts
 
 

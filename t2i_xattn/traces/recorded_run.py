@@ -54,7 +54,8 @@ class RecordedRun:
             painted (inpainting with `padding_mask_crop`); None: all of it.
         settings: what made the run, as JSON has it: `calls` (of the denoiser), `timesteps` (one a
             call), `guidance_scale` (None: off), `arguments` (of the pipeline's call: numbers, texts
-            and `seeds`), `pipeline`, `model`, `scheduler`, `versions`; `made` by a command.
+            and `seeds`), `pipeline`, `model`, `scheduler`, `versions`; `made` by a command;
+            `broken_off`, the name of the error or interrupt that broke the run off, if one did.
         concepts: what each place of the token axis of the stream `concepts` stands for.
         site_weights: by site name, fp32 `(image, branch, step)`, at least 0: how much each site is
             to count in `aggregation.auto`; None unless recorded with `heads="auto"`.

@@ -11,6 +11,7 @@ from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
+from t2i_xattn.models.vocabulary import UnknownWord, never_taught
 from t2i_xattn.provenance.page import ID
 from t2i_xattn.showing.report.texts import KINDS
 
@@ -46,8 +47,13 @@ def page(data: dict[str, Any], pictures: Sequence[Image.Image], made: Made | Non
     return _template().render(
         data=data,
         runs=[
-            {**run, "source": _source(picture)}
-            for run, picture in zip(data["runs"], pictures, strict=True)
+            {
+                **run,
+                "label": run["name"] or ("First run", "Second run")[number],
+                "source": _source(picture),
+                "never_taught": _never_taught(run["unknown_words"]),
+            }
+            for number, (run, picture) in enumerate(zip(data["runs"], pictures, strict=True))
         ],
         json=Markup(_in_script(data)),
         made=None if made is None else Markup(_in_script(made.as_dict())),
@@ -110,6 +116,12 @@ def _in_script(data: Any) -> str:
     """JSON that may stand in an element `script`, whatever texts it has."""
     text = json.dumps(data, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _never_taught(unknown: Sequence[dict[str, Any]] | None) -> str:
+    """What is said of words that the model was never taught; empty if there are none."""
+    words = [UnknownWord(each["word"], tuple(each["nearest"])) for each in unknown or ()]
+    return never_taught(words) if words else ""
 
 
 def _source(picture: Image.Image) -> str:

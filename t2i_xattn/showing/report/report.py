@@ -10,6 +10,7 @@ from t2i_xattn.errors import UserError, shown
 from t2i_xattn.explaining.explanation import Explanation
 from t2i_xattn.showing.report.checks import checked_picture, checked_trace
 from t2i_xattn.showing.report.effects import Effects
+from t2i_xattn.showing.report.never_taught import mark_unknown
 from t2i_xattn.showing.report.pairs import paired
 from t2i_xattn.showing.report.provenance import command_of, made_of_trace, settings_of
 from t2i_xattn.showing.report.texts import told_branch
@@ -33,7 +34,7 @@ class Report:
     Attributes:
         data: all that the page shows, as JSON has it; docs/report.md says what each name means.
         pictures: one a run.
-        made: how a command made the run; None where none did.
+        made: how a command made the run, or both at once; None where none did.
     """
 
     def __init__(
@@ -87,6 +88,7 @@ def report(
     frame: int | None = None,
     words: Sequence[str] = (),
     against: Report | None = None,
+    name: str = "",
 ) -> Report:
     """A page on which to see what every word of a prompt did: its region lights up under the
     mouse, and a place of the picture ranks the words.
@@ -104,6 +106,7 @@ def report(
         frame: which frame of a video, whose picture is given; by default the mean of all.
         words: phrases to show beside the words of the prompt.
         against: the report of another run, laid beside this one with one scale for both.
+        name: what the run is called where two stand beside each other, such as `"before"`.
 
     Raises:
         UserError: if there is no such picture, it is of another size, the run was cut off, or has
@@ -139,6 +142,8 @@ def report(
             f"expected against= as another report, but came {shown(against)}; give "
             "against=tx.report(other_trace, other_picture)"
         )
+    if not isinstance(name, str):
+        raise UserError(f'expected name= as text, but came {shown(name)}; give name="before"')
     phrases = checked_phrases("words", words)
     branches = [
         told_branch(trace, name, image, frame, phrases, effects)
@@ -152,9 +157,12 @@ def report(
             "embeddings; record with spans={name: columns}"
         )
     made = made_of_trace(trace, picture)
+    shown_branches = [each for each in branches if each is not None]
     told = {
+        "name": name,
         "picture": {"width": picture.width, "height": picture.height},
-        "branches": [each for each in branches if each is not None],
+        "branches": shown_branches,
+        "unknown_words": mark_unknown(shown_branches, run.settings.get("model")),
         "settings": settings_of(trace, image),
         "command": None if made is None else command_of(made),
         "made": None if made is None else made.as_dict(),
@@ -162,7 +170,9 @@ def report(
     }
     if against is None:
         return Report([told], [picture], made)
-    return Report([told, against.data["runs"][0]], [picture, against.pictures[0]], made)
+    runs = [told, against.data["runs"][0]]
+    # A page of two runs that one command made each is made by neither.
+    return Report(runs, [picture, against.pictures[0]], made if made == against.made else None)
 
 
 def _pairs(runs: Sequence[dict[str, Any]]) -> dict[str, list[list[int | None]]]:

@@ -11,7 +11,7 @@ from t2i_xattn.denoisers.branches import CONDITIONAL, UNCONDITIONAL
 from t2i_xattn.denoisers.streams import CONCEPTS, WALKED
 from t2i_xattn.errors import UserError
 from t2i_xattn.prompts.function_words import is_function_word
-from t2i_xattn.prompts.words import Word, find_phrase
+from t2i_xattn.prompts.words import Word, find_phrase, symbol_places
 from t2i_xattn.showing.report.cells import cells_of
 from t2i_xattn.showing.report.collapsed import over_steps
 from t2i_xattn.showing.report.effects import Effects, method
@@ -88,14 +88,16 @@ def told_branch(
         # First, since it is what the words' grades are about.
         methods = effects.add(words) + methods
     cells = cells_of(run, [shown[n].word for n in of_text], frame) if of_text else None
+    text = run.prompts[branch][0] or ""
     return {
         "name": branch,
         "label": {CONDITIONAL: "prompt", UNCONDITIONAL: "negative prompt"}.get(branch, branch),
-        "text": run.prompts[branch][0] or "",
+        "text": text,
         "words": words,
         "beyond": [
             _unseen(each) for each in every if each.source == "prompt" and not _has_map(run, each)
         ],
+        "symbols": list(dict.fromkeys(text[at] for at in symbol_places(text))),
         "methods": methods,
         "cells": None if cells is None else cells | {"of": of_text},
         "shares": _shares(trace, branch, image),
