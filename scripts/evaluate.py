@@ -33,6 +33,7 @@ from lab.evaluation.map_costs import map_costs
 from lab.evaluation.maps import MapFigure, evaluate_maps
 from lab.evaluation.painted_regions import evaluate_painted_regions
 from lab.evaluation.painting import Painting
+from lab.evaluation.picture_prompts_command import add_pictures
 from lab.evaluation.pictures import Keep, judge_prompts, picture_figures
 from lab.evaluation.prompts import Prompt, benchmark_prompts
 from lab.evaluation.published import FORMATS, opened
@@ -683,6 +684,7 @@ def everything(
 
 
 add_studies(app, _load, _run)
+add_pictures(app)
 add_attention_studies(app, _load, _run)
 add_cheaper(app, _load)
 
