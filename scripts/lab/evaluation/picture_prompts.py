@@ -18,7 +18,7 @@ from lab.judge.segmenter import Segmenter
 from lab.judge.world import WorldJudgement, judge_world
 from lab.judge.world_verdict import AskedThings, AskedWorld, WorldVerdict, world_verdict
 from lab.scenes.layout import Split
-from lab.scenes.world import WorldScene, describe_world, draw_world, sample_world
+from lab.scenes.world import WorldScene, describe_world, draw_world, sample_world, world_language
 from lab.training.picture_prompts.drawn import place_alone
 from t2i_xattn.conditioning.picture_tokens import PictureTokens
 
@@ -76,7 +76,10 @@ def picture_cases(count: int, split: Split = "train") -> list[Case]:
 def _coloured_thing(rng: np.random.Generator, split: Split) -> WorldScene:
     while True:
         scene = sample_world(rng, split)
-        if len(scene.things) == 1 and scene.things[0].colour is not None:
+        if len(scene.things) != 1 or scene.things[0].colour is None:
+            continue
+        # Fish are in a reef, and nowhere else.
+        if len(world_language().things[scene.things[0].kind].places) > 1:
             return scene
 
 

@@ -88,8 +88,8 @@ def _measured(path: Path) -> list[str]:
         f"{settings['limit']} drawn pictures that training has not seen, {settings['steps']} "
         f"steps, guidance {settings['guidance']:g}, by the judge; in %, with Wilson's 95 % "
         "interval. `alone`: the picture and no text; `elsewhere`: the text tells another place. "
-        "`text` has everything told in words and no picture. `peak inside`: the map of what the picture "
-        "gives has its highest place in the box of the thing that came from it.",
+        "`text` has everything told in words and no picture. `peak inside`: the map of what the "
+        "picture gives has its highest place in the box of the thing that came from it.",
         "",
         f"| task | way | {' | '.join(names)} |",
         f"| --- | --- |{' --- |' * len(names)}",
