@@ -22,6 +22,7 @@ from lab.evaluation.options import (
     Steps,
     run,
 )
+from lab.evaluation.picture_prompts_command import add_picture_prompts
 from lab.evaluation.pictures_commands import add_pictures_commands, judged_pictures
 from lab.evaluation.steering_commands import add_steering_commands
 from lab.evaluation.studies import add_studies
@@ -70,6 +71,7 @@ def everything(
 add_studies(app)
 add_attention_studies(app)
 add_cheaper(app)
+add_picture_prompts(app)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from t2i_xattn.errors import UserError, shown_path
+from t2i_xattn.errors import UserError, shown, shown_path
 from t2i_xattn.files import is_file
 
 MAX_PIXELS = 100_000_000
@@ -62,6 +62,27 @@ def read_picture(path: str | PathLike[str], max_pixels: int | None = MAX_PIXELS)
                 f"expected a picture that can be read at {name}, but it cannot; give a PNG or "
                 "JPEG file that opens elsewhere"
             ) from error
+
+
+def checked_picture(given: Any, max_pixels: int | None = MAX_PIXELS) -> Image.Image:
+    """A picture, or the one at a path, as RGB.
+
+    Args:
+        given: a PIL picture, or a path as `read_picture` takes them.
+        max_pixels: as there.
+
+    Raises:
+        UserError: if it is neither, or as `read_picture` does.
+    """
+    if isinstance(given, str | PathLike):
+        return read_picture(given, max_pixels)
+    if not isinstance(given, Image.Image):
+        raise UserError(
+            f"expected a picture of PIL or the path of one, but came {shown(given)}; open it with "
+            "PIL.Image.open"
+        )
+    check_pixels(given.size, max_pixels, "a picture", "max_pixels=…")
+    return upright_rgb(given)
 
 
 def upright_rgb(picture: Image.Image) -> Image.Image:

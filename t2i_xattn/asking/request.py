@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from t2i_xattn.asking.painting import painted
+from t2i_xattn.asking.picture_prompt import PicturePrompt
 from t2i_xattn.errors import UserError, listed, shown
 from t2i_xattn.prompts.own_tokenizer import tokenizer_beside
 from t2i_xattn.prompts.words import cut_words, find_phrase
@@ -29,6 +30,7 @@ class Request:
         count: how many pictures.
         negative: what to keep away from, under guidance.
         words: phrases to look into; empty means every word of the prompt.
+        picture: one that stands beside the prompt; None: none.
     """
 
     prompt: str
@@ -39,6 +41,7 @@ class Request:
     count: int = 1
     negative: str | None = None
     words: tuple[str, ...] = ()
+    picture: PicturePrompt | None = None
 
     def check(self) -> None:
         """What can be known without the model.
@@ -62,6 +65,8 @@ class Request:
             )
         if not 0 <= self.seed < 2**63 - self.count:
             raise UserError(f"expected a --seed from 0 to 2^63, but came {shown(self.seed)}")
+        if self.picture is not None:
+            self.picture.check()
 
     def check_against(self, pipe: Any, *, scheduled: bool = False) -> None:
         """What depends on the model: its sizes, its window of tokens, its noise levels.
@@ -76,6 +81,8 @@ class Request:
                 the model reads, a negative prompt would do nothing, a prompt changes on the way and
                 may not, or a word that is asked for is not in the prompt.
         """
+        if self.picture is not None:
+            self.picture.load_into(pipe)
         multiple = int(getattr(pipe, "vae_scale_factor", 8))
         for side in self.size or ():
             if side < multiple or side % multiple:
@@ -173,6 +180,10 @@ def paint(pipe: Any, request: Request, **others: Any) -> list[Image.Image]:
     from t2i_xattn.conditioning.within import is_scheduled
 
     given = {"prompt": request.prompt, **settings_of(pipe, request)}
+    if request.picture is not None:
+        given = request.picture.arguments(pipe, given)
+        with request.picture.scaled(pipe):
+            return painted(pipe, **given, **more, **others)
     if is_scheduled(pipe, request.prompt, request.negative):
         from t2i_xattn.conditioning.condition import condition
 

@@ -8,6 +8,7 @@ import typer
 
 from t2i_xattn.asking.limits import check_limits
 from t2i_xattn.asking.parsing import parse_size
+from t2i_xattn.asking.picture_prompt import picture_prompt as asked_picture
 from t2i_xattn.asking.request import Request, paint
 from t2i_xattn.commands import options
 from t2i_xattn.commands.config import Config
@@ -30,6 +31,9 @@ def generate_command(
     size: options.Size = None,
     count: options.Count = 1,
     negative: options.Negative = None,
+    picture_prompt: options.PictureFile = None,
+    picture_way: options.PictureWay = None,
+    picture_scale: options.PictureScale = None,
     out: options.Out = Path("out"),
     device: options.Device = None,
     as_json: Json = False,
@@ -37,7 +41,9 @@ def generate_command(
     no_limits: options.NoLimits = False,
 ) -> None:
     """Paint a prompt."""
-    request = Request(prompt, seed, steps, guidance, parse_size(size), count, negative)
+    beside = asked_picture(picture_prompt, picture_way, picture_scale)
+    side = parse_size(size)
+    request = Request(prompt, seed, steps, guidance, side, count, negative, picture=beside)
     if not no_limits:
         check_limits(request)
     request.check()

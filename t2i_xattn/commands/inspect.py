@@ -11,6 +11,7 @@ import typer
 
 from t2i_xattn.asking.limits import check_limits, check_phrases
 from t2i_xattn.asking.parsing import parse_list, parse_size
+from t2i_xattn.asking.picture_prompt import picture_prompt as asked_picture
 from t2i_xattn.asking.recording import recorded, with_negative
 from t2i_xattn.asking.request import Request, check_text, paint
 from t2i_xattn.commands import options
@@ -33,7 +34,10 @@ if TYPE_CHECKING:
     from t2i_xattn.traces.heat_map import HeatMap
     from t2i_xattn.traces.trace import Trace
 
-OF_A_RUN = ("model", "seed", "steps", "guidance", "size", "count", "negative", "walk", "device")
+OF_A_RUN = (
+    *("model", "seed", "steps", "guidance", "size", "count", "negative", "walk", "device"),
+    *("picture_prompt", "picture_way", "picture_scale"),
+)
 """Options that say how a picture is painted, which a saved trace has behind it."""
 
 
@@ -50,6 +54,9 @@ def inspect_command(
     size: options.Size = None,
     count: options.Count = 1,
     negative: options.Negative = None,
+    picture_prompt: options.PictureFile = None,
+    picture_way: options.PictureWay = None,
+    picture_scale: options.PictureScale = None,
     words: options.Words = None,
     walk: options.Walk = 1,
     regions: Annotated[
@@ -108,7 +115,9 @@ def inspect_command(
     elif picture:
         raise UserError("expected --picture with --trace only, but came no --trace; leave it out")
     else:
-        request = Request(prompt, seed, steps, guidance, parse_size(size), count, negative, phrases)
+        beside = asked_picture(picture_prompt, picture_way, picture_scale)
+        side = parse_size(size)
+        request = Request(prompt, seed, steps, guidance, side, count, negative, phrases, beside)
         every = replace(request, words=(*phrases, *(wanted.background if wanted else ())))
         if not no_limits:
             check_limits(every, walk)

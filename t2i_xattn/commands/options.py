@@ -37,6 +37,23 @@ Walk = Annotated[
     int,
     typer.Option(min=0, help="Steps along self-attention that maps are carried; 0: plain shares."),
 ]
+PictureFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--picture-prompt", help="A picture that stands beside the prompt.", show_default=False
+    ),
+]
+PictureWay = Annotated[
+    Literal["separate", "concatenated"] | None,
+    typer.Option(
+        help="Whether the picture has a softmax of its own, or one with the text.",
+        show_default="separate",
+    ),
+]
+PictureScale = Annotated[
+    float | None,
+    typer.Option(help="How much the picture has its way; 0 is without.", show_default="1"),
+]
 Out = Annotated[Path, typer.Option(help="Folder to write into.")]
 Device = Annotated[
     str | None, typer.Option(help="cpu, cuda, cuda:1, mps.", show_default="cuda if there, or cpu")

@@ -4,21 +4,31 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from t2i_xattn.arguments import checked
 from t2i_xattn.conditioning.encoders import Scheme, scheme_of
+from t2i_xattn.conditioning.picture_tokens import PictureTokens
 from t2i_xattn.conditioning.reader import Way
 from t2i_xattn.conditioning.reading import Reading
 from t2i_xattn.conditioning.row import Row
 from t2i_xattn.conditioning.schedule import Schedule
+from t2i_xattn.denoisers.pictures import has_ip_adapter
 from t2i_xattn.errors import UserError, shown
+from t2i_xattn.pictures import checked_picture
 from t2i_xattn.prompts.known import remember
 from t2i_xattn.prompts.listening import unheard
 from t2i_xattn.prompts.roles import CONDITIONAL, UNCONDITIONAL
+
+
+class PromptPictures(NamedTuple):
+    """Tokens of pictures `(prompts, tokens, channels)`, and those that stand for none."""
+
+    own: Tensor
+    none: Tensor
 
 
 class Conditioning(dict[str, Any]):
@@ -45,6 +55,8 @@ def condition(
     way: Way = "compel",
     clip_skip: int | None = None,
     max_sequence_length: int | None = None,
+    picture: Any = None,
+    picture_tokens: PictureTokens | None = None,
 ) -> Conditioning:
     """Embeds prompts with weights, blends, chunks and schedules, for any pipeline of diffusers with
     the text encoders of Stable Diffusion, SDXL, SD3 or FLUX.
@@ -63,6 +75,11 @@ def condition(
         clip_skip: layers of CLIP to leave out, as the pipelines' own argument.
         max_sequence_length: tokens of T5's window; by default the pipeline's, 256 for SD3 and 512
             for FLUX.
+        picture: a PIL picture, or the path of one, that stands beside the text as a prompt: one
+            for all, or a list of one each.
+        picture_tokens: what makes tokens of it, which are concatenated with the text's: one
+            softmax over both, see `PictureTokens`. By default the picture goes to the pipeline's
+            IP-Adapter, which has a softmax of its own and takes one picture for all prompts.
 
     Returns:
         Arguments for the pipeline's call, `prompt_embeds` `(prompts, tokens, channels)` and more;
@@ -70,7 +87,8 @@ def condition(
 
     Raises:
         UserError: for syntax that cannot be, with its place; for a textual inversion that is not
-            loaded; for words that T5's window cuts off; or for another pipeline.
+            loaded; for words that T5's window cuts off; for what is no picture, or is one without
+            anything that takes it; or for another pipeline.
 
     Example:
         >>> image = pipe(**condition(pipe, "a (red:1.4) circle", "blur")).images[0]
@@ -87,7 +105,8 @@ def condition(
             f"and {len(negative)}; give one negative prompt for all, or one each"
         )
     scheme = scheme_of(pipe, clip_skip, max_sequence_length)
-    rows = rows_of(scheme, prompts, negative, way, negative_prompt is not None)
+    tokens, adapter = _pictures(pipe, picture, picture_tokens, len(prompts))
+    rows = rows_of(scheme, prompts, negative, way, negative_prompt is not None, tokens)
     for row in rows:
         row.check_whole()
     starts = _starts(rows)
@@ -101,6 +120,7 @@ def condition(
     arguments: dict[str, Any] = dict(phases[0])
     if len(starts) > 1:
         arguments |= _scheduled(pipe, starts, phases)
+    arguments |= adapter
     known = inspect.signature(pipe.__call__).parameters
     if missing := [name for name in arguments if name not in known and "negative" not in name]:
         raise UserError(
@@ -111,20 +131,69 @@ def condition(
     return Conditioning(taken, readings(rows))
 
 
+def _pictures(
+    pipe: Any,
+    picture: Any,
+    picture_tokens: PictureTokens | None,
+    prompts: int,
+) -> tuple[PromptPictures | None, dict[str, Any]]:
+    """Tokens of pictures for the text's sequence, and arguments for an IP-Adapter.
+
+    Raises:
+        UserError: see `condition`.
+    """
+    if picture is None:
+        if picture_tokens is not None:
+            raise UserError("expected picture=… beside picture_tokens=…, but came none; give both")
+        return None, {}
+    pictures = list(picture) if isinstance(picture, list | tuple) else [picture]
+    if len(pictures) not in (1, prompts):
+        raise UserError(
+            f"expected one picture, or one for each of {prompts} prompts, but came "
+            f"{len(pictures)}; leave some out"
+        )
+    if picture_tokens is not None:
+        tokens = picture_tokens(pictures)
+        one_each = tokens.expand(prompts, -1, -1)
+        return PromptPictures(one_each, picture_tokens.of_none(prompts)), {}
+    if not has_ip_adapter(pipe):
+        raise UserError(
+            "expected a pipeline with an IP-Adapter for picture=…, or picture_tokens=…, but came "
+            f"{type(pipe).__name__} with neither; call pipe.load_ip_adapter(…) first, or give "
+            "picture_tokens=PictureTokens.from_pretrained(…)"
+        )
+    if len(pictures) > 1:
+        raise UserError(
+            f"expected one picture for all prompts of an IP-Adapter, but came {len(pictures)}; "
+            "condition each prompt by itself, or give picture_tokens=…"
+        )
+    return None, {"ip_adapter_image": checked_picture(pictures[0])}
+
+
 def rows_of(
-    scheme: Scheme, prompts: Sequence[str], negative: Sequence[str | None], way: Way, given: bool
+    scheme: Scheme,
+    prompts: Sequence[str],
+    negative: Sequence[str | None],
+    way: Way,
+    given: bool,
+    pictures: PromptPictures | None = None,
 ) -> list[Row]:
     """The prompts and the negative prompts of a call, `given` or not.
 
     Raises:
         UserError: see `condition`.
     """
-    rows = [Row(scheme, each, CONDITIONAL, number, way) for number, each in enumerate(prompts)]
+    own, none = ([None] * len(prompts),) * 2 if pictures is None else pictures
+    rows = [
+        Row(scheme, each, CONDITIONAL, number, way, picture=own[number])
+        for number, each in enumerate(prompts)
+    ]
     if scheme.negative or given:
         other = scheme.of_negative
         for number, each in enumerate(negative):
             zeros = each is None and scheme.zeros
-            rows.append(Row(other, each or "", UNCONDITIONAL, number, way, zeros))
+            own_zeros = (other, each or "", UNCONDITIONAL, number, way, zeros)
+            rows.append(Row(*own_zeros, picture=none[number]))
     return rows
 
 

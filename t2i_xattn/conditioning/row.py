@@ -10,6 +10,7 @@ from torch import Tensor
 
 from t2i_xattn.conditioning.assembling import Assembly
 from t2i_xattn.conditioning.encoders import Scheme
+from t2i_xattn.conditioning.picture_tokens import text_and_picture
 from t2i_xattn.conditioning.reader import Way
 from t2i_xattn.conditioning.reading import Reading, readings_of, text_of
 from t2i_xattn.conditioning.syntax import parse, unknown_embedding
@@ -27,17 +28,25 @@ class Row:
         way: what weights do.
         zeros: whether zeros stand in its place.
         starts: from which steps on it says something else; 0 the first.
+        picture: tokens of a picture behind the text's `(tokens, channels)`; None: none.
     """
 
     def __init__(
-        self, scheme: Scheme, prompt: str, branch: str, image: int, way: Way, zeros: bool = False
+        self,
+        scheme: Scheme,
+        prompt: str,
+        branch: str,
+        image: int,
+        way: Way,
+        zeros: bool = False,
+        picture: Tensor | None = None,
     ) -> None:
         """
         Raises:
             UserError: see `condition`.
         """
         self.prompt, self.branch, self.image = prompt, branch, image
-        self.way, self.zeros = way, zeros
+        self.way, self.zeros, self.picture = way, zeros, picture
         encoders = [each for stream in scheme.streams for each in stream]
         added = [name for each in encoders for name in each.tokenizer.added_tokens_encoder]
         if (wrong := unknown_embedding(prompt, added)) is not None:
@@ -73,7 +82,16 @@ class Row:
     def embedding(self, start: float, lengths: Sequence[int]) -> Tensor:
         """The whole text `(1, tokens, channels)`."""
         found = self.at(start).embedding(lengths)
-        return torch.zeros_like(found) if self.zeros else found
+        text = torch.zeros_like(found) if self.zeros else found
+        if self.picture is None:
+            return text
+        if text.shape[-1] != self.picture.shape[-1]:
+            raise UserError(
+                f"expected tokens of pictures with {text.shape[-1]} channels, as the text's have, "
+                f"but came {self.picture.shape[-1]}; take an adapter that was trained for this "
+                "pipeline"
+            )
+        return torch.cat([text, self.picture[None].to(text)], dim=1)
 
     def pooled(self, start: float) -> Tensor | None:
         """The pooled text `(1, channels)`; None where the pipeline takes none."""
@@ -84,13 +102,16 @@ class Row:
         """What is known of its columns; with it, how other prompts are embedded like it."""
         length = sum(lengths) + self._scheme.filling
         found = text_of(self.at(start).in_sequence(lengths), self.prompt, length)
+        if self.picture is not None:
+            found = text_and_picture(found, length, len(self.picture))
         return replace(found, again=self._again(start, tuple(lengths)))
 
     def _again(self, start: float, lengths: tuple[int, ...]) -> Callable[[str], Tensor]:
         scheme, way, branch, image = self._scheme, self.way, self.branch, self.image
+        picture = self.picture
 
         def again(prompt: str) -> Tensor:
-            row = Row(scheme, prompt, branch, image, way)
+            row = Row(scheme, prompt, branch, image, way, picture=picture)
             longest = [max(pair) for pair in zip(row.lengths, lengths, strict=True)]
             return row.embedding(start, longest)[0]
 

@@ -6,6 +6,12 @@ TEXT = "text"
 """The prompt's tokens. The n-th IP-Adapter's picture tokens are `picture n`, from 1; their
 attention is a softmax of its own."""
 
+
+def picture_stream(number: int) -> str:
+    """The stream of the n-th IP-Adapter's picture tokens, from 1."""
+    return f"picture {number}"
+
+
 SELF = "self"
 """Self-attention: where the chosen places of the picture look."""
 
@@ -28,6 +34,10 @@ the places to what it gives to the picture."""
 BETWEEN = "between"
 """In joint attention, what the text's tokens give to each other: one place a token that looks, in a
 row; the token axis is that of those looked at."""
+
+GIVEN_BY = "given by "
+"""Before a stream: how long the vectors are that the places take from it, through the output
+projection; one map, of one place on the token axis. Text and pictures can be compared by it."""
 
 CONCEPTS = "concepts"
 """Words that are not in the prompt, one a place of the token axis."""

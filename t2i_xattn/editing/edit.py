@@ -205,6 +205,7 @@ class _EditedDenoiser(FollowedDenoiser):
             run, copies = self.run, self.run.ears.copies
             texts = self._encoded()
             self._edited = EditedRun(self._placed, layout, latent, run.steps, copies, texts)
+            self._edited.streams = self._streams(call)
         for branch in layout.rows:
             if branch not in self._edited.words:
                 self._edited.words[branch] = self.run.words_of(layout, branch)
@@ -219,6 +220,14 @@ class _EditedDenoiser(FollowedDenoiser):
             self.block_texts.follow(acting, acting.block_texts)
         return acting
 
+    def _streams(self, call: DenoiserCall) -> dict[str, tuple[str, ...]]:
+        """By site, whose keys its kernel calls are about."""
+        modules = self.registry.modules
+        return {
+            self.prefix + name: self.registry.family.streams_at(*modules[name], call)
+            for name in self.site_names
+        }
+
     def _check_branches(self, layout: Layout) -> None:
         """Raises `UserError` if an edit is for a branch that the run does not have."""
         # A guider, and a loop by hand, may call the denoiser for one branch after the other, and a
@@ -227,7 +236,7 @@ class _EditedDenoiser(FollowedDenoiser):
             return
         for each, _ in self._placed:
             missing = [branch for branch in each.of_branches if branch not in layout.rows]
-            if missing:
+            if missing and not (each.any_branch and len(missing) < len(each.of_branches)):
                 raise UserError(
                     f"expected a run with the branch {missing[0]!r} for {each.name}, but this one "
                     f"has {', '.join(layout.rows)}; turn guidance on, or name other branches=…"

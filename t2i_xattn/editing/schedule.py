@@ -37,6 +37,7 @@ class EditedRun:
         steps: of the run, if they are known.
         copies: pictures a prompt.
         texts: the edits' own texts, by what they say, as they were encoded.
+        streams: by site, whose keys its kernel calls are about.
     """
 
     def __init__(
@@ -60,7 +61,8 @@ class EditedRun:
         self.windows = [each.window(steps) for each, _ in placed]
         self.images = [each.images_of(layout.images, self._copies()) for each, _ in placed]
         self._step: dict[str, int] = {}
-        self._prepared: dict[tuple[str, str, int], ActingEdit | None] = {}
+        self._prepared: dict[tuple[str, str, int, str], ActingEdit | None] = {}
+        self.streams: dict[str, tuple[str, ...]] = {}
 
     def begin_call(
         self,
@@ -107,7 +109,7 @@ class EditedRun:
         Raises:
             UserError: if it does not fit the run.
         """
-        key = (branch, name, number)
+        key = (branch, name, number, seen.stream)
         if key not in self._prepared:
             tokens = seen.tokens(rows)
             self._prepared[key] = self._prepare(branch, tokens, number, seen, name)
@@ -130,8 +132,10 @@ class EditedRun:
             own = [site for site in sites if site.name in names]
             if own and branch in edit.of_branches:
                 height, width = self.latent_size
-                keys = tokens if edit.kind == "cross" else height * width
-                context = self._context(branch, number, own[0], self.latent_size, keys, device)
+                cross = edit.kind == "cross"
+                keys, stream = (tokens, TEXT) if cross else (height * width, SELF)
+                size = self.latent_size
+                context = self._context(branch, number, own[0], size, keys, stream, device)
                 edit.prepare(context)
                 _only(edit, context)
 
@@ -142,6 +146,7 @@ class EditedRun:
         site: AttentionSite,
         size: tuple[int, int],
         tokens: int,
+        stream: str,
         device: torch.device,
     ) -> EditContext:
         frames = self.layout.frames
@@ -164,6 +169,8 @@ class EditedRun:
             ),
             device=device,
             copies=self._copies() * frames,
+            stream=stream,
+            streams=self.streams.get(site.name, (stream,)),
             padding=tuple(
                 None
                 if text is None or text.padding is None
@@ -179,7 +186,8 @@ class EditedRun:
         edit = self.placed[number][0]
         assert seen.size is not None
         site = dataclasses.replace(seen.site, name=name)
-        context = self._context(branch, number, site, seen.size, tokens, seen.kernel.query.device)
+        device = seen.kernel.query.device
+        context = self._context(branch, number, site, seen.size, tokens, seen.stream, device)
         if not edit.acts_at(context):
             return None
         return ActingEdit(
@@ -227,12 +235,13 @@ class EditingCall:
 
     def changes(self, seen: Seen) -> Sequence[tuple[Rows, Change]]:
         name = self.prefix + seen.site.name
-        if name not in self._names or seen.stream not in (TEXT, SELF):
+        if name not in self._names:
             return ()
         found: list[tuple[Rows, Change]] = []
         for branch, numbers in self.acting.items():
             for number in numbers:
-                if name not in self.run.placed[number][1]:
+                edit, names = self.run.placed[number]
+                if name not in names or seen.stream not in edit.streams:
                     continue
                 rows = self.layout.rows[branch]
                 problem = seen.problem_of(rows)

@@ -5,6 +5,7 @@ from t2i_xattn.edits.edit import Edit, EditContext
 from t2i_xattn.edits.function import EditFunction
 from t2i_xattn.edits.local_blend import LocalBlend
 from t2i_xattn.edits.maps import InjectMap, SwapMaps
+from t2i_xattn.edits.picture_prompt import ScalePicture
 from t2i_xattn.edits.prompt_to_prompt import Refine, Replace, SelfReplace
 from t2i_xattn.edits.regional import RegionalPrompts
 from t2i_xattn.edits.restrict import Restrict
@@ -24,6 +25,7 @@ __all__ = [
     "Replace",
     "Restrict",
     "Reweight",
+    "ScalePicture",
     "SelfReplace",
     "SwapMaps",
     "Temperature",

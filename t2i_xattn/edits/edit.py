@@ -16,6 +16,7 @@ from t2i_xattn.denoisers.branches import BRANCHES, CONDITIONAL
 from t2i_xattn.denoisers.seen import Attend
 from t2i_xattn.denoisers.sites import AttentionSite, Kind, Sites
 from t2i_xattn.denoisers.steps import Window, checked_window, whole_steps
+from t2i_xattn.denoisers.streams import SELF, TEXT
 from t2i_xattn.errors import UserError, WordNotFoundError, nearest, shown
 from t2i_xattn.prompts.words import Word, find_phrase
 
@@ -42,6 +43,9 @@ class EditContext:
         images: the images of the batch that the edit may change.
         device: where the probs are.
         copies: images that stand for one prompt: pictures a prompt, times frames.
+        stream: whose keys the probs are about: `"text"`, `"self"`, or `"picture n"` for the tokens
+            of the n-th IP-Adapter's pictures, which no word names.
+        streams: those of all the kernel calls of the site in the run.
     """
 
     site: AttentionSite
@@ -59,6 +63,8 @@ class EditContext:
     device: torch.device
     copies: int = 1
     padding: tuple[tuple[int, ...] | None, ...] = ()
+    stream: str = TEXT
+    streams: tuple[str, ...] = (TEXT,)
 
     def columns(self, phrase: str, image: int) -> tuple[int, ...]:
         """The columns of a word or phrase in the prompt of an image.
@@ -119,6 +125,9 @@ class Edit:
     per_head: ClassVar[bool] = False
     """Whether it does the same to each head by itself, so that it may be given a few at a time."""
 
+    any_branch: ClassVar[bool] = False
+    """Whether a run that lacks some of `branches` is edited in the others."""
+
     sites: Sites | None = None
     steps: Window | None = None
     branches: str | Sequence[str] = CONDITIONAL
@@ -153,6 +162,11 @@ class Edit:
         """The sites it is for: `"cross"`: where the picture looks at the text, in joint attention
         too; or `"self"`."""
         return "cross"
+
+    @property
+    def streams(self) -> tuple[str, ...]:
+        """The streams whose probs it is given, see `EditContext.stream`."""
+        return SELF, TEXT
 
     @property
     def name(self) -> str:

@@ -9,6 +9,7 @@ from t2i_xattn.errors import UserError
 from t2i_xattn.models.checked_folder import INDEX, check_folder
 from t2i_xattn.models.fitting import check_finite
 from t2i_xattn.models.hub import snapshot
+from t2i_xattn.models.picture_prompts import Pictures, load_separate
 from t2i_xattn.models.telling import reason
 
 if TYPE_CHECKING:
@@ -20,14 +21,19 @@ WORLD = Path(__file__).parent / "world"
 _OF_THE_HUB = ("cache_dir", "force_download", "proxies", "local_files_only", "revision", "token")
 
 
-def load_default(**kwargs: Any) -> StableDiffusionPipeline:
+def load_default(*, pictures: Pictures | None = None, **kwargs: Any) -> StableDiffusionPipeline:
     """The model in the box, as a stock pipeline on the CPU, in fp32 unless ``dtype`` is given.
 
     It paints illustrated scenes of 128 × 128 pixels, with places, lights, styles and things, and
     plain shapes too; a model card lies beside its weights. No network is used.
 
     Args:
+        pictures: ``"separate"``: with the IP-Adapter that was trained for it loaded, so that it
+            takes ``ip_adapter_image=…`` too; see docs/picture-prompts.md.
         kwargs: passed on to ``StableDiffusionPipeline.from_pretrained``, such as ``dtype``.
+
+    Raises:
+        UserError: for other ``pictures``.
 
     Example:
         >>> pipe = load_default().to("cuda")
@@ -37,6 +43,8 @@ def load_default(**kwargs: Any) -> StableDiffusionPipeline:
     pipe: StableDiffusionPipeline = StableDiffusionPipeline.from_pretrained(
         WORLD, local_files_only=True, **kwargs
     )
+    if pictures is not None:
+        load_separate(pipe, pictures)
     return pipe
 
 

@@ -11,9 +11,10 @@ from torch import Tensor
 from t2i_xattn.prompts.own_tokenizer import own_tokenizer
 from t2i_xattn.prompts.words import Word, word_spans
 
-Kind = Literal["word", "other", "special", "padding"]
+Kind = Literal["word", "other", "special", "padding", "picture"]
 """What stands in a column: a word's token; another token (punctuation, a template); the start, the
-end or another special token; or what fills the sequence up."""
+end or another special token; what fills the sequence up; or a token of a picture that was given as
+a prompt."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,10 +95,13 @@ def kinds_of(text: Text | None) -> tuple[Kind, ...]:
     """What stands in each column of a text; nothing if that is not known."""
     if text is None or text.padding is None or text.ids is None:
         return ()
-    words = {column for word in text.words for column in word.columns}
+    words = {c for word in text.words if word.source != "picture" for c in word.columns}
+    pictures = {c for word in text.words if word.source == "picture" for c in word.columns}
     special, padding = set(text.special), set(text.padding)
 
     def kind(column: int) -> Kind:
+        if column in pictures:
+            return "picture"
         if column in words:
             return "word"
         if column in padding:

@@ -50,7 +50,7 @@ def encoded_without(ears: Ears, text: Text, taken: Sequence[Sequence[Word]]) -> 
         UserError: if the text is not one that the pipeline encodes from the prompt.
     """
     assert text.prompt is not None
-    if any(word.source != "prompt" for word in text.words):
+    if any(word.source not in ("prompt", "picture") for word in text.words):
         raise UserError(
             "expected one prompt for contributions=True, which encodes it without each of its "
             "words, but came a second one; leave prompt_2=… or contributions out"

@@ -28,8 +28,9 @@ class Word:
         start, stop: its place in the prompt as typed, in characters; `prompt[start:stop] == text`.
         columns: its columns in the text sequence (0 is the start token), ascending. Empty if the
             window of the text encoder cut any part of the word off.
-        source: where it stands: `"prompt"`, `"prompt_2"` (a second prompt of SDXL), or `"spans"`
-            where the user named its columns.
+        source: where it stands: `"prompt"`, `"prompt_2"` (a second prompt of SDXL), `"spans"`
+            where the user named its columns, or `"picture"` for one that was given as a prompt, by
+            the name `picture 1`.
         encoders: the text encoder of each column, where several stand behind each other.
         cut: the text encoders whose window cut some of it off, where others have it whole.
     """
@@ -108,7 +109,8 @@ def find_phrase(
 
     Capitals and punctuation are passed over: "Red, circle" finds "red circle". Where a phrase does
     not stand there as it is, a possessive 's is passed over too: "New York" finds "New York's".
-    Spans that the user named go first, then the prompt, then a second prompt.
+    Spans that the user named, and pictures among the text, go first, then the prompt, then a second
+    prompt.
 
     Args:
         words: what `split_words` gave.
@@ -175,7 +177,7 @@ def _runs(words: Sequence[Word], phrase: str) -> list[Sequence[Word]]:
     """Every run of words that reads like the phrase, in the first source that has one."""
     # What the user named is found as it was named, letters or not.
     named: list[Sequence[Word]] = [
-        [word] for word in words if word.source == "spans" and word.text == phrase
+        [word] for word in words if word.source in ("spans", "picture") and word.text == phrase
     ]
     if named:
         return named

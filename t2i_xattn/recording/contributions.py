@@ -80,7 +80,8 @@ class Contributions:
                 "of its words, but it was given as embeddings; give prompt=…, or leave "
                 "contributions out"
             )
-        words = [each for each in text.words if each.columns]
+        # A picture among the text stays there: it is no word of the prompt.
+        words = [each for each in text.words if each.columns and each.source != "picture"]
         parts: list[tuple[Word, ...]] = [(word,) for word in words]
         if groups is not None:
             parts = [_inside(words, group) for group in groups]

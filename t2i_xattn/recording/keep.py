@@ -35,6 +35,7 @@ class Keep:
     text_looks: bool = False
     concepts: tuple[str, ...] = ()
     contributions: bool = False
+    modalities: bool = False
 
     def __post_init__(self) -> None:
         if self.words is not None and self.columns is not None:

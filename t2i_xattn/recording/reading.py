@@ -18,6 +18,7 @@ from t2i_xattn.denoisers.streams import (
     CONCEPTS,
     CONTRIBUTION,
     EDITED,
+    GIVEN_BY,
     LOOKS,
     OTHERS,
     SELF,
@@ -29,8 +30,10 @@ from t2i_xattn.kernel.attention import attention_probs, carried, head_weights
 from t2i_xattn.kernel.call import KernelCall, taken
 from t2i_xattn.kernel.modes import without_gradients
 from t2i_xattn.kernel.shares import Portion, at_one, of_row, shares_of
+from t2i_xattn.prompts.encoded import Text
 from t2i_xattn.recording.concepts import ConceptCall
 from t2i_xattn.recording.contributions import ContributionCall, finest
+from t2i_xattn.recording.modalities import Modalities
 from t2i_xattn.recording.site_weights import agreement, reference_affinity, reference_site
 from t2i_xattn.recording.store import MapStore
 
@@ -52,6 +55,7 @@ class RecordingCall:
         skip: bool,
         concepts: ConceptCall | None = None,
         contributions: ContributionCall | None = None,
+        modalities: Modalities | None = None,
     ) -> None:
         """
         Args:
@@ -64,11 +68,12 @@ class RecordingCall:
             skip: whether sites that cannot be read are left out.
             concepts: what is done for the maps of concepts.
             contributions: what is done for the contributions of words, in this call.
+            modalities: what is done for the parts of text and pictures, in this call.
         """
         self.store, self.layout, self.windows = store, layout, windows
         self.partners, self.prefix = partners, prefix
         self.edited, self.skip, self.concepts = edited, skip, concepts
-        self.contributions = contributions
+        self.contributions, self.modalities = contributions, modalities
         keep = store.keep
         self._names = {site.name for site in store.sites}
         self._self_names = {partners[name] for name in self._names if name in partners}
@@ -134,6 +139,11 @@ class RecordingCall:
         rows = self.layout.rows[branch]
         assert seen.size is not None
         store.sizes[name] = seen.size
+        if self.modalities is not None:
+            texts = self.layout.texts[branch]
+            pictures = [_columns_of_pictures(t) for t in texts for _ in range(self.layout.frames)]
+            for stream, maps in self.modalities.lengths(seen, branch, rows, pictures):
+                store.add(window, branch, (GIVEN_BY + stream, name), self._pictures(maps))
         # Heads that nobody asks for one by one need not be there all at once.
         mean_only = self.store.keep.heads == "mean" and not self.edited
         probs = seen.mean_probs(rows) if mean_only else seen.probs(rows)
@@ -310,3 +320,9 @@ class RecordingCall:
             for each in [each for each in self.store.sites if each.name == name]:
                 self.store.leave_out(each)
             self._names.discard(name)
+
+
+def _columns_of_pictures(text: Text | None) -> tuple[int, ...]:
+    """The columns of pictures among a text's."""
+    words = () if text is None else text.words
+    return tuple(c for word in words if word.source == "picture" for c in word.columns)

@@ -37,6 +37,7 @@ def record(
     text_looks: bool = False,
     concepts: Sequence[str] | None = None,
     contributions: bool = False,
+    modalities: bool = False,
     spans: Spans | Sequence[Spans] | None = None,
     controlnet: bool = False,
     budget: int | None = None,
@@ -106,6 +107,9 @@ def record(
             encoded, as Stable Diffusion's and SDXL's. It costs an encoding of the prompt for each
             of its words, and at each site, in the calls that `walk_every` says, the keys and values
             of a text and its attention for each of them.
+        modalities: whether to keep how much the places take from the text and how much from a
+            picture that stands beside it as a prompt, at each site: the lengths of what each adds,
+            see `Trace.modalities`. For UNets. It costs the output projection once more for each.
         spans: the columns of words, parts of words or symbols under names of your own, beside the
             words of the prompt: a mapping for all the images or one for each.
         controlnet: whether to record the sites of the pipeline's ControlNet as well; their names
@@ -148,6 +152,7 @@ def record(
         text_looks=text_looks,
         concepts=checked_concepts(concepts),
         contributions=contributions,
+        modalities=modalities,
     )
     if keep.concepts:
         check_can_encode(pipe)
@@ -165,6 +170,12 @@ def record(
         raise UserError(
             'expected heads="mean" or "each" for a transformer, but came "auto", which weighs '
             "heads by what they add to a UNet's layers of cross-attention"
+        )
+    if modalities and any(site.level is None for site in chosen):
+        raise UserError(
+            "expected a UNet for modalities=True, whose sites give what they take to an output "
+            f"projection of their own, but came {type(found[0].module).__name__}; leave it out: "
+            "trace.shares() says how much goes to the text"
         )
     if text_looks and (words is not None or columns is not None):
         raise UserError(

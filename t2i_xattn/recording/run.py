@@ -26,6 +26,7 @@ from t2i_xattn.recording.arguments import arguments_of
 from t2i_xattn.recording.concepts import concept_reader
 from t2i_xattn.recording.contributions import ContributionCall, Contributions
 from t2i_xattn.recording.keep import Keep
+from t2i_xattn.recording.modalities import Modalities
 from t2i_xattn.recording.reading import RecordingCall
 from t2i_xattn.recording.store import MapStore, steps_of
 from t2i_xattn.traces.recorded_run import RecordedRun
@@ -142,6 +143,7 @@ class RecordedDenoiser(FollowedDenoiser):
             skip=run.skip,
             concepts=concepts,
             contributions=contributions,
+            modalities=Modalities(call.given) if run.keep.modalities else None,
         )
         if self.concepts is not None and concepts is not None:
             self.concepts.follow(acting)

@@ -23,6 +23,9 @@ class Shares:
         padding: to what fills the text's sequence up.
         picture: to what is no text: the picture's own places and what else stands among the keys
             of joint attention; 0 in cross-attention.
+        prompt_picture: to the tokens of a picture that was given as a prompt and stands in the
+            text's sequence. An IP-Adapter's, which have a softmax of their own, are none of these
+            parts: see `Trace.modalities`.
     """
 
     words: float
@@ -30,10 +33,11 @@ class Shares:
     special: float
     padding: float
     picture: float
+    prompt_picture: float = 0.0
 
     @property
     def text(self) -> float:
-        """To the whole text."""
+        """To the whole text, without the tokens of a picture in it."""
         return self.words + self.other + self.special + self.padding
 
 
@@ -68,8 +72,9 @@ def shares_of(run: RecordedRun, image: int, sites: Sites | None) -> Shares:
         special=parts["special"],
         padding=parts["padding"],
         picture=max(0.0, 1.0 - float(mean.sum())),
+        prompt_picture=parts["picture"],
     )
 
 
-KINDS = ("word", "other", "special", "padding")
+KINDS = ("word", "other", "special", "padding", "picture")
 """What stands in a column of a text; `prompts.encoded` says what each is."""

@@ -29,6 +29,7 @@ from t2i_xattn.traces.between import between
 from t2i_xattn.traces.chosen import columns_of, concept_column, maps_of
 from t2i_xattn.traces.contributed import contribution_stream, spread
 from t2i_xattn.traces.heat_map import HeatMap
+from t2i_xattn.traces.modalities import modalities_of
 from t2i_xattn.traces.parts import difference, mean, selected
 from t2i_xattn.traces.recorded_run import RecordedRun, of_steps
 from t2i_xattn.traces.shares import Shares, shares_of
@@ -292,6 +293,29 @@ class Trace:
             UserError: if only some columns were recorded, or the prompt came as embeddings.
         """
         return shares_of(self.run, checked_image(self.run, image), sites)
+
+    def modalities(self, *, image: int = 0, sites: Sites | None = None) -> dict[str, float]:
+        """How much of what the places take comes from the text, and from each picture that was
+        given as a prompt: parts of 1, the mean over sites, steps and places.
+
+        A part is the length of what is added (after the edits), over the sum of these lengths; see
+        `recording.modalities`. The streams `"given by text"`, `"given by picture 1"` … hold the
+        lengths; their maps are asked for by `columns=[0]`.
+
+        Args:
+            image: which picture of the batch, 0 the first.
+            sites: which sites: names, or a function of the site that says yes or no. By default
+                all.
+
+        Raises:
+            UserError: if the run was not recorded with `modalities=True`.
+
+        Example:
+            >>> with record(pipe, modalities=True) as trace:
+            ...     pipe("in a forest at night", ip_adapter_image=picture)
+            >>> trace.modalities()  # {"text": 0.6…, "picture 1": 0.3…}
+        """
+        return modalities_of(self.run, checked_image(self.run, image), sites)
 
     def select(
         self,

@@ -82,6 +82,10 @@ class Family(Protocol):
         """
         ...
 
+    def streams_at(self, site: AttentionSite, module: nn.Module, call: Any) -> tuple[str, ...]:
+        """Whose keys the kernel calls of a site are about, in a call of the denoiser."""
+        ...
+
 
 def family_of(denoiser: nn.Module) -> Family | None:
     """The family of a denoiser; None if it is of none that is known."""

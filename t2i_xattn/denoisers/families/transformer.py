@@ -13,7 +13,7 @@ from t2i_xattn.denoisers.call import DenoiserCall, Grid
 from t2i_xattn.denoisers.families import Reading
 from t2i_xattn.denoisers.families.build import Build, nearest
 from t2i_xattn.denoisers.sites import AttentionSite, Kind
-from t2i_xattn.denoisers.streams import SELF
+from t2i_xattn.denoisers.streams import SELF, TEXT
 from t2i_xattn.errors import UserError
 from t2i_xattn.kernel.call import KernelCall
 from t2i_xattn.kernel.shares import Portion
@@ -113,6 +113,11 @@ class Transformer:
         if len(picture) == queries:
             return Reading(grid, SELF)
         return Reading(grid, SELF, portion=Portion(picture, range(0), picture, None))
+
+    def streams_at(
+        self, site: AttentionSite, module: nn.Module, call: DenoiserCall
+    ) -> tuple[str, ...]:
+        return (TEXT,) if site.reads_text else (SELF,)
 
     def of_text(
         self,

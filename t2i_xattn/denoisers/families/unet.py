@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from t2i_xattn.denoisers.call import DenoiserCall
 from t2i_xattn.denoisers.families import Reading
 from t2i_xattn.denoisers.sites import AttentionSite, Kind, Place
-from t2i_xattn.denoisers.streams import SELF, TEXT
+from t2i_xattn.denoisers.streams import SELF, TEXT, picture_stream
 from t2i_xattn.kernel.call import KernelCall
 
 _OVER_TIME = ("motion_modules", "temp_attentions", "temporal_transformer_blocks")
@@ -99,6 +99,13 @@ class UNet:
             problem = f"its {queries} places there fit no grid of a latent of {height} × {width}"
         return Reading(None if size is None else (1, *size), *stream, problem=problem)
 
+    def streams_at(
+        self, site: AttentionSite, module: nn.Module, call: DenoiserCall
+    ) -> tuple[str, ...]:
+        if site.kind != "cross":
+            return (SELF,)
+        return tuple(dict.fromkeys(name for name, _, _ in self.streams(module, call.given)))
+
     def streams(
         self, module: nn.Module, given: Mapping[str, Any]
     ) -> Sequence[tuple[str, int, int]]:
@@ -116,7 +123,7 @@ class UNet:
             # Under masks each picture has its own softmax.
             masked = masks is not None and masks[number] is not None
             parts = int(embeds[number].shape[1]) if masked else 1
-            streams += [(f"picture {number + 1}", part, parts) for part in range(parts)]
+            streams += [(picture_stream(number + 1), part, parts) for part in range(parts)]
         return streams
 
 

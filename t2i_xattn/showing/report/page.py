@@ -29,6 +29,7 @@ _SHARES = {
     "other": "punctuation and template",
     "special": "start and end tokens",
     "padding": "padding",
+    "prompt_picture": "the picture given as a prompt",
     "picture": "the picture itself",
 }
 """What the parts of `trace.shares()` are called."""

@@ -30,6 +30,7 @@ KINDS = {
     "phrase": "phrases asked for",
     "prompt_2": "the second prompt",
     "spans": "named columns",
+    "picture": "the picture given as a prompt",
     "concept": "words that are not in the prompt",
 }
 """What a word is besides a word of the text: the headings of their rows."""

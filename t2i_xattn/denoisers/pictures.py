@@ -1,0 +1,16 @@
+"""Pictures that stand beside the text as prompts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from t2i_xattn.kernel.module_calls import uncompiled
+
+
+def has_ip_adapter(pipe: Any) -> bool:
+    """Whether an IP-Adapter is loaded into a pipeline's denoiser."""
+    denoiser = getattr(pipe, "unet", None) or getattr(pipe, "transformer", None)
+    if denoiser is None:
+        return False
+    projection = getattr(uncompiled(denoiser), "encoder_hid_proj", None)
+    return hasattr(projection, "image_projection_layers")

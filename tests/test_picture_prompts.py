@@ -1,0 +1,375 @@
+"""Pictures as prompts: an adapter's own softmax and tokens among the text's, scaled, mapped and
+measured. Random weights of the real classes; what they cannot show is in the evaluation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers.image_processor import IPAdapterMaskProcessor
+from diffusers.models.embeddings import ImageProjection
+from PIL import Image
+from safetensors.torch import save_file
+from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection
+
+import t2i_xattn as tx
+from conftest import make_pipeline
+from t2i_xattn import edits
+from t2i_xattn.conditioning.picture_tokens import PictureTokens
+from t2i_xattn.errors import UserError
+from tiny_pipelines import load_ip_adapter, make_sdxl, picture_embeds, runner, sharpened
+
+
+def assert_close(picture: np.ndarray, expected: np.ndarray) -> None:
+    np.testing.assert_allclose(picture, expected, rtol=0, atol=2e-5)
+
+
+def with_ip_adapter(scale: float = 1.0) -> Any:
+    pipe = make_pipeline()
+    load_ip_adapter(pipe)
+    pipe.set_ip_adapter_scale(scale)
+    return pipe
+
+
+def drawn(pipe: Any, **more: Any) -> np.ndarray:
+    picture: np.ndarray = runner(pipe, ip_adapter_image_embeds=picture_embeds(), **more)()
+    return picture
+
+
+def tokens_of_pictures(width: int = 32, tokens: int = 4) -> PictureTokens:
+    torch.manual_seed(7)
+    config = CLIPVisionConfig(
+        hidden_size=16,
+        intermediate_size=32,
+        projection_dim=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        image_size=32,
+        patch_size=16,
+    )
+    encoder = CLIPVisionModelWithProjection(config).eval()
+    projection = ImageProjection(8, width, tokens).eval()
+    return PictureTokens(encoder, CLIPImageProcessor(size=32, crop_size=32), projection)
+
+
+def photo(seed: int = 0, size: tuple[int, int] = (40, 32)) -> Image.Image:
+    rng = np.random.default_rng(seed)
+    return Image.fromarray(rng.integers(0, 256, (*size[::-1], 3), dtype=np.uint8))
+
+
+class TestScalingAnAdapter:
+    """Its own softmax: what the edit does is what diffusers' own scale does."""
+
+    def test_everywhere_it_is_the_pipeline_s_scale(self) -> None:
+        expected, full = drawn(with_ip_adapter(0.3)), drawn(with_ip_adapter())
+        with tx.edit(pipe := with_ip_adapter(), edits.ScalePicture(0.3)):
+            picture = drawn(pipe)
+        assert_close(picture, expected)
+        assert np.abs(picture - full).max() > 1e-4
+        assert (drawn(pipe) == full).all()  # as it was found
+
+    def test_one_changes_no_byte(self) -> None:
+        full = drawn(with_ip_adapter())
+        with tx.edit(pipe := with_ip_adapter(), edits.ScalePicture(1.0)):
+            assert (drawn(pipe) == full).all()
+
+    @pytest.mark.parametrize("guidance", [1.0, 5.0])
+    def test_with_and_without_guidance(self, guidance: float) -> None:
+        expected = drawn(with_ip_adapter(0.0), guidance_scale=guidance)
+        with tx.edit(pipe := with_ip_adapter(), edits.ScalePicture(0.0)):
+            picture = drawn(pipe, guidance_scale=guidance)
+        assert_close(picture, expected)
+
+    def test_by_site(self) -> None:
+        pipe = with_ip_adapter()
+        pipe.set_ip_adapter_scale({"down": 1.0, "mid": 1.0, "up": 0.0})
+        expected = drawn(pipe)
+        edit = edits.ScalePicture(0.0, sites=lambda site: site.place == "up")
+        with tx.edit(pipe := with_ip_adapter(), edit):
+            assert_close(drawn(pipe), expected)
+
+    def test_by_step(self) -> None:
+        def cut(pipe: Any, step: int, *_: Any) -> dict[str, Any]:
+            if step == 0:
+                pipe.set_ip_adapter_scale(0.25)
+            return {}
+
+        expected = drawn(with_ip_adapter(), callback_on_step_end=cut)
+        with tx.edit(pipe := with_ip_adapter(), edits.ScalePicture(0.25, steps=(1, 3))):
+            assert_close(drawn(pipe), expected)
+
+    def test_by_region(self) -> None:
+        mask = np.zeros((64, 64), dtype=np.uint8)
+        mask[:, :32] = 255
+        pipe = with_ip_adapter()
+        given = IPAdapterMaskProcessor().preprocess(Image.fromarray(mask), height=64, width=64)
+        expected = drawn(
+            pipe, height=64, width=64, cross_attention_kwargs={"ip_adapter_masks": [given]}
+        )
+        edit = edits.ScalePicture(1.0, region=(0.0, 0.0, 1.0, 0.5), outside=0.0)
+        with tx.edit(pipe := with_ip_adapter(), edit):
+            picture = drawn(pipe, height=64, width=64)
+        # The places of the sites halve along the mask's edge: both read them alike.
+        assert_close(picture, expected)
+
+    def test_of_several_adapters_one(self) -> None:
+        def two(scales: list[float]) -> Any:
+            pipe = make_pipeline()
+            load_ip_adapter(pipe, adapters=2)
+            pipe.set_ip_adapter_scale(scales)
+            return pipe
+
+        embeds = [picture_embeds()[0], picture_embeds()[0].flip(-1)]
+        draw = lambda pipe: runner(pipe, ip_adapter_image_embeds=embeds)()  # noqa: E731
+        expected = draw(two([0.7, 0.2]))
+        with tx.edit(pipe := two([0.7, 1.0]), edits.ScalePicture(0.2, picture=2)):
+            assert_close(draw(pipe), expected)
+
+    def test_words_are_edited_beside_it(self) -> None:
+        with tx.edit(pipe := with_ip_adapter(), edits.Reweight("red", 2.0)):
+            expected = drawn(pipe)
+        both = (edits.Reweight("red", 2.0), edits.ScalePicture(1.0))
+        with tx.edit(pipe := with_ip_adapter(), *both):
+            assert (drawn(pipe) == expected).all()
+
+    def test_the_maps_show_it(self) -> None:
+        pipe = with_ip_adapter()
+        with tx.record(pipe) as plain:
+            drawn(pipe)
+        with tx.edit(pipe, edits.ScalePicture(0.0)), tx.record(pipe, modalities=True) as trace:
+            drawn(pipe)
+        assert trace.modalities()["picture 1"] == pytest.approx(0, abs=1e-6)
+        assert "picture 1" in plain.run.maps
+
+    @pytest.mark.parametrize(
+        ("edit", "told"),
+        [
+            (lambda: edits.ScalePicture(float("nan")), "number as scale"),
+            (lambda: edits.ScalePicture(1.0, outside=float("inf")), "number as outside"),
+            (lambda: edits.ScalePicture(0.5, picture=0), "picture=1 or more"),
+            (lambda: edits.ScalePicture(0.5, region=(0, 0, 2, 1)), "box"),
+            (lambda: edits.ScalePicture(0.5, words=["red"]), "Reweight"),
+        ],
+    )
+    def test_what_cannot_be(self, edit: Any, told: str) -> None:
+        with pytest.raises(UserError, match=told):
+            edit()
+
+    @pytest.mark.parametrize("adapter", [None, 0.0])
+    def test_no_picture_is_told_before_a_step(self, adapter: float | None) -> None:
+        pipe = make_pipeline() if adapter is None else with_ip_adapter(adapter)
+        run = runner(pipe) if adapter is None else lambda: drawn(pipe)
+        asked = tx.edit(pipe, edits.ScalePicture(0.5))
+        with pytest.raises(UserError, match="picture 1 beside its text"), asked:
+            run()
+        second = tx.edit(pipe := with_ip_adapter(), edits.ScalePicture(0.5, picture=2))
+        with pytest.raises(UserError, match="picture 2 beside its text"), second:
+            drawn(pipe)
+
+
+class TestTokensAmongTheText:
+    def test_they_stand_behind_the_text(self) -> None:
+        pipe, tokens = make_pipeline(), tokens_of_pictures()
+        plain = tx.condition(pipe, "a red circle", "blue")
+        given = tx.condition(pipe, "a red circle", "blue", picture=photo(), picture_tokens=tokens)
+        length = plain["prompt_embeds"].shape[1]
+        for name, behind in (
+            ("prompt_embeds", tokens([photo()])),
+            ("negative_prompt_embeds", tokens.of_none(1)),
+        ):
+            assert torch.equal(given[name][:, :length], plain[name])
+            assert torch.equal(given[name][:, length:], behind)
+
+    def test_the_picture_is_in_the_trace(self, tmp_path: Path) -> None:
+        pipe, tokens = sharpened(make_pipeline()), tokens_of_pictures()
+        given = tx.condition(pipe, "a red circle", picture=photo(), picture_tokens=tokens)
+        plain = runner(pipe, prompt=None, **given)()
+        with tx.record(pipe, modalities=True) as trace:
+            assert (runner(pipe, prompt=None, **given)() == plain).all()
+        assert [word.text for word in trace.words] == ["a", "red", "circle", "picture 1"]
+        columns = trace.words[-1].columns
+        assert len(columns) == 4
+        heat = trace.heatmap("picture 1")
+        assert np.allclose(heat.array, trace.heatmap(columns=columns).array)
+        shares = trace.shares()
+        assert 0 < shares.prompt_picture < 1
+        assert shares.text + shares.prompt_picture == pytest.approx(1, abs=1e-5)
+        assert trace.heatmap("red").share > 0
+        parts = trace.modalities()
+        assert sum(parts.values()) == pytest.approx(1)
+        assert list(parts) == ["text", "picture 1"]
+        trace.save(tmp_path / "a.safetensors")
+        again = tx.Trace.load(tmp_path / "a.safetensors")
+        assert again.modalities() == pytest.approx(parts)
+        assert again.shares() == shares
+
+    def test_a_word_of_the_same_name_is_not_taken_for_it(self) -> None:
+        pipe, tokens = make_pipeline(), tokens_of_pictures()
+        prompt = "a red circle"
+        given = tx.condition(pipe, prompt, picture=photo(), picture_tokens=tokens)
+        with tx.record(pipe) as trace:
+            runner(pipe, prompt=None, **given)()
+        with pytest.raises(UserError):
+            trace.heatmap("picture")
+
+    def test_scaled_they_keep_the_text_s_shares(self) -> None:
+        pipe, tokens = sharpened(make_pipeline()), tokens_of_pictures()
+        given = tx.condition(pipe, "a red circle", picture=photo(), picture_tokens=tokens)
+        run = runner(pipe, prompt=None, **given)
+        with tx.edit(pipe, edits.Reweight("picture 1", 0.4)):
+            conditional = run()
+        with tx.edit(pipe, edits.ScalePicture(0.4, branches="conditional")):
+            assert_close(run(), conditional)
+        with tx.edit(pipe, edits.ScalePicture(1.0)):
+            assert (run() == runner(pipe, prompt=None, **given)()).all()
+
+    def test_one_for_each_prompt_is_as_each_alone(self) -> None:
+        pipe, tokens = make_pipeline(), tokens_of_pictures()
+        prompts, pictures = ["a red circle", "a blue square"], [photo(1), photo(2)]
+        both = tx.condition(pipe, prompts, picture=pictures, picture_tokens=tokens)
+        for number, (prompt, picture) in enumerate(zip(prompts, pictures, strict=True)):
+            one = tx.condition(pipe, prompt, picture=picture, picture_tokens=tokens)
+            expected = one["prompt_embeds"][0]
+            torch.testing.assert_close(both["prompt_embeds"][number], expected)
+
+    def test_explained_words_keep_the_picture(self) -> None:
+        pipe, tokens = make_pipeline(), tokens_of_pictures()
+        given = tx.condition(pipe, "a red circle", picture=photo(), picture_tokens=tokens)
+        with tx.record(pipe, contributions=True) as trace:
+            runner(pipe, prompt=None, **given)()
+        assert trace.heatmap("red").array.shape == trace.heatmap("circle").array.shape
+
+    def test_a_folder_of_ip_adapter_s_form(self, tmp_path: Path) -> None:
+        made = tokens_of_pictures()
+        made._encoder.save_pretrained(tmp_path / "image_encoder")
+        state = made._projection.state_dict()
+        save_file(
+            {f"image_proj.{k.replace('image_embeds', 'proj')}": v for k, v in state.items()},
+            tmp_path / "concatenated.safetensors",
+        )
+        read = PictureTokens.from_pretrained(tmp_path)
+        assert (read.tokens, read.channels) == (4, 32)
+        assert torch.equal(read([photo()]), made([photo()]))
+        photo().save(tmp_path / "a.png")
+        assert torch.equal(read([tmp_path / "a.png"]), made([photo()]))
+        assert torch.equal(read([photo().convert("RGBA")]), made([photo()]))
+
+    @pytest.mark.parametrize("missing", ["concatenated.safetensors", "image_encoder/config.json"])
+    def test_a_folder_without_its_files(self, tmp_path: Path, missing: str) -> None:
+        self.test_a_folder_of_ip_adapter_s_form(tmp_path)
+        (tmp_path / missing).unlink()
+        with pytest.raises(UserError, match="expected a file"):
+            PictureTokens.from_pretrained(tmp_path)
+
+    def test_a_file_that_is_something_else(self, tmp_path: Path) -> None:
+        self.test_a_folder_of_ip_adapter_s_form(tmp_path)
+        save_file({"weight": torch.zeros(1)}, tmp_path / "concatenated.safetensors")
+        with pytest.raises(UserError, match="image_proj"):
+            PictureTokens.from_pretrained(tmp_path)
+        (tmp_path / "concatenated.safetensors").write_bytes(b"nothing")
+        with pytest.raises(UserError, match="cannot be read"):
+            PictureTokens.from_pretrained(tmp_path)
+
+
+class TestWhatIsRefused:
+    @pytest.mark.parametrize(
+        ("picture", "told"),
+        [
+            (3, "a picture of PIL"),
+            ("nowhere.png", "picture file"),
+            ([photo(), photo(), photo()], "one picture, or one for each of 1"),
+        ],
+    )
+    def test_what_is_no_picture(self, picture: Any, told: str) -> None:
+        pipe = make_pipeline()
+        with pytest.raises(UserError, match=told):
+            tx.condition(pipe, "a circle", picture=picture, picture_tokens=tokens_of_pictures())
+
+    def test_a_huge_one(self) -> None:
+        huge = Image.new("1", (20_000, 20_000))
+        with pytest.raises(UserError, match="at most 100000000 pixels"):
+            tx.condition(make_pipeline(), "a", picture=huge, picture_tokens=tokens_of_pictures())
+
+    def test_one_without_anything_that_takes_it(self) -> None:
+        with pytest.raises(UserError, match="load_ip_adapter"):
+            tx.condition(make_pipeline(), "a circle", picture=photo())
+        with pytest.raises(UserError, match="picture=… beside picture_tokens=…"):
+            tx.condition(make_pipeline(), "a circle", picture_tokens=tokens_of_pictures())
+
+    def test_tokens_of_other_channels(self) -> None:
+        with pytest.raises(UserError, match="channels"):
+            tx.condition(
+                make_pipeline(), "a", picture=photo(), picture_tokens=tokens_of_pictures(width=16)
+            )
+
+    def test_modalities_that_were_not_recorded(self) -> None:
+        pipe = make_pipeline()
+        with tx.record(pipe) as trace:
+            runner(pipe)()
+        with pytest.raises(UserError, match="modalities=True"):
+            trace.modalities()
+
+
+class TestModalities:
+    def test_lengths_are_those_of_what_is_added(self) -> None:
+        """By hand at one site: what leaves the kernel, through the output projection."""
+        pipe = with_ip_adapter(0.6)
+        name = "up_blocks.1.attentions.0.transformer_blocks.0.attn2"
+        layer = pipe.unet.get_submodule(name)
+        outputs: list[torch.Tensor] = []
+        own = torch.nn.functional.scaled_dot_product_attention
+
+        def kept(*args: Any, **kwargs: Any) -> torch.Tensor:
+            outputs.append(own(*args, **kwargs))
+            return outputs[-1]
+
+        forward = layer.forward
+
+        def inside(*args: Any, **kwargs: Any) -> Any:
+            torch.nn.functional.scaled_dot_product_attention = kept
+            try:
+                return forward(*args, **kwargs)
+            finally:
+                torch.nn.functional.scaled_dot_product_attention = own
+
+        layer.forward = inside
+        drawn(pipe, num_inference_steps=1)
+        del layer.forward
+        matrix = layer.to_out[0].weight.detach().double()
+        expected = []
+        for each, scale in zip(outputs, (1.0, 0.6), strict=True):
+            flat = each[1:].transpose(1, 2).flatten(2).double() * scale
+            expected.append((flat @ matrix.mT).norm(dim=-1)[0])
+        with tx.record(pipe, modalities=True, sites=[name]) as trace:
+            drawn(pipe, num_inference_steps=1)
+        for stream, wanted in zip(("given by text", "given by picture 1"), expected, strict=True):
+            found = trace.run.maps[stream][name].ravel()
+            np.testing.assert_allclose(found, wanted.detach().numpy(), rtol=1e-5)
+        means = [float(each.mean()) for each in expected]
+        assert trace.modalities()["text"] == pytest.approx(means[0] / sum(means), rel=1e-5)
+
+    def test_a_mask_counts(self) -> None:
+        mask = np.zeros((64, 64), dtype=np.uint8)
+        mask[:, :32] = 255
+        pipe = with_ip_adapter()
+        given = IPAdapterMaskProcessor().preprocess(Image.fromarray(mask), height=64, width=64)
+        with tx.record(pipe, modalities=True) as trace:
+            drawn(
+                pipe,
+                height=64,
+                width=64,
+                cross_attention_kwargs={"ip_adapter_masks": [given]},
+            )
+        for of_site in trace.run.maps["given by picture 1"].values():
+            width = of_site.shape[-2]
+            assert (of_site[..., : width // 2, 0] > 0).all()
+            assert (of_site[..., width // 2 :, 0] == 0).all()
+
+    def test_without_a_picture_all_comes_from_the_text(self) -> None:
+        pipe = make_sdxl()
+        with tx.record(pipe, modalities=True) as trace:
+            runner(pipe)()
+        assert trace.modalities() == {"text": 1.0}
