@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from t2i_xattn import variants as variants
     from t2i_xattn.batch.many import record_many
     from t2i_xattn.conditioning.condition import condition
+    from t2i_xattn.conditioning.picture_tokens import PictureTokens as PictureTokens
     from t2i_xattn.denoisers.sites import AttentionSite as AttentionSite
     from t2i_xattn.denoisers.sites import find_sites as find_sites
     from t2i_xattn.editing.edit import edit
@@ -58,6 +59,7 @@ __all__ = [
 _HOMES = {
     "AttentionSite": "denoisers.sites",
     "HeatMap": "traces.heat_map",
+    "PictureTokens": "conditioning.picture_tokens",
     "Trace": "traces.trace",
     "UserError": "errors",
     "cheaper": "variants.cheaper",

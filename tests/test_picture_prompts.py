@@ -3,6 +3,7 @@ measured. Random weights of the real classes; what they cannot show is in the ev
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,14 @@ from safetensors.torch import save_file
 from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection
 
 import t2i_xattn as tx
+from command_line import run as run_command
 from conftest import make_pipeline
+from lab.evaluation.picture_prompts import evaluate_pictures, picture_cases
+from lab.judge.segmenter import WEIGHTS, load_segmenter
 from t2i_xattn import edits
 from t2i_xattn.conditioning.picture_tokens import PictureTokens
 from t2i_xattn.errors import UserError
+from t2i_xattn.models.picture_prompts import PICTURE_PROMPTS
 from tiny_pipelines import load_ip_adapter, make_sdxl, picture_embeds, runner, sharpened
 
 
@@ -373,3 +378,98 @@ class TestModalities:
         with tx.record(pipe, modalities=True) as trace:
             runner(pipe)()
         assert trace.modalities() == {"text": 1.0}
+
+
+class TestInTheBox:
+    """The adapters that ship."""
+
+    def test_they_are_small(self) -> None:
+        weights = list(PICTURE_PROMPTS.rglob("*.safetensors"))
+        assert len(weights) == 3
+        assert sum(each.stat().st_size for each in weights) <= 8_000_000
+
+    def test_another_way_is_told(self) -> None:
+        with pytest.raises(UserError, match="expected pictures='separate'"):
+            tx.load_default(pictures="concatenated")  # type: ignore[arg-type]
+
+    def test_recorded_and_scaled_the_picture_is_the_same(self) -> None:
+        pipe = tx.load_default(pictures="separate")
+        pipe.set_progress_bar_config(disable=True)
+        given = picture_cases(1)[0]
+        run = runner(
+            pipe, prompt=given.place, ip_adapter_image=given.picture, num_inference_steps=2
+        )
+        plain = run()
+        with tx.record(pipe, modalities=True, walk=1, contributions=True) as trace:
+            assert (run() == plain).all()
+        assert 0.02 < trace.modalities()["picture 1"] < 0.98
+        with tx.edit(pipe, edits.ScalePicture(1.0)):
+            assert (run() == plain).all()
+        pipe.set_ip_adapter_scale(0.5)
+        halved = run()
+        pipe.set_ip_adapter_scale(1.0)
+        with tx.edit(pipe, edits.ScalePicture(0.5)):
+            assert_close(run(), halved)
+
+    @pytest.mark.slow
+    def test_what_a_picture_shows_is_taken_over(self) -> None:
+        """Twelve cases of the hundred of `evaluate.py pictures`, in fewer steps."""
+        plain, separate = tx.load_default(), tx.load_default(pictures="separate")
+        for pipe in (plain, separate):
+            pipe.set_progress_bar_config(disable=True)
+        tokens = tx.PictureTokens.from_pretrained()
+        cases, segmenter = picture_cases(12), load_segmenter(WEIGHTS)
+        every = evaluate_pictures(separate, plain, tokens, segmenter, cases, steps=12, batch=6)
+        found = list(every)[-1]
+        alone, elsewhere = found["alone", "separate"], found["elsewhere", "separate"]
+        assert alone.shares["object"].right >= 9
+        assert elsewhere.shares["object and place"].right >= 8
+        assert found["alone", "concatenated"].shares["kind"].right >= 4
+
+
+class TestCommands:
+    @pytest.mark.parametrize("way", ["separate", "concatenated"])
+    def test_a_picture_beside_the_prompt(self, tmp_path: Path, way: str) -> None:
+        given = picture_cases(1)[0]
+        given.picture.save(tmp_path / "given.png")
+        asked = ["--picture-prompt", str(tmp_path / "given.png"), "--picture-way", way]
+        first, other = tmp_path / "first", tmp_path / "other"
+        few = ["--steps", "2", given.place]
+        code, _, told = run_command(*["generate", *asked, "--out", str(first), *few])
+        assert code == 0, told
+        more = ["--picture-scale", "0.2"]
+        code, _, told = run_command(*["generate", *asked, *more, "--out", str(other), *few])
+        assert code == 0, told
+        pictures = [(each / "picture-0.png").read_bytes() for each in (first, other)]
+        assert pictures[0] != pictures[1]
+        again = ["again", str(first / "picture-0.png"), "--out", str(tmp_path / "again")]
+        code, printed, told = run_command(*again)
+        assert code == 0, told
+        assert "the same to the byte" in printed
+
+    def test_inspected_it_has_a_map_among_the_words(self, tmp_path: Path) -> None:
+        photo().save(tmp_path / "given.png")
+        asked = ["--picture-prompt", str(tmp_path / "given.png"), "--picture-way", "concatenated"]
+        out = tmp_path / "out"
+        few = ["--steps", "2", "--out", str(out), "--json", "in a forest"]
+        code, printed, told = run_command(*["inspect", *asked, *few])
+        assert code == 0, told
+        words = [each["word"] for each in json.loads(printed)["pictures"][0]["words"]]
+        assert words == ["in", "a", "forest", "picture 1"]
+
+    def test_a_scale_without_a_picture(self, tmp_path: Path) -> None:
+        out = ["--out", str(tmp_path / "out"), "a red house"]
+        code, _, told = run_command(*["generate", "--picture-scale", "0.5", *out])
+        assert code == 2
+        assert "expected --picture-prompt beside --picture-scale" in told
+        assert not (tmp_path / "out").exists()
+
+    def test_another_model_has_no_adapter(self, tmp_path: Path) -> None:
+        make_pipeline().save_pretrained(tmp_path / "model")
+        photo().save(tmp_path / "given.png")
+        asked = ["--picture-prompt", str(tmp_path / "given.png"), "--model"]
+        out = [str(tmp_path / "model"), "--out", str(tmp_path / "out"), "a red circle"]
+        code, _, told = run_command(*["generate", *asked, *out])
+        assert code == 2
+        assert "expected the model in the box for --picture-prompt" in told
+        assert not (tmp_path / "out").exists()
