@@ -79,9 +79,7 @@ def begin_projection(
     return 1 - float(loss.detach()) / float(wanted[which].var(0).mean())
 
 
-def new_separate(
-    settings: AdapterRecipe, seen: Encoded, unet: UNet2DConditionModel, projection: ImageProjection
-) -> nn.Module:
+def new_separate(unet: UNet2DConditionModel, projection: ImageProjection) -> nn.Module:
     """Set IP-Adapter's processors on a UNet; keys and values begin as the text's."""
     processors: dict[str, Any] = {name: AttnProcessor() for name in unet.attn_processors}
     learned = nn.Module()
@@ -89,7 +87,9 @@ def new_separate(
     learned.pairs = nn.ModuleList()
     for name, attention in text_cross_attention(unet).items():
         each = IPAdapterAttnProcessor(
-            attention.to_k.out_features, attention.to_k.in_features, (settings.tokens,)
+            attention.to_k.out_features,
+            attention.to_k.in_features,
+            (projection.num_image_text_embeds,),
         )
         each.to_k_ip[0].load_state_dict(attention.to_k.state_dict())
         each.to_v_ip[0].load_state_dict(attention.to_v.state_dict())

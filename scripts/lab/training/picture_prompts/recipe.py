@@ -40,17 +40,24 @@ class AdapterRecipe(Schedule):
 
 @dataclass(frozen=True)
 class PicturePromptRecipe:
-    """The field names are those of the TOML file. ``scenes`` is how many are drawn."""
+    """The field names are those of the TOML file. ``scenes`` is how many are drawn, ``distilled``
+    the stage in which the separate adapter learns from the concatenated one."""
 
     seed: int
     mixed_precision: str
     scenes: int
     vision: VisionRecipe
-    separate: AdapterRecipe
     concatenated: AdapterRecipe
+    distilled: AdapterRecipe
+    separate: AdapterRecipe
 
 
-PARTS = {"vision": VisionRecipe, "separate": AdapterRecipe, "concatenated": AdapterRecipe}
+PARTS = {
+    "vision": VisionRecipe,
+    "concatenated": AdapterRecipe,
+    "distilled": AdapterRecipe,
+    "separate": AdapterRecipe,
+}
 
 
 def load_picture_prompt_recipe(path: Path) -> PicturePromptRecipe:

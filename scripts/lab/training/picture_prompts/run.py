@@ -24,8 +24,9 @@ from lab.training.picture_prompts.adapters import (
     new_separate,
 )
 from lab.training.picture_prompts.asked import Encoded, encoded
+from lab.training.picture_prompts.distilling import distilling_loss
 from lab.training.picture_prompts.drawn import DrawnPictures, draw_pictures
-from lab.training.picture_prompts.recipe import PicturePromptRecipe
+from lab.training.picture_prompts.recipe import AdapterRecipe, PicturePromptRecipe
 from lab.training.picture_prompts.vision import Seer, new_vision_encoder, vision_loss
 from t2i_xattn.models.default import load_default
 
@@ -65,36 +66,59 @@ def train_vision(
 
 def train_adapter(
     recipe: PicturePromptRecipe,
-    way: str,
+    stage: str,
     seen: Encoded,
     folder: Path,
+    before: nn.Module | None = None,
     max_steps: int | None = None,
-) -> dict[str, torch.Tensor] | None:
-    """An adapter to the model in the box; None where `max_steps` came before the end."""
-    settings = getattr(recipe, way)
+) -> nn.Module | None:
+    """An adapter to the model in the box.
+
+    Args:
+        recipe: the settings.
+        stage: `"concatenated"`, `"distilled"` (the separate one learns from it) or `"separate"`.
+        seen: what is drawn.
+        folder: for the checkpoint.
+        before: what the stage before has given.
+        max_steps: at most this many steps.
+
+    Returns:
+        Its averaged weights, or None where `max_steps` came before the end.
+    """
+    settings: AdapterRecipe = getattr(recipe, stage)
     torch.manual_seed(recipe.seed)
     # A model of its own, since the adapter is set on it.
     pipe: Any = load_default()
     pipe.unet.requires_grad_(False).train()
     projection = new_projection(settings, seen, pipe.unet.config.cross_attention_dim)
-    begin_projection(projection, seen, pipe, recipe.seed)
     module = nn.Module()
-    if way == "separate":
-        module.adapter = new_separate(settings, seen, pipe.unet, projection)
-    else:
+    if stage == "concatenated":
+        begin_projection(projection, seen, pipe, recipe.seed)
         module.adapter = new_concatenated(pipe.unet, projection)
+    else:
+        assert before is not None, "the stage before"
+        module.adapter = new_separate(pipe.unet, projection)
+        # From the concatenated one there is the projection alone.
+        module.adapter.load_state_dict(before.state_dict(), strict=stage == "separate")
+    if stage == "distilled":
+        assert before is not None, "the concatenated adapter"
+        teacher: Any = before.projection
+        loss = distilling_loss(recipe.seed, settings, seen, pipe, module.adapter, teacher)
+    else:
+        loss = adapter_loss(recipe.seed, stage, settings, seen, pipe)
     pipe.unet.to(memory_format=torch.channels_last)
     result = train_stage(
-        way,
+        stage,
         module,
-        adapter_loss(recipe.seed, way, settings, seen, pipe),
+        loss,
         settings,
         folder,
         rates={"adapter": settings.learning_rate},
         accelerator=new_accelerator(recipe.mixed_precision),
         max_steps=max_steps,
     )
-    return as_ip_adapter(result.averaged.adapter) if result.finished else None
+    trained: nn.Module = result.averaged.adapter
+    return trained if result.finished else None
 
 
 def train_picture_prompts(
@@ -115,13 +139,15 @@ def train_picture_prompts(
     if module is None:
         return None
     seen = encoded(drawn, load_default(), module.encoder)
-    adapters = {}
-    for way in WAYS:
-        adapter = train_adapter(recipe, way, seen, folder, max_steps)
-        if adapter is None:
+    adapters: dict[str, nn.Module] = {}
+    before = None
+    for stage in ("concatenated", "distilled", "separate"):
+        before = train_adapter(recipe, stage, seen, folder, before, max_steps)
+        if before is None:
             return None
-        adapters[way] = adapter
-    return PicturePrompts(module.encoder, adapters)
+        adapters[stage] = before
+    weights = {way: as_ip_adapter(adapters[way]) for way in WAYS}
+    return PicturePrompts(module.encoder, weights)
 
 
 def export_picture_prompts(trained: PicturePrompts, folder: Path, card: str) -> None:
