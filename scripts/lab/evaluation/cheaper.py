@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any
@@ -99,27 +100,34 @@ def compare_ways(
     if folder is not None:
         measured = {**(about or {}), **settings, "batch": batch, "ways": names}
         _check_same(folder, measured)
-    costs = {
-        name: counted(pipe, prompts[:1], WAYS[name], batch=batch, **settings) for name in names
-    }
+    costs = {}
+    for name in names:
+        count = partial(counted, pipe, prompts[:1], WAYS[name], batch=batch, **settings)
+        costs[name] = Counted(**_kept(folder and folder / f"cost-{name}.json", count))
     parts: dict[str, list[Painted]] = {name: [] for name in names}
     with tqdm(total=len(prompts), unit="prompt", disable=None) as bar:
         for number, start in enumerate(range(0, len(prompts), batch)):
             some = prompts[start : start + batch]
-            file = folder and folder / f"{start:04d}-{start + len(some):04d}.json"
-            if file is not None and file.exists():
-                told = json.loads(file.read_text("utf-8"))
-                painted = {name: Painted.read(told[name]) for name in names}
-            else:
-                # Another begins each time, so that none is always the one that finds things cold.
-                turned = [*names[number % len(names) :], *names[: number % len(names)]]
-                painted = _painted(pipe, some, segmenter, turned, batch=batch, **settings)
-                if file is not None:
-                    write_json(file, {name: painted[name].as_json() for name in names})
+            # Another begins each time, so that none is always the one that finds things cold.
+            turned = [*names[number % len(names) :], *names[: number % len(names)]]
+            kept = _kept(
+                folder and folder / f"{start:04d}-{start + len(some):04d}.json",
+                partial(_painted, pipe, some, segmenter, turned, batch=batch, **settings),
+            )
             for name in names:
-                parts[name].append(painted[name])
+                parts[name].append(Painted.read(kept[name]))
             bar.update(len(some))
             yield {name: Found.of(parts[name], costs[name]) for name in names}
+
+
+def _kept(file: Path | None, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What a file holds, or else what is measured and goes into it."""
+    if file is None:
+        return measure()
+    if not file.exists():
+        write_json(file, measure())
+    told: dict[str, Any] = json.loads(file.read_text("utf-8"))
+    return told
 
 
 def _check_same(folder: Path, measured: Mapping[str, Any]) -> None:
@@ -144,8 +152,8 @@ def _painted(
     segmenter: Segmenter,
     names: Sequence[str],
     **settings: Any,
-) -> dict[str, Painted]:
-    """What each way paints of a batch of prompts."""
+) -> dict[str, Any]:
+    """What each way paints of a batch of prompts, as JSON has it."""
     pictures: dict[str, list[Image.Image]] = {}
     seconds: dict[str, float] = {}
     for name in names:
@@ -165,7 +173,7 @@ def _painted(
         )
         for name, of in pictures.items()
     }
-    return {name: Painted(right[name], near[name], seconds[name]) for name in names}
+    return {name: Painted(right[name], near[name], seconds[name]).as_json() for name in pictures}
 
 
 def _right(prompt: WorldPrompt, picture: Image.Image, segmenter: Segmenter) -> bool:
@@ -186,8 +194,8 @@ def psnr(one: Image.Image, other: Image.Image) -> float:
 
 def counted(
     pipe: Any, prompts: Sequence[WorldPrompt], variants: Sequence[Variant], **settings: Any
-) -> Counted:
-    """What a run takes, by torch's counter and by the tensors that were alive."""
+) -> dict[str, int]:
+    """What a run takes, by torch's counter and by the tensors that were alive; see `Counted`."""
     counter, live = flop_counter(), LiveBytes()
     totals = {"denoiser": 0, "attention": 0}
     most = 0
@@ -222,4 +230,4 @@ def counted(
     finally:
         for handle in handles:
             handle.remove()
-    return Counted(totals["denoiser"], totals["attention"], most)
+    return {"flops": totals["denoiser"], "attention": totals["attention"], "live": most}
