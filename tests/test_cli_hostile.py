@@ -35,7 +35,7 @@ OPTIONS = sorted(
         "film",
         "steps",
         "cost",
-    )  # `batch` and `again` take files, and have their own
+    )  # `batch`, `again` and `report` take files, and have their own
     for each in command.params
     if each.opts[0].startswith("--") and each.name != "help"
 )

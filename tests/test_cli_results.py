@@ -42,7 +42,7 @@ def files_in(found: Any) -> list[Path]:
         ("generate", ["--count", 2], 2),
         ("inspect", [], 9),
         ("inspect", ["--count", 2, "--words", "red"], 11),
-        ("edit", ["--weight", "red=2"], 6),
+        ("edit", ["--weight", "red=2"], 7),
     ],
 )
 def test_json_is_alone_on_standard_output(

@@ -20,6 +20,7 @@ from PIL import Image
 from torch.nn.functional import interpolate
 
 import t2i_xattn as tx
+from command_line import run
 from conftest import make_pipeline
 from t2i_xattn.errors import UserError
 from t2i_xattn.prompts.words import word_spans
@@ -392,6 +393,11 @@ def test_a_run_that_was_broken_off_says_so_in_words(tmp_path: Path) -> None:
     picture = Image.new("RGB", (64, 64))
     with pytest.raises(UserError, match=r"broken off by 'KeyboardInterrupt' after 2 of 4 steps, "):
         tx.report(trace, picture)
+    code, printed, told = run(
+        "inspect", "--trace", tmp_path / "trace.safetensors", "--out", tmp_path / "out"
+    )
+    assert (code, "words.png" in printed) == (0, True)
+    assert "of this trace was broken off by 'KeyboardInterrupt' after 2 of 4 steps, so" in told
     trace.settings["calls"] = 7
     with pytest.raises(UserError, match=r"by 'KeyboardInterrupt' after 7 calls of the denoiser, "):
         tx.report(trace, picture)

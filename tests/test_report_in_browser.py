@@ -310,9 +310,14 @@ def test_whatever_is_typed_is_shown_and_runs_nothing(
 def test_two_runs_light_together_on_one_scale(driver: Chrome, tmp_path: Path) -> None:
     one = drawn_trace("a lighthouse by the sea", 10, 128, sides=(16,))
     two = drawn_trace("a castle by the sea", 10, 128, sides=(16,), seed=2)
-    both = tx.report(one, drawn_picture(128), against=tx.report(two, drawn_picture(128, seed=1)))
+    other = tx.report(two, drawn_picture(128, seed=1), name="after: <b>&</b> " + "long " * 20)
+    both = tx.report(one, drawn_picture(128), against=other, name="before")
     both.save(tmp_path / "a.html")
     show(driver, tmp_path / "a.html", size=(1500, 900))
+    called = [each.text for each in driver.find_elements(By.CSS_SELECTOR, ".called")]
+    assert called == ["before", "after: <b>&</b> " + " ".join(["long"] * 20)]
+    stages = driver.find_elements(By.CSS_SELECTOR, ".stage")
+    assert len({(each.rect["y"], each.rect["width"]) for each in stages}) == 1
     before = [shown(driver, stage) for stage in (0, 1)]
     point_at(driver, word(driver, "lighthouse"))
     assert "lighthouse → castle" in driver.find_element(By.ID, "card").text

@@ -26,6 +26,7 @@ from t2i_xattn.files import is_file
 from t2i_xattn.models.vocabulary import vocabulary_of_model
 from t2i_xattn.provenance.made import Made
 from t2i_xattn.provenance.reading import made_of
+from t2i_xattn.traces.broken_off import broken_off
 from t2i_xattn.traces.word_reports import heatmaps
 
 if TYPE_CHECKING:
@@ -206,6 +207,11 @@ def inspect_trace(
         )
     limit = None if no_limits else MAX_PIXELS
     read: list[Image.Image | None] = [read_picture(each, limit) for each in pictures]
+    if how := broken_off(trace.run):
+        typer.echo(
+            f"t2i-xattn: the run of this trace was {how}, so its maps are of no finished picture",
+            err=True,
+        )
     found = Inspection(trace.prompts[0] or "", path)
     vocabulary = vocabulary_of_model(trace.settings.get("model"))
     with output_folder(out, "inspect") as folder:

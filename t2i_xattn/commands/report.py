@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,9 +15,11 @@ from t2i_xattn.commands import options
 from t2i_xattn.commands.config import Config
 from t2i_xattn.commands.json_output import Json, print_json
 from t2i_xattn.commands.output import output_folder
-from t2i_xattn.commands.saved_runs import SavedRun, saved_run
 from t2i_xattn.errors import UserError, WordNotFoundError
 from t2i_xattn.prompts.words import find_phrase
+
+if TYPE_CHECKING:
+    from t2i_xattn.commands.saved_runs import SavedRun
 
 PAGE = "report.html"
 
@@ -62,6 +64,7 @@ def report_command(
             f"expected one --picture for each of {len(paths)} runs, or none, but came "
             f"{len(picture)}; give them in their order"
         )
+    from t2i_xattn.commands.saved_runs import saved_run
     from t2i_xattn.pictures import MAX_PIXELS
     from t2i_xattn.showing.report.report import report
 

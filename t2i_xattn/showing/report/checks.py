@@ -8,11 +8,9 @@ import PIL.Image
 
 from t2i_xattn.errors import UserError, shown
 from t2i_xattn.traces.asked import checked_image
+from t2i_xattn.traces.broken_off import broken_off
 from t2i_xattn.traces.recorded_run import RecordedRun
 from t2i_xattn.traces.trace import Trace
-
-_SHORTENING = ("strength", "denoising_start", "denoising_end", "timesteps", "sigmas", "t_start")
-"""Arguments of pipelines by which fewer steps are taken than are asked for."""
 
 
 def checked_trace(trace: Any, image: int) -> RecordedRun:
@@ -28,27 +26,12 @@ def checked_trace(trace: Any, image: int) -> RecordedRun:
         )
     run = trace.run
     checked_image(run, image)
-    check_whole_run(run)
+    if how := broken_off(run):
+        raise UserError(
+            f"expected a run that went to its end, but this one was {how}, so that its maps are of "
+            "no finished picture; record it anew"
+        )
     return run
-
-
-def check_whole_run(run: RecordedRun) -> None:
-    """Raises `UserError` for a run that was broken off: by an error or interrupt, as the trace
-    says, or after fewer calls than it has steps."""
-    arguments = run.settings.get("arguments") or {}
-    steps, calls = arguments.get("num_inference_steps"), run.settings.get("calls")
-    shortened = any(arguments.get(name) is not None for name in _SHORTENING)
-    few = isinstance(steps, int) and isinstance(calls, int) and not shortened and calls < steps
-    error = run.settings.get("broken_off")
-    if error is None and not few:
-        return
-    by = "" if error is None else f" by {shown(error)}"
-    # Guidance may take two calls a step.
-    after = f"{calls} of {steps} steps" if few else f"{shown(calls)} calls of the denoiser"
-    raise UserError(
-        f"expected a run that went to its end, but this one was broken off{by} after {after}, so "
-        "that its maps are of no finished picture; record it anew"
-    )
 
 
 def checked_picture(run: RecordedRun, picture: Any) -> PIL.Image.Image:
