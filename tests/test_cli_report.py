@@ -59,6 +59,8 @@ def test_two_runs_beside_each_other(runs: Path, tmp_path: Path) -> None:
     # Each run has its own command, and the page itself none.
     assert ["circle" in each["command"] for each in found["runs"]] == [True, False]
     assert 'id="t2i-xattn-made"' not in (out / "report.html").read_text("utf-8")
+    code, _, told = run("again", out / "report.html", "--out", tmp_path / "again")
+    assert (code, "or show the runs of two commands" in told) == (2, True)
 
 
 def test_one_run_is_what_inspect_wrote(runs: Path, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ import t2i_xattn as tx
 from browser import complaints, needs_chromium, requests, violations
 from lab.benchmark.recorded import drawn_picture, drawn_trace
 from lab.browser import chromium, settle, show
+from t2i_xattn.models.default import WORLD
 from t2i_xattn.traces.trace import Trace
 
 pytestmark = needs_chromium
@@ -334,6 +335,27 @@ def test_two_runs_light_together_on_one_scale(driver: Chrome, tmp_path: Path) ->
     # The page's maps are smaller, each place the mean of four.
     assert low == pytest.approx(100 * min(each.min() for each in maps), rel=0.05)
     assert high == pytest.approx(100 * max(each.max() for each in maps), rel=0.05)
+    assert violations(driver) == []
+    assert complaints(driver) == []
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_words_that_were_never_taught_are_told(driver: Chrome, tmp_path: Path, dark: bool) -> None:
+    trace = drawn_trace("a red bear 🦊 by a tree", 10, 64, sides=(8,))
+    trace.run.settings["model"] = str(WORLD)
+    tx.report(trace, drawn_picture(64)).save(tmp_path / "a.html")
+    show(driver, tmp_path / "a.html", dark=dark)
+    told = driver.find_element(By.CSS_SELECTOR, ".never").text
+    assert "in their place: bear (spelled alike: near), 🦊." in told
+    hint = "Emoji and symbols have no map of their own: 🦊"
+    assert hint in [each.text for each in driver.find_elements(By.CSS_SELECTOR, ".hint")]
+    line = {}
+    for text in ("bear", "red"):
+        point_at(driver, word(driver, text))
+        card = driver.find_element(By.ID, "card").text
+        assert ("Never taught to this model" in card) == (text == "bear")
+        line[text] = word(driver, text).value_of_css_property("text-decoration-style")
+    assert line == {"bear": "wavy", "red": "solid"}
     assert violations(driver) == []
     assert complaints(driver) == []
 

@@ -37,8 +37,8 @@ def made_of(path: Path) -> Made:
     if found is None:
         raise UserError(
             f"expected a picture, trace, table or page of a command of t2i-xattn, but {path.name} "
-            "does not say how it was made; it may have been saved anew by another program, or made "
-            "in Python"
+            "does not say how it was made; it may have been saved anew by another program, made in "
+            "Python, or show the runs of two commands"
         )
     return Made.read(found, path)
 

@@ -60,7 +60,7 @@ function cardOf(entry) {
   else parts.push(made("p", { class: "hint" }, whyNoMap(word)));
   const flat = "Nearly flat: no place has 1.5 times as much as another, so it points nowhere.";
   if (state.method === "map" && word.flat) parts.push(made("p", { class: "mark" }, flat));
-  const untaught = "Never taught to this model: what it paints for it, and where its map lies, says nothing.";
+  const untaught = "Never taught to this model: it paints something else for it, and the map lies where that is.";
   if (words.some((each) => each?.unknown)) parts.push(made("p", { class: "never" }, untaught));
   if (word.note) parts.push(made("p", { class: "hint" }, word.note));
   if (word.explained) {
