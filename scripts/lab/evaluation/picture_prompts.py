@@ -155,11 +155,18 @@ def evaluate_pictures(
         keep: called with the task, the way, the number of the case, and its picture.
     """
     found = {(task, way): PictureFigures() for task in TASKS for way in ways}
-    turns = [(start, *each) for start in range(0, len(cases), batch) for each in found]
+    # diffusers gives every prompt of a batch all the pictures of an IP-Adapter.
+    size = {way: 1 if way == "separate" else batch for way in ways}
+    turns = [
+        (start + first, task, way)
+        for start in range(0, len(cases), batch)
+        for task, way in found
+        for first in range(0, min(batch, len(cases) - start), size[way])
+    ]
     for start, task, way in tqdm(turns, "painting", disable=None):
-        part = cases[start : start + batch]
+        part = cases[start : start + size[way]]
         pipe = separate if way == "separate" else plain
-        arguments = _arguments(pipe, tokens, part, task, way, guidance > 1)
+        arguments = _arguments(pipe, tokens, part, task, way)
         noise = [torch.Generator().manual_seed(case.seed) for case in part]
         with tx.record(pipe, modalities=True) as trace:
             pictures = pipe(
@@ -178,7 +185,7 @@ def evaluate_pictures(
 
 
 def _arguments(
-    pipe: Any, tokens: PictureTokens, part: Sequence[Case], task: str, way: str, guided: bool
+    pipe: Any, tokens: PictureTokens, part: Sequence[Case], task: str, way: str
 ) -> dict[str, Any]:
     if way == "text":
         return {"prompt": [case.full[task == "elsewhere"] for case in part]}
@@ -186,11 +193,8 @@ def _arguments(
     pictures = [case.picture for case in part]
     if way == "concatenated":
         return dict(tx.condition(pipe, texts, "", picture=pictures, picture_tokens=tokens))
-    pixels = pipe.feature_extractor(images=pictures, return_tensors="pt").pixel_values
-    with torch.no_grad():
-        seen = pipe.image_encoder(pixels).image_embeds[:, None]
-    both = torch.cat([torch.zeros_like(seen), seen]) if guided else seen
-    return {"prompt": texts, "ip_adapter_image_embeds": [both]}
+    (picture,) = pictures
+    return {"prompt": texts, "ip_adapter_image": picture}
 
 
 def _take_maps(
