@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from t2i_xattn.traces.trace import Trace
     from t2i_xattn.variants.cheaper import cheaper as cheaper
 
-__version__ = "0.6.0"
+__version__ = "0.7.0"
 
 __all__ = [
     "Trace",
