@@ -30,10 +30,8 @@ def short() -> PicturePromptRecipe:
     recipe = load_picture_prompt_recipe(RECIPE)
     few: dict[str, Any] = {"steps": 2, "warmup": 1, "decay": 1}
     vision = replace(recipe.vision, **few, batch=4, width=16, layers=1, heads=2, embedding=8)
-    adapters = {
-        name: replace(getattr(recipe, name), **few, batch=4)
-        for name in ("separate", "concatenated")
-    }
+    names = ("concatenated", "distilled", "separate", "refined")
+    adapters = {name: replace(getattr(recipe, name), **few, batch=4) for name in names}
     return replace(recipe, scenes=60, mixed_precision="no", vision=vision, **adapters)
 
 
@@ -84,7 +82,8 @@ def test_it_stops_and_goes_on_and_diffusers_loads_it(tmp_path: Path) -> None:
     while parts is None:
         calls += 1
         parts = train_picture_prompts(short(), tmp_path / "parts", max_steps=1)
-    assert calls == 5  # four stages of two steps: the second step of one is followed by the next's
+    # Five stages of two steps: the second step of one is followed by the next one's first.
+    assert calls == 6
     for way, weights in whole.adapters.items():
         for name, each in weights.items():
             assert torch.equal(each, parts.adapters[way][name]), name

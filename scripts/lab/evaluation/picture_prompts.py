@@ -107,12 +107,13 @@ class PictureFigures:
 
     @property
     def shares(self) -> dict[str, Share]:
-        """By what is right; `object` is the thing in its colour, alone; `and place` that and the
-        place that was asked for."""
-        thing = [each.things[0] and each.counts[0] for each in self.verdicts]
+        """By what is right: `object`: the picture's thing is there in its colour; `once`: and no
+        other like it; `object and place`: it is there, in the place that was asked for."""
+        thing = [each.things[0] for each in self.verdicts]
         place = [bool(each.place) for each in self.verdicts]
         return {
             "object": Share.of(thing),
+            "once": Share.of(a and v.counts[0] for a, v in zip(thing, self.verdicts, strict=True)),
             "kind": Share.of(each.kinds[0] for each in self.verdicts),
             "place": Share.of(place),
             "light": Share.of(bool(each.light) for each in self.verdicts),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -15,6 +15,7 @@ from lab.evaluation.figures import Mean
 from lab.evaluation.picture_prompts import (
     TASKS,
     WAYS,
+    Case,
     PictureFigures,
     evaluate_pictures,
     picture_cases,
@@ -27,6 +28,8 @@ from t2i_xattn.models.default import load_default
 from t2i_xattn.models.picture_prompts import PICTURE_PROMPTS
 
 Found = Mapping[tuple[str, str], PictureFigures]
+
+ON_SHEET, GAP = 8, 4
 
 SAID = {"alone": "the picture alone", "elsewhere": "its object where the text says"}
 
@@ -50,6 +53,9 @@ def add_picture_prompts(app: typer.Typer) -> None:
             bool, typer.Option("--held-out", help="Of combinations that training never showed.")
         ] = False,
         keep: Annotated[Path | None, typer.Option(help="Folder for what is painted.")] = None,
+        sheet: Annotated[
+            Path | None, typer.Option(help="PNG of the first given and painted ones.")
+        ] = None,
         json: Annotated[Path | None, typer.Option("--json", help="Write the figures here.")] = None,
     ) -> None:
         """Pictures as prompts: what is taken over from them, and where their maps point."""
@@ -57,15 +63,20 @@ def add_picture_prompts(app: typer.Typer) -> None:
         for each in chosen:
             if each not in WAYS:
                 raise UserError(f"expected ways of {', '.join(WAYS)}, but came {each!r}")
-        if json is not None:
-            check_writable(json)
+        for path in (json, sheet):
+            if path is not None:
+                check_writable(path)
         cases = picture_cases(limit, "held_out" if held_out else "train")
         if keep is not None:
             keep.mkdir(parents=True, exist_ok=True)
             for number, case in enumerate(cases):
                 case.picture.save(keep / f"{number:03}-given.png")
 
+        painted: dict[tuple[str, str, int], Image.Image] = {}
+
         def kept(task: str, way: str, number: int, picture: Image.Image) -> None:
+            if number < ON_SHEET:
+                painted[task, way, number] = picture
             if keep is not None:
                 picture.save(keep / f"{number:03}-{task}-{way}.png")
 
@@ -93,6 +104,24 @@ def add_picture_prompts(app: typer.Typer) -> None:
         finally:
             if found:
                 Console().print(*(_table(found, task) for task in TASKS), _sites(found))
+                if sheet is not None:
+                    _sheet(cases[:ON_SHEET], painted).save(sheet, optimize=True)
+
+
+def _sheet(
+    cases: Sequence[Case], painted: Mapping[tuple[str, str, int], Image.Image]
+) -> Image.Image:
+    """A column a case: the given picture, then what each way made of it where the text says."""
+    ways = [way for way in WAYS if way != "text" and ("elsewhere", way, 0) in painted]
+    width, height = cases[0].picture.size
+    sheet = Image.new(
+        "RGB", (len(cases) * (width + GAP), (len(ways) + 1) * (height + GAP)), "white"
+    )
+    for number, case in enumerate(cases):
+        column = [case.picture, *(painted["elsewhere", way, number] for way in ways)]
+        for row, picture in enumerate(column):
+            sheet.paste(picture, (number * (width + GAP), row * (height + GAP)))
+    return sheet
 
 
 def _table(found: Found, task: str) -> Table:
@@ -100,7 +129,7 @@ def _table(found: Found, task: str) -> Table:
     count = max((len(each.verdicts) for each in own.values()), default=0)
     table = Table(title=f"{SAID[task]}: {count} pictures; right in % (95 % interval)")
     table.add_column("way")
-    names = ["object", "kind", "place", "light", "object and place", "peak inside"]
+    names = ["object", "once", "kind", "place", "light", "object and place", "peak inside"]
     for name in (*names, "area of the boxes", "picture's part"):
         table.add_column(name, justify="right")
     for way, figures in own.items():

@@ -107,27 +107,27 @@ def new_concatenated(unet: UNet2DConditionModel, projection: ImageProjection) ->
     return learned
 
 
-def text_and_picture(learned: Any, way: str, asked: Asked) -> Any:
+def text_and_picture(learned: Any, asked: Asked) -> Any:
     """What the UNet's sites get for `encoder_hidden_states`."""
     tokens = learned.projection(asked.pictures)
-    if way == "concatenated":
+    if not hasattr(learned, "pairs"):
         return torch.cat([asked.text, tokens], dim=1)
     return asked.text, [tokens[:, None]]
 
 
 def adapter_loss(
     seed: int,
-    way: str,
+    stage: str,
     settings: AdapterRecipe,
     seen: Encoded,
     pipe: StableDiffusionPipeline,
 ) -> LossFunction:
     """Mean squared error of the velocity, of things' places more than of others."""
-    ask = questions(seed, way, settings, seen, pipe)
+    ask = questions(seed, stage, settings, seen, pipe)
 
     def loss(module: Any, step: int) -> Tensor:
         asked = ask(step)
-        states = text_and_picture(module.adapter, way, asked)
+        states = text_and_picture(module.adapter, asked)
         told = pipe.unet(asked.noisy, asked.timesteps, states).sample
         return (asked.weights * (told.float() - asked.velocity).square()).mean()
 

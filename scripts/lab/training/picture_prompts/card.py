@@ -80,7 +80,7 @@ def _measured(path: Path) -> list[str]:
             f"expected figures that evaluate.py picture-prompts --json wrote at {path}, but came "
             f"{error}"
         ) from error
-    names = ("object", "kind", "place", "light", "object and place", "peak inside")
+    names = ("object", "once", "kind", "place", "light", "object and place", "peak inside")
     settings = read["settings"]
     rows = [
         "",
@@ -89,8 +89,9 @@ def _measured(path: Path) -> list[str]:
         f"{settings['limit']} drawn pictures that training has not seen, {settings['steps']} "
         f"steps, guidance {settings['guidance']:g}, by the judge; in %, with Wilson's 95 % "
         "interval. `alone`: the picture and no text; `elsewhere`: the text tells another place. "
-        "`text` has everything told in words and no picture. `peak inside`: the map of what the "
-        "picture gives has its highest place in the box of the thing that came from it.",
+        "`once`: no other thing is like it. `text` has everything told in words and no picture. "
+        "`peak inside`: the map of what the picture gives has its highest place in the box of "
+        "the thing that came from it.",
         "",
         f"| task | way | {' | '.join(names)} |",
         f"| --- | --- |{' --- |' * len(names)}",

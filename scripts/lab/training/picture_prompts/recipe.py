@@ -41,7 +41,8 @@ class AdapterRecipe(Schedule):
 @dataclass(frozen=True)
 class PicturePromptRecipe:
     """The field names are those of the TOML file. ``scenes`` is how many are drawn, ``distilled``
-    the stage in which the separate adapter learns from the concatenated one."""
+    the stage in which the separate adapter learns from the concatenated one, ``refined`` one in
+    which it learns on as in ``separate``."""
 
     seed: int
     mixed_precision: str
@@ -50,6 +51,7 @@ class PicturePromptRecipe:
     concatenated: AdapterRecipe
     distilled: AdapterRecipe
     separate: AdapterRecipe
+    refined: AdapterRecipe
 
 
 PARTS = {
@@ -57,6 +59,7 @@ PARTS = {
     "concatenated": AdapterRecipe,
     "distilled": AdapterRecipe,
     "separate": AdapterRecipe,
+    "refined": AdapterRecipe,
 }
 
 

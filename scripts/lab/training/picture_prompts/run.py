@@ -30,8 +30,6 @@ from lab.training.picture_prompts.recipe import AdapterRecipe, PicturePromptReci
 from lab.training.picture_prompts.vision import Seer, new_vision_encoder, vision_loss
 from t2i_xattn.models.default import load_default
 
-WAYS = ("separate", "concatenated")
-
 
 @dataclass(frozen=True, eq=False)
 class PicturePrompts:
@@ -76,7 +74,8 @@ def train_adapter(
 
     Args:
         recipe: the settings.
-        stage: `"concatenated"`, `"distilled"` (the separate one learns from it) or `"separate"`.
+        stage: `"concatenated"`; `"distilled"`, in which the separate one learns from it;
+            `"separate"` and `"refined"`, in which it learns by the denoising loss.
         seen: what is drawn.
         folder: for the checkpoint.
         before: what the stage before has given.
@@ -99,7 +98,7 @@ def train_adapter(
         assert before is not None, "the stage before"
         module.adapter = new_separate(pipe.unet, projection)
         # From the concatenated one there is the projection alone.
-        module.adapter.load_state_dict(before.state_dict(), strict=stage == "separate")
+        module.adapter.load_state_dict(before.state_dict(), strict=stage != "distilled")
     if stage == "distilled":
         assert before is not None, "the concatenated adapter"
         teacher: Any = before.projection
@@ -141,12 +140,13 @@ def train_picture_prompts(
     seen = encoded(drawn, load_default(), module.encoder)
     adapters: dict[str, nn.Module] = {}
     before = None
-    for stage in ("concatenated", "distilled", "separate"):
+    for stage in ("concatenated", "distilled", "separate", "refined"):
         before = train_adapter(recipe, stage, seen, folder, before, max_steps)
         if before is None:
             return None
         adapters[stage] = before
-    weights = {way: as_ip_adapter(adapters[way]) for way in WAYS}
+    found = {"separate": adapters["refined"], "concatenated": adapters["concatenated"]}
+    weights = {way: as_ip_adapter(each) for way, each in found.items()}
     return PicturePrompts(module.encoder, weights)
 
 
