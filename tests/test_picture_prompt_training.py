@@ -86,7 +86,10 @@ def test_it_stops_and_goes_on_and_diffusers_loads_it(tmp_path: Path) -> None:
     assert calls == 6
     for way, weights in whole.adapters.items():
         for name, each in weights.items():
-            assert torch.equal(each, parts.adapters[way][name]), name
+            # Sums run in another order where tensors lie otherwise in memory; a step that is
+            # missing or taken twice would change a hundredth.
+            apart = (each.float() - parts.adapters[way][name].float()).norm() / each.float().norm()
+            assert apart < 2e-4, (name, float(apart))
     card = picture_prompts_card(short(), tmp_path / "whole", None)
     assert "| separate | 2 | 4 |" in card
     export_picture_prompts(whole, tmp_path / "out", card)

@@ -58,11 +58,11 @@ def picture_prompts_card(recipe: PicturePromptRecipe, run: Path, figures: Path |
     for name in PARTS:
         settings = getattr(recipe, name)
         curve = _curve(run / f"{name}.averaged.safetensors")
-        first, last = curve[0], curve[-1]
-        rows.append(
-            f"| {name} | {settings.steps} | {settings.batch} | {last[2] / 60:.0f} "
-            f"| {first[1]:.3f} | {last[1]:.3f} |"
-        )
+        # A stage of fewer steps than an entry's has none.
+        told = ["", "", ""]
+        if curve:
+            told = [f"{curve[-1][2] / 60:.0f}", f"{curve[0][1]:.3f}", f"{curve[-1][1]:.3f}"]
+        rows.append(f"| {name} | {settings.steps} | {settings.batch} | {' | '.join(told)} |")
     return "\n".join([HEADER, *rows, *(_measured(figures) if figures else ())]) + "\n"
 
 
