@@ -155,14 +155,23 @@ class _Policy:
 def _own_settings(folder: str) -> Iterator[None]:
     """Gradio reads settings from the environment (folders that it hands out, tunnels to elsewhere):
     for as long as it serves, none but these."""
-    before = {name: value for name, value in os.environ.items() if name.startswith("GRADIO_")}
-    for name in before:
+    # The last one it sets by itself, and leaves behind.
+    ours = {
+        "GRADIO_ANALYTICS_ENABLED": "False",
+        "GRADIO_TEMP_DIR": f"{folder}/cache",
+        "HF_HUB_DISABLE_TELEMETRY": "True",
+    }
+    theirs = {
+        name: value
+        for name, value in os.environ.items()
+        if name.startswith("GRADIO_") or name in ours
+    }
+    for name in theirs:
         del os.environ[name]
-    ours = {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": f"{folder}/cache"}
     os.environ.update(ours)
     try:
         yield
     finally:
         for name in ours:
             os.environ.pop(name, None)
-        os.environ.update(before)
+        os.environ.update(theirs)
