@@ -203,9 +203,8 @@ class _EditedDenoiser(FollowedDenoiser):
         if self._edited is None:
             self._check_branches(layout)
             run, copies = self.run, self.run.ears.copies
-            texts = self._encoded()
-            self._edited = EditedRun(self._placed, layout, latent, run.steps, copies, texts)
-            self._edited.streams = self._streams(call)
+            known = self._encoded(), self._streams(call)
+            self._edited = EditedRun(self._placed, layout, latent, run.steps, copies, *known)
         for branch in layout.rows:
             if branch not in self._edited.words:
                 self._edited.words[branch] = self.run.words_of(layout, branch)

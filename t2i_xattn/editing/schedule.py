@@ -48,6 +48,7 @@ class EditedRun:
         steps: int | None,
         copies: int,
         texts: Mapping[str, Text],
+        streams: Mapping[str, tuple[str, ...]],
     ) -> None:
         """
         Raises:
@@ -57,12 +58,11 @@ class EditedRun:
         self.placed, self.layout, self.latent_size = placed, layout, latent_size
         self.words: dict[str, tuple[tuple[Word, ...], ...]] = {}
         self.prompts: dict[str, tuple[Text | None, ...]] = {}
-        self.steps, self.copies, self.texts = steps, copies, texts
+        self.steps, self.copies, self.texts, self.streams = steps, copies, texts, streams
         self.windows = [each.window(steps) for each, _ in placed]
         self.images = [each.images_of(layout.images, self._copies()) for each, _ in placed]
         self._step: dict[str, int] = {}
         self._prepared: dict[tuple[str, str, int, str], ActingEdit | None] = {}
-        self.streams: dict[str, tuple[str, ...]] = {}
 
     def begin_call(
         self,
