@@ -6,10 +6,14 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from t2i_xattn.errors import UserError, shown
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 Way = Literal["separate", "concatenated"]
 
@@ -31,20 +35,29 @@ class PicturePrompt:
     way: Way = "separate"
     scale: float = 1.0
 
+    @cached_property
+    def picture(self) -> Image.Image:
+        """What the file holds; read once.
+
+        Raises:
+            UserError: there is no such picture.
+        """
+        from t2i_xattn.pictures import read_picture
+
+        return read_picture(self.file)
+
     def check(self) -> None:
         """What can be known without the model.
 
         Raises:
             UserError: the scale is out of range, or there is no such picture.
         """
-        from t2i_xattn.pictures import read_picture
-
         if not math.isfinite(self.scale) or not 0 <= self.scale <= SCALE:
             raise UserError(
                 f"expected a --picture-scale from 0 to {SCALE:g}, but came {self.scale:g}; 1 is "
                 "as it was trained"
             )
-        read_picture(self.file)
+        _ = self.picture
 
     def load_into(self, pipe: Any) -> None:
         """Load what takes the picture.
@@ -68,18 +81,15 @@ class PicturePrompt:
 
     def arguments(self, pipe: Any, given: dict[str, Any]) -> dict[str, Any]:
         """Arguments of a call, with the picture beside their prompt."""
-        from t2i_xattn.pictures import read_picture
-
-        picture = read_picture(self.file)
         if self.way == "separate":
-            return given | {"ip_adapter_image": picture}
+            return given | {"ip_adapter_image": self.picture}
         from t2i_xattn.conditioning.condition import condition
         from t2i_xattn.conditioning.picture_tokens import PictureTokens
 
         rest = {k: v for k, v in given.items() if k not in ("prompt", "negative_prompt")}
         tokens = PictureTokens.from_pretrained()
         prompt, negative = given["prompt"], given.get("negative_prompt")
-        return rest | condition(pipe, prompt, negative, picture=picture, picture_tokens=tokens)
+        return rest | condition(pipe, prompt, negative, picture=self.picture, picture_tokens=tokens)
 
     @contextmanager
     def scaled(self, pipe: Any) -> Iterator[None]:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from t2i_xattn.asking.picture_prompt import Way
 from t2i_xattn.commands.one_sentence import failures_told, mistakes_told
 from t2i_xattn.errors import UserError, shown
 from t2i_xattn.provenance.repeating import NOT_OF_THE_RUN
@@ -44,7 +45,7 @@ PictureFile = Annotated[
     ),
 ]
 PictureWay = Annotated[
-    Literal["separate", "concatenated"] | None,
+    Way | None,
     typer.Option(
         help="Whether the picture has a softmax of its own, or one with the text.",
         show_default="separate",
