@@ -45,11 +45,11 @@ def text_cross_attention(unet: UNet2DConditionModel) -> dict[str, Any]:
 
 def begin_projection(
     projection: ImageProjection, seen: Encoded, pipe: StableDiffusionPipeline, seed: int
-) -> float:
+) -> None:
     """Let the tokens begin as the text encoder's own columns for what stands alone in a picture.
 
     The columns are those of "a red old house", its last ones: what a causal encoder has read of
-    all of them. Returns the share of their variance that the tokens tell.
+    all of them.
     """
     known = [(row, thing_of(scene)) for row, scene in enumerate(seen.drawn.scenes)]
     rows = [row for row, thing in known if thing is not None]
@@ -76,7 +76,6 @@ def begin_projection(
         loss.backward()
         optimizer.param_groups[0]["lr"] = 3e-3 * (1 - step / BEGIN_STEPS)
         optimizer.step()
-    return 1 - float(loss.detach()) / float(wanted[which].var(0).mean())
 
 
 def new_separate(unet: UNet2DConditionModel, projection: ImageProjection) -> nn.Module:

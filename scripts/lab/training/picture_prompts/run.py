@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +11,7 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import CLIPVisionModelWithProjection
 
+from lab.training.export import CARD, edit_json, replaced_whole
 from lab.training.loop import new_accelerator, train_stage
 from lab.training.picture_prompts.adapters import (
     adapter_loss,
@@ -152,20 +150,10 @@ def train_picture_prompts(
 
 def export_picture_prompts(trained: PicturePrompts, folder: Path, card: str) -> None:
     """Write the encoder and the adapters as IP-Adapter's folders are, fp16, whole or not at all."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=".export-", dir=folder.parent))
-    try:
+    with replaced_whole(folder) as work:
         trained.encoder.half().save_pretrained(work / "image_encoder")
-        config = work / "image_encoder" / "config.json"
         # As for the model in the box: a plain load computes in fp32.
-        values = json.loads(config.read_text("utf-8")) | {"dtype": "float32"}
-        config.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", "utf-8")
+        edit_json(work / "image_encoder" / "config.json", dtype="float32")
         for way, weights in trained.adapters.items():
             save_file(weights, work / f"{way}.safetensors")
-        (work / "README.md").write_text(card, "utf-8")
-        work.chmod(0o755)  # mkdtemp's folders are private
-        if folder.exists():
-            shutil.rmtree(folder)
-        work.replace(folder)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+        (work / CARD).write_text(card, "utf-8")
