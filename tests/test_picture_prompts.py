@@ -457,6 +457,18 @@ class TestCommands:
         words = [each["word"] for each in json.loads(printed)["pictures"][0]["words"]]
         assert words == ["in", "a", "forest", "picture 1"]
 
+    @pytest.mark.parametrize("lifted", [False, True])
+    def test_a_large_picture_is_taken_where_the_limit_is_lifted(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lifted: bool
+    ) -> None:
+        monkeypatch.setattr("t2i_xattn.pictures.MAX_PIXELS", 1000)
+        photo().save(tmp_path / "given.png")  # of 1,280 pixels
+        asked = ["--picture-prompt", str(tmp_path / "given.png"), "--steps", "1"]
+        out = ["--out", str(tmp_path / "out"), *["--no-limits"] * lifted, "a red house"]
+        code, _, told = run_command(*["generate", *asked, *out])
+        assert code == (0 if lifted else 2), told
+        assert lifted or "--no-limits in commands" in told
+
     def test_a_scale_without_a_picture(self, tmp_path: Path) -> None:
         out = ["--out", str(tmp_path / "out"), "a red house"]
         code, _, told = run_command(*["generate", "--picture-scale", "0.5", *out])

@@ -29,11 +29,13 @@ class PicturePrompt:
         file: of the picture.
         way: whether it has a softmax of its own, or its tokens stand among the text's.
         scale: how much it has its way; see `edits.ScalePicture`.
+        no_limits: whether the file may be however large.
     """
 
     file: Path
     way: Way = "separate"
     scale: float = 1.0
+    no_limits: bool = False
 
     @cached_property
     def picture(self) -> Image.Image:
@@ -42,9 +44,9 @@ class PicturePrompt:
         Raises:
             UserError: there is no such picture.
         """
-        from t2i_xattn.pictures import read_picture
+        from t2i_xattn.pictures import MAX_PIXELS, read_picture
 
-        return read_picture(self.file)
+        return read_picture(self.file, None if self.no_limits else MAX_PIXELS)
 
     def check(self) -> None:
         """What can be known without the model.
@@ -104,14 +106,16 @@ class PicturePrompt:
             yield
 
 
-def picture_prompt(file: Path | None, way: Way | None, scale: float | None) -> PicturePrompt | None:
+def picture_prompt(
+    file: Path | None, way: Way | None, scale: float | None, no_limits: bool
+) -> PicturePrompt | None:
     """What the options ask for; None without a picture.
 
     Raises:
         UserError: for options of a picture without one.
     """
     if file is not None:
-        return PicturePrompt(file, way or "separate", 1.0 if scale is None else scale)
+        return PicturePrompt(file, way or "separate", 1.0 if scale is None else scale, no_limits)
     if way is not None or scale is not None:
         option = "--picture-way" if way is not None else "--picture-scale"
         raise UserError(

@@ -41,7 +41,7 @@ def generate_command(
     no_limits: options.NoLimits = False,
 ) -> None:
     """Paint a prompt."""
-    beside = asked_picture(picture_prompt, picture_way, picture_scale)
+    beside = asked_picture(picture_prompt, picture_way, picture_scale, no_limits)
     side = parse_size(size)
     request = Request(prompt, seed, steps, guidance, side, count, negative, picture=beside)
     if not no_limits:

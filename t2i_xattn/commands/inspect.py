@@ -116,7 +116,7 @@ def inspect_command(
     elif picture:
         raise UserError("expected --picture with --trace only, but came no --trace; leave it out")
     else:
-        beside = asked_picture(picture_prompt, picture_way, picture_scale)
+        beside = asked_picture(picture_prompt, picture_way, picture_scale, no_limits)
         side = parse_size(size)
         request = Request(prompt, seed, steps, guidance, side, count, negative, phrases, beside)
         every = replace(request, words=(*phrases, *(wanted.background if wanted else ())))
