@@ -32,7 +32,7 @@ from t2i_xattn.explaining.sentences import sentence
 from t2i_xattn.explaining.targets import Target, check_alike, targets
 from t2i_xattn.explaining.trajectory import Trajectory
 from t2i_xattn.explaining.trust import grade, probability
-from t2i_xattn.inversion.progress import bar_options
+from t2i_xattn.progress import bar_options
 from t2i_xattn.recording.record import record
 from t2i_xattn.traces.trace import Trace
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from t2i_xattn.inversion.ddim import Schedule, come_from, moved
 from t2i_xattn.inversion.latents import encoded
-from t2i_xattn.inversion.progress import counted
+from t2i_xattn.progress import counted
 
 
 def encoded_pictures(pipe: Any, pictures: Sequence[Image.Image]) -> Tensor:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from t2i_xattn.errors import UserError
 from t2i_xattn.inversion.latents import encoded
-from t2i_xattn.inversion.progress import bar_options
+from t2i_xattn.progress import bar_options
 
 PIPELINES = {
     "StableDiffusion3Pipeline": 1.0,

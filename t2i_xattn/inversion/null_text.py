@@ -14,7 +14,7 @@ from torch import Tensor
 
 from t2i_xattn.denoisers.frozen import frozen
 from t2i_xattn.inversion.ddim import Schedule, moved
-from t2i_xattn.inversion.progress import counted
+from t2i_xattn.progress import counted
 
 RATE = 1e-2
 """Adam's learning rate at the first step; it falls to half over 50, as in the paper's code."""
