@@ -1,7 +1,9 @@
-"""The progress bars of inversion, shown and hidden as the pipeline's own."""
+"""Progress bars, shown and hidden as the pipeline's own."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from tqdm import tqdm
@@ -15,3 +17,17 @@ def bar_options(pipe: Any, title: str) -> dict[str, Any]:
 def counted(pipe: Any, steps: range, title: str) -> Any:
     """Numbers of steps, with a bar while they are gone through."""
     return tqdm(steps, **bar_options(pipe, title))
+
+
+@contextmanager
+def quiet(pipe: Any) -> Iterator[None]:
+    """Without the pipeline's own progress bar, where its run is no painting."""
+    before = getattr(pipe, "_progress_bar_config", None)
+    pipe._progress_bar_config = dict(before or {}) | {"disable": True}
+    try:
+        yield
+    finally:
+        if before is None:
+            vars(pipe).pop("_progress_bar_config", None)
+        else:
+            pipe._progress_bar_config = before

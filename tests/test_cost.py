@@ -128,8 +128,12 @@ def test_nothing_is_computed_and_all_is_as_it_was(pipe: Any) -> None:
 def test_what_does_not_fit_is_told_with_the_number(pipe: Any) -> None:
     found = cost(pipe, "a red circle", num_inference_steps=1, height=8192, width=8192)
     assert found.live_bytes > 5e8
-    found.check_fits(free=found.live_bytes)
-    with pytest.raises(UserError, match=r"holds .* beside its weights and 100 MB are free on cpu"):
+    assert found.decoding_bytes is not None
+    assert found.decoding_bytes > 3 * 4 * 8192**2
+    found.check_fits(free=max(found.live_bytes, found.decoding_bytes))
+    with pytest.raises(UserError, match="making the picture"):
+        found.check_fits(free=found.live_bytes)
+    with pytest.raises(UserError, match=r"holds .* beside the weights and 100 MB are free on cpu"):
         found.check_fits(free=100_000_000)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -171,30 +172,39 @@ def paint(pipe: Any, request: Request, **others: Any) -> list[Image.Image]:
     So the pictures do not depend on how many are made at once. `others` are further arguments of
     the pipeline's call.
     """
+    if "callback_on_step_end" in others and is_scheduled_for(pipe, request):
+        raise UserError(
+            "expected a prompt without a schedule where each step is looked at, but came "
+            f"{shown(request.prompt)}; leave [before:after:step] out"
+        )
+    with nullcontext() if request.picture is None else request.picture.scaled(pipe):
+        return painted(pipe, **arguments_of(pipe, request), **others)
+
+
+def arguments_of(pipe: Any, request: Request) -> dict[str, Any]:
+    """What a pipeline is called with for a request, noise and all."""
     import torch
 
     generators = [torch.Generator().manual_seed(request.seed + n) for n in range(request.count)]
     known = inspect.signature(pipe.__call__).parameters
     options = {"num_images_per_prompt": request.count, "generator": generators}
-    more = {name: value for name, value in options.items() if name in known}
-    from t2i_xattn.conditioning.within import is_scheduled
-
     given = {"prompt": request.prompt, **settings_of(pipe, request)}
+    given |= {name: value for name, value in options.items() if name in known}
     if request.picture is not None:
-        given = request.picture.arguments(pipe, given)
-        with request.picture.scaled(pipe):
-            return painted(pipe, **given, **more, **others)
-    if is_scheduled(pipe, request.prompt, request.negative):
+        return request.picture.arguments(pipe, given)
+    if is_scheduled_for(pipe, request):
         from t2i_xattn.conditioning.condition import condition
 
-        if "callback_on_step_end" in others:
-            raise UserError(
-                "expected a prompt without a schedule where each step is looked at, but came "
-                f"{shown(request.prompt)}; leave [before:after:step] out"
-            )
         texts = (given.pop(name, None) for name in ("prompt", "negative_prompt"))
         given |= condition(pipe, *texts)
-    return painted(pipe, **given, **more, **others)
+    return given
+
+
+def is_scheduled_for(pipe: Any, request: Request) -> bool:
+    """Whether the prompt or the negative prompt changes on the way, as plain prompts may."""
+    from t2i_xattn.conditioning.within import is_scheduled
+
+    return request.picture is None and is_scheduled(pipe, request.prompt, request.negative)
 
 
 def settings_of(pipe: Any, request: Request) -> dict[str, Any]:

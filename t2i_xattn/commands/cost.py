@@ -12,7 +12,7 @@ import typer
 
 from t2i_xattn.asking.limits import check_limits
 from t2i_xattn.asking.parsing import parse_list, parse_size
-from t2i_xattn.asking.request import Request, settings_of
+from t2i_xattn.asking.request import Request, arguments_of
 from t2i_xattn.commands import options
 from t2i_xattn.commands.config import Config
 from t2i_xattn.commands.json_output import Json, print_json
@@ -96,10 +96,9 @@ def found_costs(
 ) -> tuple[dict[str, Cost], list[Growth]]:
     """The cost of each request, and how that of the first grows."""
     pipe = options.load(model, device)
-    pipe.set_progress_bar_config(disable=True)
     for each in requests.values():
         each.check_against(pipe)
-    return costs_of(pipe, {n: _arguments(pipe, each) for n, each in requests.items()}, grow)
+    return costs_of(pipe, {n: arguments_of(pipe, each) for n, each in requests.items()}, grow)
 
 
 def costs_of(
@@ -111,11 +110,6 @@ def costs_of(
 
     costs = {name: cost(pipe, **each) for name, each in asked.items()}
     return costs, growth(pipe, **next(iter(asked.values()))) if grow else []
-
-
-def _arguments(pipe: Any, request: Request) -> dict[str, Any]:
-    several = {"num_images_per_prompt": request.count} if request.count > 1 else {}
-    return {"prompt": request.prompt, **settings_of(pipe, request), **several}
 
 
 def _result(costs: Mapping[str, Cost], grown: Sequence[Growth]) -> dict[str, Any]:
@@ -166,7 +160,9 @@ def _lines(name: str, cost: Cost) -> Iterator[str]:
     weights, more = gigabytes(cost.call.weight_bytes), gigabytes(cost.live_bytes)
     free = free_bytes(cost.device)
     there = "" if free is None else f"; {gigabytes(free)} are free on {cost.device}"
-    yield f"  memory: weights {weights}, a call {more} more{there}"
+    decoding = cost.decoding_bytes
+    picture = "" if decoding is None else f", making the picture {gigabytes(decoding)}"
+    yield f"  memory: weights {weights}, a call {more} more{picture}{there}"
     predicted, measured = (
         sum(count * sum(getattr(site, each) for site in call.sites) for call, count in cost.calls)
         for each in ("predicted", "measured")

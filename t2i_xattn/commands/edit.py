@@ -10,6 +10,7 @@ import typer
 
 from t2i_xattn.asking.edit_request import EditRequest, parse_boxes, parse_regions, parse_weights
 from t2i_xattn.asking.edited import Edited, paint_edited
+from t2i_xattn.asking.fitting import check_edit_fits
 from t2i_xattn.asking.limits import check_edit_limits
 from t2i_xattn.asking.parsing import parse_list, parse_pairs, parse_size
 from t2i_xattn.asking.request import Request
@@ -96,6 +97,8 @@ def edit_command(
         asked.check_against(pipe)
         unknown = told_unknown(pipe, prompt, asked.target, negative, *asked.regions)
         asked = with_fitted_picture(pipe, asked)
+        if not no_limits:
+            check_edit_fits(pipe, asked)
         from t2i_xattn.showing.comparison import comparison, pair_sheet, paired
         from t2i_xattn.showing.sheet import contact_sheet
 

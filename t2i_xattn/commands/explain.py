@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from t2i_xattn.asking.explained import NOTHING, Asked, explained
+from t2i_xattn.asking.fitting import check_fits
 from t2i_xattn.asking.limits import check_limits, check_phrases
 from t2i_xattn.asking.parsing import parse_list, parse_pairs, parse_size
 from t2i_xattn.asking.request import Request, check_text
@@ -81,6 +82,8 @@ def explain_command(
     with output_folder(out, "explain") as folder:
         pipe = options.load(model, device)
         request.check_against(pipe)
+        if not no_limits:
+            check_fits(pipe, request)
         asked.check(pipe, request)
         unknown = told_unknown(pipe, prompt, negative)
         found = explained(pipe, request, asked, walk)

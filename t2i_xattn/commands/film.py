@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from t2i_xattn.asking.fitting import check_fits
 from t2i_xattn.asking.limits import check_limits
 from t2i_xattn.asking.parsing import parse_list, parse_size
 from t2i_xattn.asking.request import Request, tokenizer_of
@@ -65,6 +66,8 @@ def film_command(
 
         pipe = options.load(model, device)
         request.check_against(pipe)
+        if not no_limits:
+            check_fits(pipe, request)
         unknown = told_unknown(pipe, prompt, negative)
         shown = phrases or _named(pipe, prompt)
         found = filmed(pipe, request, shown, walk, frames)

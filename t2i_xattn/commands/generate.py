@@ -6,6 +6,7 @@ from pathlib import Path
 
 import typer
 
+from t2i_xattn.asking.fitting import check_fits
 from t2i_xattn.asking.limits import check_limits
 from t2i_xattn.asking.parsing import parse_size
 from t2i_xattn.asking.picture_prompt import picture_prompt as asked_picture
@@ -50,6 +51,8 @@ def generate_command(
     with output_folder(out, "generate", beside=True) as folder:
         pipe = options.load(model, device)
         request.check_against(pipe, scheduled=True)
+        if not no_limits:
+            check_fits(pipe, request)
         unknown = told_unknown(pipe, prompt, negative)
         pictures = paint(pipe, request)
         seeds = range(seed, seed + len(pictures))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from t2i_xattn.asking.fitting import check_fits
 from t2i_xattn.asking.limits import check_limits, check_phrases
 from t2i_xattn.asking.parsing import parse_list, parse_size
 from t2i_xattn.asking.picture_prompt import picture_prompt as asked_picture
@@ -123,7 +124,8 @@ def inspect_command(
         if not no_limits:
             check_limits(every, walk)
         every.check()
-        found = inspect_run(request, model, walk, out, device, options.asked(context), wanted, look)
+        given = options.asked(context)
+        found = inspect_run(request, model, walk, out, device, given, wanted, look, no_limits)
     if as_json:
         print_json({"command": "inspect", **found.as_json()})
     else:
@@ -139,12 +141,15 @@ def inspect_run(
     asked: Mapping[str, Any],
     wanted: RegionsRequest | None = None,
     look: Look | None = None,
+    no_limits: bool = False,
 ) -> Inspection:
     """Paints a request, records it, and writes what its words did; `asked` are the options."""
     with output_folder(out, "inspect") as folder:
         pipe = options.load(model, device)
         others = wanted.background if wanted else ()
         replace(request, words=(*request.words, *others)).check_against(pipe)
+        if not no_limits:
+            check_fits(pipe, request)
         unknown = told_unknown(pipe, request.prompt, request.negative)
         with recorded(pipe, walk, with_negative(pipe, request)) as trace:
             pictures = paint(pipe, request)

@@ -13,14 +13,18 @@ from torch.utils import _pytree as pytree
 
 from t2i_xattn.arguments import checked
 from t2i_xattn.costs.call_cost import CallCost, seen_call
+from t2i_xattn.costs.decoding import Decoders
 from t2i_xattn.costs.memory import free_bytes, gigabytes
 from t2i_xattn.denoisers.of_pipeline import OfPipeline, denoisers_of
 from t2i_xattn.denoisers.sites import walk_sites
 from t2i_xattn.errors import UserError
 from t2i_xattn.kernel.cover import restored
 from t2i_xattn.kernel.module_calls import ModuleCalls, by_name, uncompiled
+from t2i_xattn.progress import quiet
 
 KINDS = ("cross", "joint", "self")
+
+ADVICE = "take a smaller size, fewer pictures or a smaller dtype"
 
 Changed = Callable[[dict[str, Any]], dict[str, Any]]
 """Other arguments for a call of the denoiser."""
@@ -36,10 +40,13 @@ class Cost:
     Attributes:
         calls: each kind of call of the denoiser once, and how often it was made.
         device: where the denoiser is.
+        decoding_bytes: the most that making the picture of its latents holds at once, beside the
+            weights; None where the pipeline makes none, or that cannot be seen.
     """
 
     calls: tuple[tuple[CallCost, int], ...]
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    decoding_bytes: int | None = None
 
     @property
     def call(self) -> CallCost:
@@ -79,21 +86,27 @@ class Cost:
         """The most that one call holds at once, beside the weights."""
         return max(each.live_bytes for each, _ in self.calls)
 
-    def check_fits(self, free: int | None = None) -> None:
+    def check_fits(self, free: int | None = None, advice: str = ADVICE) -> None:
         """Says whether a run would have room; its weights are there already.
+
+        What the run keeps over its calls, such as maps, comes on top of what is held here.
 
         Args:
             free: bytes that there are; by default those of the machine now.
+            advice: what to do if it has not.
 
         Raises:
             UserError: if it has not.
         """
         there = free_bytes(self.device) if free is None else free
-        if there is not None and self.live_bytes > there:
+        held, by = max(
+            (self.live_bytes, "one call of the denoiser"),
+            (self.decoding_bytes or 0, "making the picture of its latents"),
+        )
+        if there is not None and held > there:
             raise UserError(
-                f"expected a run that fits into memory, but one call of the denoiser holds "
-                f"{gigabytes(self.live_bytes)} beside its weights and {gigabytes(there)} are free "
-                f"on {self.device}; take a smaller size, fewer pictures or a smaller dtype"
+                f"expected a run that fits into memory, but {by} holds {gigabytes(held)} beside "
+                f"the weights and {gigabytes(there)} are free on {self.device}; {advice}"
             )
 
     def as_json(self) -> dict[str, Any]:
@@ -106,6 +119,7 @@ class Cost:
             "bytes": {
                 "weights": self.call.weight_bytes,
                 "most_in_a_call": self.live_bytes,
+                "most_in_decoding": self.decoding_bytes,
                 "free": free,
             },
             "calls": [
@@ -126,7 +140,8 @@ def cost(pipe: Any, *args: Any, **kwargs: Any) -> Cost:
 
     The pipeline runs as it would, its text encoders too, but each call of its denoiser is seen on
     tensors without memory (`costs.call_cost`) and gives zeros; of calls with the same shapes one is
-    seen. The autoencoder does not run. All is as it was found afterwards.
+    seen. So is the autoencoder, which gives a small black picture. All is as it was found
+    afterwards.
 
     Args:
         pipe: any loaded pipeline of a family that is known.
@@ -154,25 +169,30 @@ def cost_with(
     known = {} if known is None else known
     seeing = [_Seeing(each, changed, known) for each in denoisers_of(pipe)]
 
+    decoders = Decoders(pipe)
+
     def put() -> None:
         for each in seeing:
             each.calls.link(each.module)
+        decoders.put()
 
     def undo() -> None:
+        decoders.take_off()
         for each in reversed(seeing):
             each.calls.unlink()
 
     takes = inspect.signature(pipe.__call__).parameters
-    latent = {"output_type": "latent"} if "output_type" in takes else {}
-    with restored(put, undo), torch.no_grad():
-        pipe(*args, **{**kwargs, **latent})
+    given = {"output_type": "pt" if decoders else "latent"} if "output_type" in takes else {}
+    with restored(put, undo), quiet(pipe), torch.no_grad():
+        pipe(*args, **{**kwargs, **given})
     found = tuple(each for one in seeing for each in one.found())
     if not found:
         raise UserError(
             f"expected a pipeline that calls its denoiser, but {type(pipe).__name__} did not; give "
             "it a prompt and at least one step"
         )
-    return Cost(found, next(seeing[0].module.parameters()).device)
+    device = next(seeing[0].module.parameters()).device
+    return Cost(found, device, decoders.most_bytes)
 
 
 class _Seeing:

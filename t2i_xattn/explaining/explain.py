@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,7 +31,7 @@ from t2i_xattn.explaining.sentences import sentence
 from t2i_xattn.explaining.targets import Target, check_alike, targets
 from t2i_xattn.explaining.trajectory import Trajectory
 from t2i_xattn.explaining.trust import grade, probability
-from t2i_xattn.progress import bar_options
+from t2i_xattn.progress import bar_options, quiet
 from t2i_xattn.recording.record import record
 from t2i_xattn.traces.trace import Trace
 
@@ -120,7 +119,7 @@ def explain(
     asked: list[Target] = []
     pictures, window = [], (0, 0)
     # The bar is shown as the pipeline shows its own, which is hidden within.
-    with tqdm(**bar_options(pipe, "explain"), unit="question", total=0) as bar, _quiet(pipe):
+    with tqdm(**bar_options(pipe, "explain"), unit="question", total=0) as bar, quiet(pipe):
         for run in runs:
             needs_text = not {"embedding", "only", "carriers"}.isdisjoint(interventions)
             with record(pipe, walk=walk) as trace, watched(pipe, steps, needs_text) as way:
@@ -166,6 +165,7 @@ def _explained(
                 )
             ]
     bar.total += len(several)
+    bar.refresh()  # the number is seen however soon the answers come
     sums = ask(run, way, [each for _, _, each in several], batch, bar.update)
     carriers: dict[str, dict[str, float]] = {each.phrase: {} for each in asked}
     found: dict[tuple[str, str], list[EffectSums]] = {}
@@ -258,17 +258,3 @@ def _first_picture(output: Any) -> Image.Image:
             f"{type(output if found is None else found).__name__}; leave output_type out"
         )
     return found
-
-
-@contextmanager
-def _quiet(pipe: Any) -> Iterator[None]:
-    """Without the pipeline's own progress bar, which would come and go with every question."""
-    before = getattr(pipe, "_progress_bar_config", None)
-    if before is None:
-        yield
-        return
-    pipe._progress_bar_config = dict(before) | {"disable": True}
-    try:
-        yield
-    finally:
-        pipe._progress_bar_config = before

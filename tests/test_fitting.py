@@ -1,0 +1,122 @@
+"""What does not fit into memory is told before it runs, with the number."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from command_line import run
+from conftest import state_of
+from t2i_xattn import UserError
+from t2i_xattn.asking import fitting
+from t2i_xattn.asking.request import Request
+from t2i_xattn.costs.cost import cost
+from t2i_xattn.costs.decoding import seen_decoding
+from t2i_xattn.costs.live_bytes import LiveBytes
+from test_cost import of_case
+from tiny.all_cases import CASES
+from tiny.case import PROMPT, Case
+
+FREE = 60_000_000
+
+
+@pytest.fixture
+def little(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine with 60 MB that are free."""
+    for module in ("costs.memory", "costs.cost"):
+        monkeypatch.setattr(f"t2i_xattn.{module}.free_bytes", lambda _: FREE)
+
+
+def test_what_decoding_holds_is_what_a_real_one_holds(pipe: Any) -> None:
+    latents = torch.randn(2, pipe.vae.config.latent_channels, 6, 10)
+    seen, picture = seen_decoding(pipe.vae, latents, return_dict=False)
+    with torch.no_grad(), LiveBytes() as live:
+        (real,) = pipe.vae.decode(latents, return_dict=False)
+    assert seen == live.most > real.nbytes
+    assert picture[0].shape == real.shape
+
+
+@pytest.mark.parametrize("case", [pytest.param(each, id=each.name) for each in CASES])
+@pytest.mark.slow
+def test_every_pipeline_s_decoding_is_seen(case: Case) -> None:
+    pipe = case.make()
+    found = of_case(case, pipe)
+    decoders = [each for each in vars(pipe).values() if callable(getattr(each, "decode", None))]
+    modules = [each for each in decoders if isinstance(each, torch.nn.Module)]
+    assert (found.decoding_bytes is not None) == bool(modules)
+    assert not any("decode" in vars(each) for each in modules)
+
+
+def test_decoding_that_cannot_be_seen_is_not_made_up(
+    pipe: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = []
+    forward = type(pipe.vae.decoder).forward
+
+    def by_numbers(self: Any, latents: torch.Tensor, *args: Any) -> torch.Tensor:
+        sizes.append(tuple(latents.shape[-2:]))
+        if latents.sum().item() > 1e30:
+            raise AssertionError
+        return forward(self, latents, *args)
+
+    monkeypatch.setattr(type(pipe.vae.decoder), "forward", by_numbers)
+    found = cost(pipe, PROMPT, num_inference_steps=1, height=256, width=256)
+    assert found.decoding_bytes is None
+    assert sizes[-1] == (1, 1)
+
+
+def test_a_picture_that_does_not_fit_is_refused_before_it_runs(pipe: Any, little: None) -> None:
+    fitting.check_fits(pipe, Request(PROMPT, size=(64, 64)))
+    before = state_of(pipe)
+    for request in (
+        Request(PROMPT, size=(2048, 2048)),
+        Request(PROMPT, size=(256, 256), count=64),
+    ):
+        with pytest.raises(UserError, match=r"holds .* and 60 MB are free on cpu; .* --no-limits"):
+            fitting.check_fits(pipe, request)
+    assert state_of(pipe) == before
+
+
+def test_where_there_is_plainly_room_nothing_is_seen(
+    pipe: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def seen(*_: Any, **__: Any) -> None:
+        raise AssertionError("half a second for nothing")
+
+    monkeypatch.setattr("t2i_xattn.costs.memory.free_bytes", lambda _: 16_000_000_000)
+    monkeypatch.setattr("t2i_xattn.costs.cost.cost", seen)
+    fitting.check_fits(pipe, Request(PROMPT, size=(256, 256)))
+    with pytest.raises(AssertionError, match="for nothing"):
+        fitting.check_fits(pipe, Request(PROMPT, size=(1024, 1024)))
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("generate",),
+        ("inspect",),
+        ("film",),
+        ("explain",),
+        ("edit", "--replace", "red=blue"),
+        ("edit", "--box", "circle=0,0,0.5,0.5"),
+    ],
+    ids=" ".join,
+)
+def test_commands_say_so(
+    command: tuple[str, ...], tmp_path: Path, little: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ("--size", 1024, "--steps", 1, "--out", tmp_path / "out")
+    code, shown, told = run(command[0], "a red circle", *command[1:], *options)
+    assert (code, shown) == (2, "")
+    assert told.count("\n") == 1
+    assert "and 60 MB are free on cpu" in told
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_limit_is_lifted_as_the_sentence_says(tmp_path: Path, little: None) -> None:
+    options = ("--size", 256, "--count", 4, "--steps", 1, "--out", tmp_path / "out")
+    assert run("generate", "a red circle", *options)[0] == 2
+    assert run("generate", "a red circle", *options, "--no-limits")[0] == 0
