@@ -21,7 +21,7 @@ from t2i_xattn.kernel.cover import Cover
 from t2i_xattn.variants.variant import Variant
 from tiny import cross, cross_video, picture_first, text_first
 from tiny.case import Case
-from tiny_pipelines import make_sdxl, runner
+from tiny_pipelines import OFFLOADS, make_sdxl, offload, runner
 
 ALL: dict[str, Callable[[], Variant]] = {
     "kept": variants.KeptKeys,
@@ -86,6 +86,20 @@ def test_each_changes_what_it_says_and_is_the_same_each_time(pipe: Any, variant:
     assert np.array_equal(first, plain) == variant.exact
 
 
+@pytest.mark.parametrize("how", OFFLOADS)
+def test_offloaded_all_is_as_ever(how: str, variant: Variant) -> None:
+    with tx.cheaper(alone := make_pipeline(), variant):
+        expected = runner(alone)()
+    pipe = make_pipeline()
+    offload(pipe, how)
+    draw = runner(pipe)
+    plain, before = draw(), state_of(pipe)
+    with tx.cheaper(pipe, variant):
+        assert np.array_equal(draw(), expected)
+    assert state_of(pipe) == before
+    assert np.array_equal(draw(), plain)
+
+
 # K and V kept
 
 
@@ -98,6 +112,19 @@ def test_kept_keys_are_made_once(make: Callable[[], Any]) -> None:
     with Counted(pipe.unet) as calls, tx.cheaper(pipe, variants.KeptKeys()):
         kept = draw()
     assert np.array_equal(kept, plain)
+    assert calls.calls * 5 == plain_calls.calls
+
+
+# Not of models, whose weights would be copied in each step where they go from a CPU to a CPU.
+@pytest.mark.parametrize("how", OFFLOADS[1:])
+def test_kept_keys_of_weights_that_are_loaded_for_each_call_are_made_once(how: str) -> None:
+    pipe = make_pipeline()
+    offload(pipe, how)
+    draw = runner(pipe, num_inference_steps=5)
+    with Counted(pipe.unet) as plain_calls:
+        draw()
+    with Counted(pipe.unet) as calls, tx.cheaper(pipe, variants.KeptKeys()):
+        draw()
     assert calls.calls * 5 == plain_calls.calls
 
 

@@ -27,7 +27,7 @@ from t2i_xattn.costs.live_bytes import LiveBytes
 from t2i_xattn.kernel.module_calls import by_name
 from tiny.all_cases import CASES
 from tiny.case import NEGATIVE, PROMPT, Case
-from tiny_pipelines import make_sdxl, runner
+from tiny_pipelines import OFFLOADS, make_sdxl, offload, runner
 
 SEVERAL = ("transformer", "transformer_2")
 USUAL = {"FluxPipeline", "StableDiffusion3Pipeline", "PixArtAlphaPipeline", "QwenImagePipeline"}
@@ -123,6 +123,19 @@ def test_nothing_is_computed_and_all_is_as_it_was(pipe: Any) -> None:
         cost(pipe, "a red circle", num_inference_steps=[])
     assert state_of(pipe) == before
     assert np.array_equal(draw(), plain)
+
+
+@pytest.mark.parametrize("how", OFFLOADS)
+def test_offloaded_it_costs_the_same(how: str) -> None:
+    plain = cost(make_pipeline(), "a red circle", num_inference_steps=2)
+    pipe = make_pipeline()
+    offload(pipe, how)
+    draw = runner(pipe)
+    picture, before = draw(), state_of(pipe)
+    found = cost(pipe, "a red circle", num_inference_steps=2)
+    assert found == plain  # also that nothing had to be computed
+    assert state_of(pipe) == before
+    assert np.array_equal(draw(), picture)
 
 
 def test_what_does_not_fit_is_told_with_the_number(pipe: Any) -> None:

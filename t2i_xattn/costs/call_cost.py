@@ -8,7 +8,6 @@ run as it is.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -16,11 +15,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils import _pytree as pytree
 from torch.utils.flop_counter import FlopCounterMode
 
 from t2i_xattn.costs.counter import flop_counter
+from t2i_xattn.costs.fake_copy import fake_copy
 from t2i_xattn.costs.live_bytes import LiveBytes
 from t2i_xattn.costs.site_cost import KernelSize, LayerSize, SiteCost
 from t2i_xattn.denoisers.sites import AttentionSite, walk_sites
@@ -84,9 +84,7 @@ def _is_plain(values: Any) -> bool:
 def _seen_without_numbers(denoiser: nn.Module, given: Mapping[str, Any]) -> tuple[CallCost, Any]:
     mode = FakeTensorMode()
     with torch.no_grad():
-        # A copy, since modules keep some of what they have computed, which would be fake.
-        with FakeCopyMode(mode):
-            fake = copy.deepcopy(denoiser).requires_grad_(False)
+        fake = fake_copy(denoiser, mode, given)
         inputs = pytree.tree_map_only(Tensor, mode.from_tensor, dict(given))
         with mode:
             return counted_call(fake, inputs)

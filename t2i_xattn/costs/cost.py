@@ -14,6 +14,7 @@ from torch.utils import _pytree as pytree
 from t2i_xattn.arguments import checked
 from t2i_xattn.costs.call_cost import CallCost, seen_call
 from t2i_xattn.costs.decoding import Decoders
+from t2i_xattn.costs.fake_copy import device_of
 from t2i_xattn.costs.memory import free_bytes, gigabytes
 from t2i_xattn.denoisers.of_pipeline import OfPipeline, denoisers_of
 from t2i_xattn.denoisers.sites import walk_sites
@@ -39,7 +40,7 @@ class Cost:
 
     Attributes:
         calls: each kind of call of the denoiser once, and how often it was made.
-        device: where the denoiser is.
+        device: where the denoiser is computed.
         decoding_bytes: the most that making the picture of its latents holds at once, beside the
             weights; None where the pipeline makes none, or that cannot be seen.
     """
@@ -191,8 +192,7 @@ def cost_with(
             f"expected a pipeline that calls its denoiser, but {type(pipe).__name__} did not; give "
             "it a prompt and at least one step"
         )
-    device = next(seeing[0].module.parameters()).device
-    return Cost(found, device, decoders.most_bytes)
+    return Cost(found, seeing[0].device, decoders.most_bytes)
 
 
 class _Seeing:
@@ -210,6 +210,7 @@ class _Seeing:
         self.calls = ModuleCalls(self.module, self._called)
         self._known = known
         self._counts: dict[Any, int] = {}
+        self.device = torch.device("cpu")
 
     def found(self) -> list[tuple[CallCost, int]]:
         """Each kind of call, and how often it came."""
@@ -224,9 +225,9 @@ class _Seeing:
                 found, output = seen_call(inside, given)
             self._known[key] = found, pytree.tree_map_only(Tensor, _empty, output)
         self._counts[key] = self._counts.get(key, 0) + 1
-        device = next(inside.parameters()).device
+        self.device = device_of(given)
         return pytree.tree_map_only(
-            Tensor, lambda each: torch.zeros_like(each, device=device), self._known[key][1]
+            Tensor, lambda each: torch.zeros_like(each, device=self.device), self._known[key][1]
         )
 
     def _as_it_was(self) -> Any:

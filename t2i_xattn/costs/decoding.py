@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils import _pytree as pytree
 
+from t2i_xattn.costs.fake_copy import device_of, fake_copy
 from t2i_xattn.costs.live_bytes import LiveBytes
 from t2i_xattn.kernel.cover import Cover
 
@@ -59,7 +59,7 @@ class Decoders:
         if held is None:  # of one place, for its channels and frames
             args, kwargs = pytree.tree_map_only(Tensor, _one_place, (args, kwargs))
             return decode(*args, **kwargs)
-        device = next(decoder.parameters()).device
+        device = device_of((args, kwargs))
         return pytree.tree_map_only(Tensor, partial(_small, device=device), pictures)
 
 
@@ -69,8 +69,7 @@ def seen_decoding(decoder: nn.Module, *args: Any, **kwargs: Any) -> tuple[int | 
     mode = FakeTensorMode()
     try:
         with torch.no_grad():
-            with FakeCopyMode(mode):
-                fake: Any = copy.deepcopy(decoder).requires_grad_(False)
+            fake = fake_copy(decoder, mode, (args, kwargs))
             args, kwargs = pytree.tree_map_only(Tensor, mode.from_tensor, (args, kwargs))
             with mode, LiveBytes() as live:
                 pictures = fake.decode(*args, **kwargs)

@@ -202,11 +202,24 @@ def _state(layer: nn.Module) -> list[Any]:
     holds are set to (adapters and their scales)."""
     state: list[Any] = []
     for module in layer.modules():
-        for tensor in (*module._parameters.values(), *module._buffers.values()):
-            state.append(None if tensor is None else _Weight(tensor))
+        for name, tensor in (*module._parameters.items(), *module._buffers.items()):
+            state.append(None if tensor is None else _Weight(_lying(module, name, tensor)))
         own = vars(module).items()
         state.append([(name, _plain(value)) for name, value in own if name not in _OF_MODULES])
     return state
+
+
+def _lying(module: nn.Module, name: str, tensor: Tensor) -> Tensor:
+    """A weight where it lies: one that accelerate loads for each call is another each time."""
+    if not tensor.is_meta:
+        return tensor
+    hook = getattr(module, "_hf_hook", None)
+    for each in getattr(hook, "hooks", [hook]):
+        lying = getattr(each, "weights_map", None)
+        if lying is not None:
+            found: Tensor = lying[name]
+            return found
+    return tensor
 
 
 _OF_MODULES = (frozenset(vars(nn.Module())) - {"training"}) | {"_t2i_xattn_covers", "forward"}
