@@ -39,6 +39,25 @@ def test_what_decoding_holds_is_what_a_real_one_holds(pipe: Any) -> None:
     assert picture[0].shape == real.shape
 
 
+def test_pictures_one_by_one_and_in_tiles_take_less(pipe: Any) -> None:
+    def held() -> int:
+        found = cost(pipe, PROMPT, num_inference_steps=1, height=512, width=512, **several)
+        assert found.decoding_bytes is not None
+        return found.decoding_bytes
+
+    several = {"num_images_per_prompt": 4}
+    together = held()
+    pipe.vae.enable_slicing()
+    one_by_one = held()
+    assert one_by_one < 0.5 * together
+    found = cost(pipe, PROMPT, num_inference_steps=1, height=512, width=512)
+    with pytest.raises(UserError, match="tiles") as told:
+        found.check_fits(free=found.live_bytes)
+    assert "pipe.vae.enable_tiling()" in str(told.value)
+    pipe.vae.enable_tiling()  # as the sentence says
+    assert held() < 0.5 * one_by_one
+
+
 @pytest.mark.parametrize("case", [pytest.param(each, id=each.name) for each in CASES])
 @pytest.mark.slow
 def test_every_pipeline_s_decoding_is_seen(case: Case) -> None:

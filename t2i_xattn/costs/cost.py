@@ -25,7 +25,7 @@ from t2i_xattn.progress import quiet
 
 KINDS = ("cross", "joint", "self")
 
-ADVICE = "take a smaller size, fewer pictures or a smaller dtype"
+TILES = ", or have the autoencoder work in tiles (pipe.vae.enable_tiling())"
 
 Changed = Callable[[dict[str, Any]], dict[str, Any]]
 """Other arguments for a call of the denoiser."""
@@ -87,24 +87,25 @@ class Cost:
         """The most that one call holds at once, beside the weights."""
         return max(each.live_bytes for each, _ in self.calls)
 
-    def check_fits(self, free: int | None = None, advice: str = ADVICE) -> None:
+    def check_fits(self, free: int | None = None, advice: str | None = None) -> None:
         """Says whether a run would have room; its weights are there already.
 
         What the run keeps over its calls, such as maps, comes on top of what is held here.
 
         Args:
             free: bytes that there are; by default those of the machine now.
-            advice: what to do if it has not.
+            advice: what to do if it has not; by default what a caller of the pipeline can.
 
         Raises:
             UserError: if it has not.
         """
         there = free_bytes(self.device) if free is None else free
-        held, by = max(
-            (self.live_bytes, "one call of the denoiser"),
-            (self.decoding_bytes or 0, "making the picture of its latents"),
+        held, by, also = max(
+            (self.live_bytes, "one call of the denoiser", ""),
+            (self.decoding_bytes or 0, "making the picture of its latents", TILES),
         )
         if there is not None and held > there:
+            advice = advice or f"take a smaller size, fewer pictures or a smaller dtype{also}"
             raise UserError(
                 f"expected a run that fits into memory, but {by} holds {gigabytes(held)} beside "
                 f"the weights and {gigabytes(there)} are free on {self.device}; {advice}"
