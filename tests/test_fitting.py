@@ -16,6 +16,7 @@ from t2i_xattn.asking.request import Request
 from t2i_xattn.costs.cost import cost
 from t2i_xattn.costs.decoding import seen_decoding
 from t2i_xattn.costs.live_bytes import LiveBytes
+from t2i_xattn.costs.memory import free_bytes
 from test_cost import of_case
 from tiny.all_cases import CASES
 from tiny.case import PROMPT, Case
@@ -139,3 +140,35 @@ def test_the_limit_is_lifted_as_the_sentence_says(tmp_path: Path, little: None) 
     options = ("--size", 256, "--count", 4, "--steps", 1, "--out", tmp_path / "out")
     assert run("generate", "a red circle", *options)[0] == 2
     assert run("generate", "a red circle", *options, "--no-limits")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("limits", "left"),
+    [
+        ({"": None, "pod": None}, None),
+        ({"": None, "pod": 9_000}, 9_000 - 5_000 + 2_000),
+        ({"": 8_000, "pod": 9_000}, 8_000 - 5_000 + 2_000),
+        ({"": None, "pod": 1_000}, 0),
+        ({}, None),
+    ],
+)
+def test_a_container_s_limit_counts(
+    limits: dict[str, int | None],
+    left: int | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    own = tmp_path / "own"
+    own.write_text("12:cpu:/elsewhere\n0::/pod\n")
+    groups = tmp_path / "cgroup"
+    for name, limit in limits.items():
+        folder = groups / name
+        folder.mkdir(exist_ok=True)
+        (folder / "memory.max").write_text("max\n" if limit is None else f"{limit}\n")
+        (folder / "memory.current").write_text("5000\n")
+        (folder / "memory.stat").write_text("anon 3000\nactive_file 500\ninactive_file 1500\n")
+    monkeypatch.setattr("t2i_xattn.costs.memory._OWN", own)
+    monkeypatch.setattr("t2i_xattn.costs.memory._CGROUPS", groups)
+    free = free_bytes(torch.device("cpu"))
+    assert free is not None
+    assert free == left if left is not None else free > 1e8
