@@ -128,7 +128,7 @@ def draw(found: Mapping[str, Found], path: Path) -> None:
     axes.set_yticks(range(len(rows)), labels)
     axes.axvline(-1, color="#bdc3c7", lw=1, ls="--")
     axes.set_xlabel(f"points against plain on {len(plain.right)} prompts, 95 % interval")
-    title = "Cheaper attention, with FLOPs of the denoiser (plain = 1); dashed: one point less"
+    title = "Beside each way its FLOPs (plain = 1); red: none beats it; dashed: one point less"
     axes.set_title(title, loc="left", fontsize=10)
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
