@@ -244,7 +244,7 @@ class FollowedDenoiser:
             # What is spoilt in one way and in another is not the same call again.
             way = branch, call.perturbed
             before, number = self._levels.get(way, (None, 0))
-            again = before is not None and _same_level(before, call.timestep)
+            again = before is not None and same_level(before, call.timestep)
             number = number + 1 if again else 0
             self._levels[way] = (call.timestep, number)
             numbers.append(number)
@@ -272,7 +272,7 @@ def _version(text: Tensor) -> int | None:
     return None if text.is_inference() else text._version
 
 
-def _same_level(one: Any, other: Any) -> bool:
+def same_level(one: Any, other: Any) -> bool:
     """Whether two noise levels are the same place in the sampler's list.
 
     Told by where they lie, without reading a number off a GPU; and a sampler may come to the same

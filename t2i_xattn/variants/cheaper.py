@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from t2i_xattn.arguments import checked
 from t2i_xattn.denoisers.call import DenoiserCall
@@ -15,7 +16,7 @@ from t2i_xattn.denoisers.families import Reading
 from t2i_xattn.denoisers.of_pipeline import OfPipeline, denoisers_of
 from t2i_xattn.denoisers.registry import Acting
 from t2i_xattn.denoisers.rows import Layout
-from t2i_xattn.denoisers.run import FollowedDenoiser, FollowedRun, Repeated
+from t2i_xattn.denoisers.run import FollowedDenoiser, FollowedRun, Repeated, same_level
 from t2i_xattn.denoisers.seen import Change, Rows, Seen
 from t2i_xattn.denoisers.sites import AttentionSite
 from t2i_xattn.errors import UserError, shown
@@ -34,6 +35,9 @@ def cheaper(pipe: Any, *variants: Variant, repeated: Repeated = "raise") -> Iter
     `record` and `edit`, in any order: what is recorded, and what an edit changes, is the attention
     that was really computed. Other pipelines on the same denoiser are left alone. On leaving, by
     success or by exception, all is as it was found.
+
+    A loop by hand begins where a text is encoded, or where the sampler's first noise level comes
+    again; one that makes its noise levels itself has its texts encoded anew for each picture.
 
     Args:
         pipe: any loaded pipeline whose denoiser looks at a text; not compiled.
@@ -125,7 +129,8 @@ class _CheaperDenoiser(FollowedDenoiser):
     def forget(self) -> None:
         super().forget()
         self._running: list[tuple[RunningVariant, frozenset[str], Variant]] | None = None
-        self._step: dict[str, int] = {}
+        self._at: dict[tuple[str, str | None], _Level] = {}
+        self._first: Any = None
 
     def put(self) -> None:
         """Covers what the variants need beside the sites."""
@@ -138,20 +143,60 @@ class _CheaperDenoiser(FollowedDenoiser):
             each.take_off()
 
     def acting(self, layout: Layout, call: DenoiserCall) -> Acting | None:
+        if not self.by_pipeline and self._begins_anew(layout, call):
+            self.forget()
         if self._running is None:
+            self._first = call.timestep
             self._running = [
                 (variant.running(found), frozenset(site.name for site, _ in found), variant)
                 for variant, found in self._placed
             ]
-        step = 0
+        step = number = 0
         for branch in layout.rows:
-            own = self._step.get(branch, 0)
-            self._step[branch] = own + 1
-            step = max(step, own + self.steps_elsewhere(branch))
-        now = NowCall(layout, call, step, self.run.steps)
+            way = branch, call.perturbed
+            own = self._at[way] = _Level.after(self._at.get(way), call.timestep)
+            step = max(step, own.step + self.steps_elsewhere(branch))
+            number = max(number, own.number)
+        now = NowCall(layout, call, step, self.run.steps, number)
         for running, _, _ in self._running:
             running.begin(now)
         return _CheaperCall(self._running)
+
+    def _begins_anew(self, layout: Layout, call: DenoiserCall) -> bool:
+        """Whether a loop by hand over the same texts begins, of which nobody hears: its branch
+        comes back to the first noise level, in a sampler's new list."""
+        own = self._at.get((next(iter(layout.rows)), call.perturbed))
+        if own is None or not own.step:
+            return False
+        first, last, now = (
+            each.tolist() if isinstance(each, Tensor) else each
+            for each in (self._first, own.level, call.timestep)
+        )
+        return bool(now == first != last)
+
+
+@dataclass(frozen=True, eq=False)
+class _Level:
+    """Where a branch is.
+
+    Attributes:
+        level: the noise level.
+        step: which step that is.
+        number: how many calls came before at this level.
+    """
+
+    level: Any
+    step: int
+    number: int
+
+    @classmethod
+    def after(cls, before: _Level | None, level: Any) -> _Level:
+        """Of the call that follows."""
+        if before is None:
+            return cls(level, 0, 0)
+        if same_level(before.level, level):
+            return cls(level, before.step, before.number + 1)
+        return cls(level, before.step + 1, 0)
 
 
 class _CheaperCall:

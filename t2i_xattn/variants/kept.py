@@ -135,7 +135,9 @@ class _Texts:
 
     def made(self, text: Tensor, layer: nn.Module, forward: Callable[..., Any]) -> Tensor:
         """What the layer makes of a text."""
-        state = _state(layer)
+        if torch.is_grad_enabled() and (text.requires_grad or _is_trained(layer)):
+            return forward(text)
+        state = [*_modes(text), *_state(layer)]
         found = next((each for each in self._known if _is_same(each, text)), None)
         if found is not None:
             self._known.remove(found)
@@ -143,10 +145,9 @@ class _Texts:
             if untouched and found.state == state:
                 self._known.insert(0, found)
                 self._in_vain = 0
-                return found.result
+                # In inference mode nobody counts who writes into it.
+                return found.result.clone() if found.result_version is None else found.result
         result: Tensor = forward(text)
-        if result.requires_grad:
-            return result
         self._in_vain += found is None
         if self._in_vain > IN_VAIN:
             raise UserError(
@@ -158,7 +159,18 @@ class _Texts:
         held = text.clone() if version is None else text
         self._known.insert(0, _Made(held, version, state, result, _version(result)))
         del self._known[TEXTS:]
-        return result
+        return result.clone() if result.is_inference() else result
+
+
+def _is_trained(layer: nn.Module) -> bool:
+    return any(each.requires_grad for each in layer.parameters())
+
+
+def _modes(text: Tensor) -> list[Any]:
+    """What a layer's result depends on that is set for all of torch."""
+    kind = text.device.type
+    autocast = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+    return [autocast, torch.is_inference_mode_enabled()]
 
 
 def _is_same(made: _Made, text: Tensor) -> bool:

@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from t2i_xattn.denoisers.sites import AttentionSite
-from t2i_xattn.denoisers.steps import whole_steps
 from t2i_xattn.errors import UserError
 from t2i_xattn.variants.variant import Found, RunningVariant, Variant, check_number, cross
 
@@ -38,6 +37,8 @@ class SkipLate(Variant):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not isinstance(self.after, int | float):  # a number of numpy's or torch's
+            object.__setattr__(self, "after", self.after.item())
         check_number(
             "after of SkipLate", self.after, 0, 1 if isinstance(self.after, float) else 1e6
         )
@@ -56,7 +57,7 @@ class SkipLate(Variant):
 class _Skipping(RunningVariant):
     def __init__(self, after: int | float) -> None:
         self._after = after
-        self._kept: dict[tuple[str, tuple[str, ...]], Tensor] = {}
+        self._kept: dict[tuple[str, tuple[str, ...], int], Tensor] = {}
 
     def _gate(self) -> int:
         """The first step whose outputs are kept; there may be none after it."""
@@ -64,8 +65,10 @@ class _Skipping(RunningVariant):
             return self._after
         steps = self.now.steps
         if steps is None:
-            whole_steps((0.0, self._after), None, "SkipLate")  # which says what to do
-        assert steps is not None
+            raise UserError(
+                "expected after in whole steps for SkipLate, since this pipeline does not say how "
+                f"many it has, but came {self._after:g} of them; such as SkipLate(after=12)"
+            )
         return int(self._after * steps + 1e-6)
 
     def around(
@@ -78,7 +81,7 @@ class _Skipping(RunningVariant):
     ) -> Any:
         if self.now.step < self._gate():
             return forward(*args, **kwargs)
-        key = site.name, self.now.branches
+        key = site.name, self.now.branches, self.now.number
         states = args[0] if args else kwargs.get("hidden_states")
         kept = self._kept.get(key)
         if kept is None or (isinstance(states, Tensor) and states.shape != kept.shape):
@@ -89,4 +92,4 @@ class _Skipping(RunningVariant):
                     f"{type(kept).__name__}; leave SkipLate out"
                 )
             self._kept[key] = kept
-        return kept
+        return kept.clone()  # who gets it may write into it (hooks)

@@ -41,6 +41,13 @@ def rows_with_texts(now: NowCall) -> list[tuple[str, int, int]]:
     ]
 
 
+def text_of_row(call: Asked, reading: Reading, row: int) -> range:
+    """Where the columns of a row's text stand among the keys of a call; some rows have fewer than
+    others, and the picture's keys behind them."""
+    portion = reading.portion
+    return range(call.key.shape[2]) if portion is None else of_row(portion.keys, row)
+
+
 def fewer_keys(call: Asked, reading: Reading, columns: Sequence[Tensor | None]) -> FewerKeys:
     """The keys that are not the text's, and of the text's some.
 
@@ -50,10 +57,10 @@ def fewer_keys(call: Asked, reading: Reading, columns: Sequence[Tensor | None]) 
         columns: for each row, the columns of its text that stay, int64 `(heads or 1, columns)`;
             None: all.
     """
-    keys, device, portion = call.key.shape[2], call.key.device, reading.portion
+    keys, device = call.key.shape[2], call.key.device
     rows: list[Tensor] = []
     for row, own in enumerate(columns):
-        text = range(keys) if portion is None else of_row(portion.keys, row)
+        text = text_of_row(call, reading, row)
         if own is None:
             own = torch.arange(len(text), device=device)[None]
         heads = len(own)

@@ -9,6 +9,7 @@ from torch import Tensor
 from t2i_xattn.denoisers.seen import Rows, Seen
 from t2i_xattn.denoisers.sites import AttentionSite
 from t2i_xattn.errors import UserError
+from t2i_xattn.prompts.encoded import Text
 from t2i_xattn.variants.leaving_out import LeavingOut, RunningLeavingOut
 from t2i_xattn.variants.variant import Found, RunningVariant
 
@@ -49,7 +50,7 @@ class _Choosing(RunningLeavingOut):
     def read(self, seen: Seen, rows: Rows) -> Tensor:
         return seen.probs(rows)
 
-    def staying(self, branch: str, picture: int, shares: Tensor | None, columns: int) -> Tensor:
+    def staying(self, text: Text | None, states: Tensor, shares: Tensor | None) -> Tensor:
         assert shares is not None, "the first steps are recorded"
         k = min(self._k, shares.shape[-1])
         return shares.topk(k, dim=-1).indices.sort(dim=-1).values

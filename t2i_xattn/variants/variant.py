@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -33,17 +33,27 @@ class NowCall:
         layout: whose its rows are.
         call: what it is given.
         step, steps: which step of the run it is, and of how many; None if nobody says.
+        number: how many calls of these branches came before at the same noise level, which are no
+            steps (the views of a panorama).
     """
 
     layout: Layout
     call: DenoiserCall
     step: int
     steps: int | None
+    number: int = 0
 
     @property
     def branches(self) -> tuple[str, ...]:
-        """The branches in it, in the order of their rows."""
-        return tuple(self.layout.rows)
+        """The branches in it, in the order of their rows, and by what they are perturbed: passes
+        that are spoilt in different ways are not the same."""
+        spoilt = "" if self.call.perturbed is None else f" by {self.call.perturbed}"
+        return tuple(f"{branch}{spoilt}" for branch in self.layout.rows)
+
+    def text(self, branch: str, picture: int) -> Hashable:
+        """What the text of a picture in a branch is known by; None where it is not known."""
+        text = self.layout.texts[branch][picture]
+        return None if text is None else (text.prompt, text.ids, text.padding, text.words)
 
 
 class RunningVariant:
