@@ -20,6 +20,7 @@ from t2i_xattn.denoisers.branches import (
     stacked,
 )
 from t2i_xattn.denoisers.call import DenoiserCall
+from t2i_xattn.denoisers.loop import Loop
 from t2i_xattn.denoisers.of_pipeline import NAMES, OfPipeline
 from t2i_xattn.denoisers.registry import Acting, Registry
 from t2i_xattn.denoisers.rows import Layout, layout_of
@@ -152,6 +153,7 @@ class FollowedDenoiser:
         self._layout: Layout | None = None
         self._levels: dict[tuple[str, str | None], tuple[Any, int]] = {}
         self._called: Counter[str] = Counter()
+        self._loops: dict[tuple[str, str | None], Loop] = {}
 
     def link(self) -> None:
         """Looks whether the pipeline has had its denoiser compiled since."""
@@ -177,12 +179,20 @@ class FollowedDenoiser:
                 "pipeline whose pictures are conditioned on text"
             )
         layout = self.layout(call, owner)
+        if owner is None and self._begins_anew(layout, call):
+            self.run.run_again()
+            self._begins_anew(layout, call)  # which has forgotten this call, too
         if owner is not None and not self._is_a_step(layout, call):
             return None, given
         self.run.ears.note_call()
         self._called.update(list(layout.rows))
         self.by_pipeline = owner is not None
         return self.begun(layout, call, given)
+
+    def _begins_anew(self, layout: Layout, call: DenoiserCall) -> bool:
+        """Whether a loop by hand over the same texts begins, of which no encoder tells."""
+        way = next(iter(layout.rows)), call.perturbed
+        return self._loops.setdefault(way, Loop()).begins_anew(call.timestep)
 
     def begun(
         self, layout: Layout, call: DenoiserCall, given: dict[str, Any]

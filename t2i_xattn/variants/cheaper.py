@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from t2i_xattn.arguments import checked
 from t2i_xattn.denoisers.call import DenoiserCall
@@ -130,7 +130,6 @@ class _CheaperDenoiser(FollowedDenoiser):
         super().forget()
         self._running: list[tuple[RunningVariant, frozenset[str], Variant]] | None = None
         self._at: dict[tuple[str, str | None], _Level] = {}
-        self._first: Any = None
 
     def put(self) -> None:
         """Covers what the variants need beside the sites."""
@@ -143,10 +142,7 @@ class _CheaperDenoiser(FollowedDenoiser):
             each.take_off()
 
     def acting(self, layout: Layout, call: DenoiserCall) -> Acting | None:
-        if not self.by_pipeline and self._begins_anew(layout, call):
-            self.forget()
         if self._running is None:
-            self._first = call.timestep
             self._running = [
                 (variant.running(found), frozenset(site.name for site, _ in found), variant)
                 for variant, found in self._placed
@@ -161,18 +157,6 @@ class _CheaperDenoiser(FollowedDenoiser):
         for running, _, _ in self._running:
             running.begin(now)
         return _CheaperCall(self._running)
-
-    def _begins_anew(self, layout: Layout, call: DenoiserCall) -> bool:
-        """Whether a loop by hand over the same texts begins, of which nobody hears: its branch
-        comes back to the first noise level, in a sampler's new list."""
-        own = self._at.get((next(iter(layout.rows)), call.perturbed))
-        if own is None or not own.step:
-            return False
-        first, last, now = (
-            each.tolist() if isinstance(each, Tensor) else each
-            for each in (self._first, own.level, call.timestep)
-        )
-        return bool(now == first != last)
 
 
 @dataclass(frozen=True, eq=False)
