@@ -137,6 +137,11 @@ class Edit:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        if not self.of_branches:
+            raise UserError(
+                f"expected branches=[…] with at least one entry, but came {shown(self.branches)}; "
+                f"name some of {', '.join(BRANCHES)}, or leave it out"
+            )
         for branch in self.of_branches:
             if branch not in BRANCHES:
                 raise UserError(
