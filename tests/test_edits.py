@@ -40,7 +40,7 @@ from t2i_xattn.edits.alignment import (
     matrix_of_pairs,
 )
 from t2i_xattn.edits.edit import renormalised
-from t2i_xattn.edits.picture import box_coverage
+from t2i_xattn.edits.picture import at_site, box_coverage, checked_region, region_coverage
 from t2i_xattn.errors import UserError
 from t2i_xattn.prompts.words import split_words
 from t2i_xattn.traces.heat_map import HeatMap
@@ -229,10 +229,25 @@ class TestRestrict:
         expected = Restrict("red", (0, 0, 0.5, 0.5))(shares(), context())
         for region in (mask, mask.astype(np.float64), Image.fromarray(mask)):
             edited = Restrict("red", region)(shares(), context())
-            inside = expected[0, 0, :, RED] > 0
-            assert torch.allclose(edited[..., inside, :], expected[..., inside, :], atol=0.1)
-            if scale == 1:
-                assert torch.allclose(edited, expected, atol=1e-6)
+            assert torch.allclose(edited, expected, atol=1e-6)
+
+    @pytest.mark.parametrize("pixels", [(8, 12), (2, 3), (40, 60), (400, 600)])
+    def test_a_place_of_a_mask_has_what_lies_in_it(self, pixels: tuple[int, int]) -> None:
+        """Counted on a grid that is finer than both, with edges through places and pixels."""
+        height, width = pixels
+        mask = (np.random.default_rng(0).random(pixels) < 0.5).astype(np.float32)
+        fine = mask.repeat(400 // height, 0).repeat(600 // width, 1)
+        for here in (context(), context(height=5, width=8)):
+            found = region_coverage(checked_region(mask), here)
+            rows, columns = 400 // here.height, 600 // here.width
+            counted = fine.reshape(here.height, rows, here.width, columns).mean(axis=(1, 3))
+            np.testing.assert_allclose(found, counted, atol=1e-6)
+
+    def test_a_map_that_is_coarser_has_slopes(self) -> None:
+        given = torch.tensor([[0.0, 1.0]]).repeat(2, 1)
+        here = context(height=8, width=8, latent_size=(8, 8))
+        row = at_site("a map", given, here, smooth=True)[0]
+        assert torch.allclose(row, torch.tensor([0, 0, 1, 3, 5, 7, 8, 8]) / 8)
 
     def test_a_small_box_does_not_vanish(self) -> None:
         covered = box_coverage((0.1, 0.1, 0.2, 0.15), 2, 2)
@@ -338,6 +353,7 @@ def plain(probs: Tensor, context: EditContext) -> Tensor:
         (lambda: Drop("red", steps=(0, 1.5)), "fractions from 0.0 to 1.0"),
         (lambda: Drop("red", steps=0.4), "as steps of Drop, but came 0.4; help"),  # type: ignore[arg-type]
         (lambda: Drop("red", branches="conditonal"), "did you mean 'conditional'"),
+        (lambda: Drop("red", branches=[]), r"expected branches=\[…\] with at least one"),
         (lambda: Drop("red", images=[]), r"expected images=\[…\] with at least one"),
         (lambda: TopK(2, words="red"), r"expected words=\[…\] with at least one"),
         (lambda: SelfReplace(words=["red"]), "which looks at no text"),

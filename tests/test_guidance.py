@@ -108,6 +108,27 @@ def test_shares_themselves_are_excited() -> None:
     assert loss(WordMaps(shares, words)).item() == pytest.approx(0.9)
 
 
+def test_a_picture_beside_the_words_is_none_of_them() -> None:
+    """Its columns, and the padding before them, stand behind the prompt's."""
+    maps = word_maps()
+    behind = torch.cat([maps.shares, torch.full((1, 6, 5, 8), 0.7)], dim=-1)
+    picture = Word("picture 1", 0, 0, (10, 11, 12, 13), source="picture")
+    beside = WordMaps(behind, ((*maps.words[0], picture),), prompts=(PROMPT,))
+    alone = WordMaps(maps.shares, maps.words, prompts=(PROMPT,))
+    assert beside.prompt_columns(0) == alone.prompt_columns(0) == range(1, 5)
+    for loss in (AttendAndExcite(["cat", "dog"]), Binding()):
+        assert torch.equal(loss(beside), loss(alone))
+    asked = AttendAndExcite(["cat", "picture 1"])
+    for told in (asked.check, asked):
+        with pytest.raises(UserError, match=r"prompt for AttendAndExcite.*'picture 1'"):
+            told(beside)
+    shares = AttendAndExcite(["cat", "picture 1"], softmax=False)
+    assert shares(beside).item() >= 1 - 0.7
+    nothing = WordMaps(behind, ((picture,),), prompts=("",))
+    with pytest.raises(UserError, match="words of the prompt"):
+        AttendAndExcite(["picture 1"]).check(nothing)
+
+
 def test_binding_finds_the_same_pairs() -> None:
     """In each prompt its own; and what has the same noun is not kept apart."""
     maps = word_maps(images=2)

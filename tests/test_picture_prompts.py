@@ -25,7 +25,20 @@ from t2i_xattn import edits
 from t2i_xattn.conditioning.picture_tokens import PictureTokens
 from t2i_xattn.errors import UserError
 from t2i_xattn.models.picture_prompts import PICTURE_PROMPTS
-from tiny_pipelines import load_ip_adapter, make_sdxl, picture_embeds, runner, sharpened
+from tiny.cross_video import VIDEO, make_wan_i2v
+from tiny_pipelines import (
+    controlnet_pipeline,
+    generator,
+    load_ip_adapter,
+    make_sdxl,
+    noise_picture,
+    of_class,
+    picture_embeds,
+    runner,
+    sharpened,
+)
+
+STREAMS = ("text", "picture 1")
 
 
 def assert_close(picture: np.ndarray, expected: np.ndarray) -> None:
@@ -106,19 +119,94 @@ class TestScalingAnAdapter:
         with tx.edit(pipe := with_ip_adapter(), edits.ScalePicture(0.25, steps=(1, 3))):
             assert_close(drawn(pipe), expected)
 
-    def test_by_region(self) -> None:
-        mask = np.zeros((64, 64), dtype=np.uint8)
-        mask[:, :32] = 255
-        pipe = with_ip_adapter()
-        given = IPAdapterMaskProcessor().preprocess(Image.fromarray(mask), height=64, width=64)
-        expected = drawn(
-            pipe, height=64, width=64, cross_attention_kwargs={"ip_adapter_masks": [given]}
-        )
-        edit = edits.ScalePicture(1.0, region=(0.0, 0.0, 1.0, 0.5), outside=0.0)
+    @pytest.mark.parametrize("form", ["box", "bool", "picture"])
+    def test_by_region(self, form: str) -> None:
+        mask = np.zeros((64, 128), dtype=np.uint8)
+        mask[:, :64] = 255
+        pipe, size = with_ip_adapter(), {"height": 64, "width": 128}
+        given = IPAdapterMaskProcessor().preprocess(Image.fromarray(mask), **size)
+        expected = drawn(pipe, **size, cross_attention_kwargs={"ip_adapter_masks": [given]})
+        forms = {
+            "box": (0.0, 0.0, 1.0, 0.5),
+            "bool": mask > 0,
+            "picture": Image.fromarray(mask[:1, ::64].copy()),
+        }
+        edit = edits.ScalePicture(1.0, region=forms[form], outside=0.0)
         with tx.edit(pipe := with_ip_adapter(), edit):
-            picture = drawn(pipe, height=64, width=64)
-        # The places of the sites halve along the mask's edge: both read them alike.
+            picture = drawn(pipe, **size)
+        # The mask's edge lies between places of the sites: both read them alike.
         assert_close(picture, expected)
+
+    def test_in_every_branch(self) -> None:
+        """Perturbed-attention guidance has a third."""
+
+        def guided(scale: float) -> Any:
+            pipe = sharpened(with_ip_adapter(scale))
+            return of_class("StableDiffusionPAGPipeline", pipe, pag_applied_layers=["mid"])
+
+        expected, full = (drawn(guided(scale), pag_scale=3.0) for scale in (0.0, 1.0))
+        with tx.edit(pipe := guided(1.0), edits.ScalePicture(0.0)):
+            picture = drawn(pipe, pag_scale=3.0)
+        assert_close(picture, expected)
+        assert np.abs(picture - full).max() > 0.1
+
+    @pytest.mark.parametrize("scale", [{"up": 1.0}, 0.0])
+    def test_where_the_picture_is_left_out(self, scale: Any) -> None:
+        """At some sites, as in InstantStyle, or in the first steps: nothing is scaled there."""
+
+        def later(pipe: Any, step: int, *_: Any) -> dict[str, Any]:
+            if step == 0 and not isinstance(scale, dict):
+                pipe.set_ip_adapter_scale(times)
+            return {}
+
+        def of(factor: float) -> Any:
+            pipe = with_ip_adapter()
+            pipe.set_ip_adapter_scale({"up": factor} if isinstance(scale, dict) else scale)
+            return pipe
+
+        times = 0.3
+        expected = drawn(of(times), callback_on_step_end=later)
+        times = 1.0
+        with tx.edit(pipe := of(times), edits.ScalePicture(0.3)):
+            assert_close(drawn(pipe, callback_on_step_end=later), expected)
+        assert np.abs(drawn(of(times), callback_on_step_end=later) - expected).max() > 1e-4
+
+    def test_a_scale_of_0_stays(self) -> None:
+        expected = drawn(with_ip_adapter(0.0))
+        with tx.edit(pipe := with_ip_adapter(0.0), edits.ScalePicture(0.5)):
+            assert (drawn(pipe) == expected).all()
+
+    def test_beside_a_controlnet(self) -> None:
+        """It looks at no picture, so there nothing is scaled."""
+        pipe, net = controlnet_pipeline(), {"image": noise_picture()}
+        load_ip_adapter(pipe)
+        pipe.set_ip_adapter_scale(0.3)
+        expected = drawn(pipe, **net)
+        pipe.set_ip_adapter_scale(1.0)
+        with tx.edit(pipe, edits.ScalePicture(0.3), controlnet=True):
+            assert_close(drawn(pipe, **net), expected)
+        second = tx.edit(pipe, edits.ScalePicture(0.3, picture=2), controlnet=True)
+        with pytest.raises(UserError, match="picture 2 beside its text"), second:
+            drawn(pipe, **net)
+
+    def test_the_picture_of_a_video(self) -> None:
+        """Wan's, which has a softmax of its own: scaling it is scaling what it gives."""
+        video = VIDEO | {"image": photo(), "num_inference_steps": 1, "output_type": "np"}
+
+        def film(pipe: Any) -> np.ndarray:
+            frames: np.ndarray = pipe(prompt="red", generator=generator(), **video).frames
+            return frames
+
+        pipe = make_wan_i2v()
+        pipe.set_progress_bar_config(disable=True)
+        full = film(pipe)
+        with tx.edit(pipe, edits.ScalePicture(0.3)):
+            scaled = film(pipe)
+        for block in pipe.transformer.blocks:
+            for each in block.attn2.add_v_proj.parameters():
+                each.data *= 0.3
+        assert_close(scaled, film(pipe))
+        assert np.abs(scaled - full).max() > 1e-3
 
     def test_of_several_adapters_one(self) -> None:
         def two(scales: list[float]) -> Any:
@@ -163,13 +251,10 @@ class TestScalingAnAdapter:
         with pytest.raises(UserError, match=told):
             edit()
 
-    @pytest.mark.parametrize("adapter", [None, 0.0])
-    def test_no_picture_is_told_before_a_step(self, adapter: float | None) -> None:
-        pipe = make_pipeline() if adapter is None else with_ip_adapter(adapter)
-        run = runner(pipe) if adapter is None else lambda: drawn(pipe)
-        asked = tx.edit(pipe, edits.ScalePicture(0.5))
+    def test_no_picture_is_told_before_a_step(self) -> None:
+        asked = tx.edit(pipe := make_pipeline(), edits.ScalePicture(0.5))
         with pytest.raises(UserError, match="picture 1 beside its text"), asked:
-            run()
+            runner(pipe)()
         second = tx.edit(pipe := with_ip_adapter(), edits.ScalePicture(0.5, picture=2))
         with pytest.raises(UserError, match="picture 2 beside its text"), second:
             drawn(pipe)
@@ -230,6 +315,62 @@ class TestTokensAmongTheText:
             assert_close(run(), conditional)
         with tx.edit(pipe, edits.ScalePicture(1.0)):
             assert (run() == runner(pipe, prompt=None, **given)()).all()
+
+    @pytest.mark.parametrize("negative", [None, "blue"])
+    def test_scaled_in_both_branches(self, negative: str | None) -> None:
+        """SDXL has zeros where there is no negative prompt, with the tokens behind them. Against a
+        kernel whose shares are scaled by hand."""
+        pipe, tokens = sharpened(make_sdxl()), tokens_of_pictures(width=64)
+        given = tx.condition(pipe, "a red circle", negative, picture=photo(), picture_tokens=tokens)
+        run = runner(pipe, prompt=None, **given)
+        own, length = torch.nn.functional.scaled_dot_product_attention, 81
+
+        def scaled(query: Any, key: Any, value: Any, *more: Any, **options: Any) -> Any:
+            if key.shape[2] != length:
+                return own(query, key, value, *more, **options)
+            shares = (query @ key.mT / query.shape[-1] ** 0.5).softmax(dim=-1)
+            shares[..., -4:] *= 0.3
+            return shares @ value
+
+        assert given["prompt_embeds"].shape[1] == length
+        torch.nn.functional.scaled_dot_product_attention = scaled
+        try:
+            expected = run()
+        finally:
+            torch.nn.functional.scaled_dot_product_attention = own
+        with tx.edit(pipe, edits.ScalePicture(0.3)):
+            assert_close(run(), expected)
+        assert np.abs(run() - expected).max() > 1e-3
+
+    def test_beside_an_adapter_they_are_the_next_picture(self) -> None:
+        """Each is scaled and measured by itself."""
+        pipe, tokens = sharpened(with_ip_adapter()), tokens_of_pictures()
+        name = next(site.name for site in tx.find_sites(pipe.unet) if site.reads_text)
+        both = tx.condition(pipe, "a red circle", picture=photo(), picture_tokens=tokens)
+
+        def lengths(given: Any, *acting: Any) -> dict[str, float]:
+            acting = acting or (edits.ScalePicture(1.0),)
+            with tx.edit(pipe, *acting), tx.record(pipe, modalities=True, sites=[name]) as trace:
+                drawn(pipe, prompt=None, num_inference_steps=1, **given)
+            streams = [each for each in trace.run.maps if each.startswith("given by ")]
+            found = {each[9:]: float(trace.run.maps[each][name].mean()) for each in streams}
+            whole = sum(found.values())
+            assert trace.modalities() == pytest.approx({k: v / whole for k, v in found.items()})
+            return found
+
+        # What comes to the first site does not depend on what the others add.
+        found = lengths(both)
+        alone = lengths(tx.condition(pipe, "a red circle"))
+        pipe.set_ip_adapter_scale(0.0)
+        among = lengths(both)
+        pipe.set_ip_adapter_scale(1.0)
+        assert found["picture 1"] == pytest.approx(alone["picture 1"], rel=1e-5)
+        assert found["picture 2"] == pytest.approx(among["picture 2"], rel=1e-5)
+        assert found["text"] == pytest.approx(among["text"], rel=1e-5)
+        for scaled, kept in (("picture 1", "picture 2"), ("picture 2", "picture 1")):
+            halved = lengths(both, edits.ScalePicture(0.5, picture=int(scaled[-1])))
+            assert halved[scaled] == pytest.approx(found[scaled] / 2, rel=1e-5)
+            assert halved[kept] == pytest.approx(found[kept], rel=1e-5)
 
     def test_one_for_each_prompt_is_as_each_alone(self) -> None:
         pipe, tokens = make_pipeline(), tokens_of_pictures()
@@ -316,6 +457,15 @@ class TestWhatIsRefused:
             runner(pipe)()
         with pytest.raises(UserError, match="modalities=True"):
             trace.modalities()
+        with pytest.raises(UserError, match="modalities=True for what is given"):
+            trace.heatmap(columns=[0], stream="given by picture 1")
+
+    def test_modalities_of_a_difference(self) -> None:
+        pipe = with_ip_adapter()
+        with tx.record(pipe, modalities=True) as trace:
+            drawn(pipe, num_inference_steps=1)
+        with pytest.raises(UserError, match="the difference of two"):
+            (trace - trace).modalities()
 
 
 class TestModalities:
@@ -372,6 +522,33 @@ class TestModalities:
             width = of_site.shape[-2]
             assert (of_site[..., : width // 2, 0] > 0).all()
             assert (of_site[..., width // 2 :, 0] == 0).all()
+
+    def test_steps_without_the_picture_count(self) -> None:
+        """Diffusers leaves its call out where the scale is 0: it gives nothing in these steps."""
+
+        def cut(pipe: Any, step: int, *_: Any) -> dict[str, Any]:
+            pipe.set_ip_adapter_scale(0.0)
+            return {}
+
+        found = []
+        for steps in ("sum", "each"):
+            with tx.record(pipe := with_ip_adapter(), modalities=True, steps=steps) as trace:
+                drawn(pipe, num_inference_steps=4, callback_on_step_end=cut)
+            found.append(trace.modalities())
+        parts = []
+        for site in trace.sites:
+            given = (trace.run.maps[f"given by {each}"][site.name] for each in STREAMS)
+            text, picture = (each[0, 0].mean(axis=(1, 2, 3, 4)) for each in given)
+            assert np.isnan(picture[1:]).all()
+            parts.append(picture[0] / (picture[0] + text.sum()))
+        for each in found:
+            assert each["picture 1"] == pytest.approx(np.mean(parts), rel=1e-5)
+        assert trace.select(steps=(1, 4)).modalities() == {"text": 1.0, "picture 1": 0.0}
+        pipe = with_ip_adapter()
+        acting = edits.ScalePicture(0.0, steps=(1, 4))
+        with tx.edit(pipe, acting), tx.record(pipe, modalities=True) as trace:
+            drawn(pipe, num_inference_steps=4)
+        assert trace.modalities() == pytest.approx(found[0], rel=1e-4)
 
     def test_without_a_picture_all_comes_from_the_text(self) -> None:
         pipe = make_sdxl()

@@ -275,9 +275,7 @@ def test_mask_picture_and_box_are_alike(pipe: Any, draw: Draw) -> None:
     for region in (LEFT, mask, mask.astype(np.float32), Image.fromarray(mask)):
         with tx.edit(pipe, RegionalPrompts({"blue": region})):
             drawn.append(draw(pipe))
-    # A mask's edge is softened on the way to a coarse site.
-    assert np.abs(drawn[1] - drawn[0]).mean() < 0.2 * np.abs(drawn[1] - draw(pipe)).mean()
-    assert drawn[1].tobytes() == drawn[2].tobytes() == drawn[3].tobytes()
+    assert len({each.tobytes() for each in drawn}) == 1
 
 
 class TestMistakes:

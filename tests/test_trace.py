@@ -273,6 +273,24 @@ class TestParts:
         with pytest.raises(UserError, match="at least one trace"):
             Trace.mean([])
 
+    def test_shares_of_a_difference(self) -> None:
+        """What one run's text has more, its picture's own keys have less."""
+        kinds: dict[str, tuple[tuple[str, ...], ...]] = {
+            "conditional": (("special", *("word",) * 4, "special"), ())
+        }
+        own = make_run().maps["text"]
+        one, other = (
+            Trace(replace(make_run(), maps={"text": maps}, kinds=kinds))
+            for maps in (
+                {name: 0.5 * array for name, array in own.items()},
+                {name: 0.8 * np.roll(array, 1, axis=-1) for name, array in own.items()},
+            )
+        )
+        first, second = (vars(each.shares()) for each in (one, other))
+        assert first["picture"] == pytest.approx(0.5)
+        found = vars((one - other).shares())
+        assert found == pytest.approx({name: first[name] - second[name] for name in found})
+
     def test_xarray(self, rich: Trace) -> None:
         pytest.importorskip("xarray")
         array = rich.to_xarray()["mid.attn2"]

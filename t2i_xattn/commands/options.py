@@ -53,7 +53,9 @@ PictureWay = Annotated[
 ]
 PictureScale = Annotated[
     float | None,
-    typer.Option(help="How much the picture has its way; 0 is without.", show_default="1"),
+    typer.Option(
+        help="How much the picture has its way; 0: nothing is taken from it.", show_default="1"
+    ),
 ]
 Out = Annotated[Path, typer.Option(help="Folder to write into.")]
 Device = Annotated[

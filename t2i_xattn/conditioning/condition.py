@@ -228,7 +228,7 @@ def _tensors(rows: Sequence[Row], start: float) -> dict[str, Tensor]:
         if not own:
             continue
         embeds = torch.cat([row.embedding(start, lengths) for row in own])
-        remember(embeds, [None if row.zeros else row.text(start, lengths) for row in own])
+        remember(embeds, [None if row.is_blank else row.text(start, lengths) for row in own])
         found[f"{before}prompt_embeds"] = embeds
         pooled = [each for row in own if (each := row.pooled(start)) is not None]
         if pooled:

@@ -75,6 +75,11 @@ class Row:
         every = [each.lengths for each in self._phases.values()]
         return tuple(max(of_stream) for of_stream in zip(*every, strict=True))
 
+    @property
+    def is_blank(self) -> bool:
+        """Whether it is nothing but zeros, of which nothing is known."""
+        return self.zeros and self.picture is None
+
     def at(self, start: float) -> Assembly:
         """What it says from a step on."""
         return self._phases[max(each for each in self.starts if each <= start)]
@@ -99,9 +104,12 @@ class Row:
         return torch.zeros_like(found) if found is not None and self.zeros else found
 
     def text(self, start: float, lengths: Sequence[int]) -> Text:
-        """What is known of its columns; with it, how other prompts are embedded like it."""
+        """What is known of its columns (of zeros nothing but the picture's); with it, how other
+        prompts are embedded like it."""
         length = sum(lengths) + self._scheme.filling
-        found = text_of(self.at(start).in_sequence(lengths), self.prompt, length)
+        found = Text(torch.empty(0), None, 0)
+        if not self.zeros:
+            found = text_of(self.at(start).in_sequence(lengths), self.prompt, length)
         if self.picture is not None:
             found = text_and_picture(found, length, len(self.picture))
         return replace(found, again=self._again(start, tuple(lengths)))

@@ -12,10 +12,12 @@ from torch import Tensor
 from t2i_xattn.arguments import checked
 from t2i_xattn.denoisers.call import DenoiserCall
 from t2i_xattn.denoisers.of_pipeline import OfPipeline, denoisers_of
+from t2i_xattn.denoisers.pictures import ip_adapters
 from t2i_xattn.denoisers.registry import Acting
 from t2i_xattn.denoisers.rows import Layout
 from t2i_xattn.denoisers.run import FollowedDenoiser, FollowedRun, Repeated, Spans
 from t2i_xattn.denoisers.sites import AttentionSite, choose_sites
+from t2i_xattn.denoisers.streams import picture_stream
 from t2i_xattn.editing.block_texts import BlockTexts
 from t2i_xattn.editing.schedule import EditedRun, Placed
 from t2i_xattn.edits.edit import Edit, EditContext
@@ -220,10 +222,16 @@ class _EditedDenoiser(FollowedDenoiser):
         return acting
 
     def _streams(self, call: DenoiserCall) -> dict[str, tuple[str, ...]]:
-        """By site, whose keys its kernel calls are about."""
+        """By site, whose keys kernel calls of the run may be about, beside which it stands."""
         modules = self.registry.modules
+        # A ControlNet looks at no picture of an IP-Adapter, but the denoiser beside it does.
+        count = ip_adapters(self.pipe) if self.beside else 0
+        elsewhere = [picture_stream(number) for number in range(1, count + 1)]
         return {
-            self.prefix + name: self.registry.family.streams_at(*modules[name], call)
+            self.prefix + name: (
+                *self.registry.family.streams_at(*modules[name], call),
+                *elsewhere,
+            )
             for name in self.site_names
         }
 

@@ -37,7 +37,7 @@ class EditedRun:
         steps: of the run, if they are known.
         copies: pictures a prompt.
         texts: the edits' own texts, by what they say, as they were encoded.
-        streams: by site, whose keys its kernel calls are about.
+        streams: by site, see `EditContext.streams`.
     """
 
     def __init__(

@@ -45,7 +45,8 @@ class EditContext:
         copies: images that stand for one prompt: pictures a prompt, times frames.
         stream: whose keys the probs are about: `"text"`, `"self"`, or `"picture n"` for the tokens
             of the n-th IP-Adapter's pictures, which no word names.
-        streams: those of all the kernel calls of the site in the run.
+        streams: whose keys kernel calls of the run may be about, those of other sites too for a
+            ControlNet, whatever the scales of IP-Adapters.
     """
 
     site: AttentionSite
@@ -137,6 +138,11 @@ class Edit:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        if not self.of_branches:
+            raise UserError(
+                f"expected branches=[…] with at least one entry, but came {shown(self.branches)}; "
+                f"name some of {', '.join(BRANCHES)}, or leave it out"
+            )
         for branch in self.of_branches:
             if branch not in BRANCHES:
                 raise UserError(

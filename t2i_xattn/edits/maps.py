@@ -101,8 +101,8 @@ class InjectMap(Edit):
         places = torch.zeros(len(context.words), 1, context.height * context.width, 1)
         for image in context.images:
             given = self._of_trace(self.map, image, context)
-            shares = at_site("a map", self._shares(given), context) * self.strength
-            places[image, 0, :, 0] = shares.clamp(max=1).flatten()
+            shares = at_site("a map", self._shares(given), context, smooth=True)
+            places[image, 0, :, 0] = (shares * self.strength).clamp(max=1).flatten()
         places = places.to(context.device)
         return span, places, span / span.sum(dim=-1, keepdim=True).clamp_min(1)
 

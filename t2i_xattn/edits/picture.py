@@ -78,8 +78,15 @@ def box_coverage(box: Sequence[float], height: int, width: int) -> Tensor:
     return torch.outer(_covered(top, bottom, height), _covered(left, right, width))
 
 
-def at_site(name: str, shares: Tensor, context: EditContext) -> Tensor:
+def at_site(name: str, shares: Tensor, context: EditContext, smooth: bool = False) -> Tensor:
     """`(height, width)` of the picture, at any resolution, brought to that of the site.
+
+    Args:
+        name: what messages call it.
+        shares: the mask or map.
+        context: where it is to act.
+        smooth: whether one that is coarser than the site has slopes and no steps between its
+            pixels.
 
     Raises:
         UserError: if it has not the picture's aspect.
@@ -92,14 +99,21 @@ def at_site(name: str, shares: Tensor, context: EditContext) -> Tensor:
             f"expected {name} of the picture's aspect, {rows}:{columns} (height:width), but came "
             f"{height}×{width}; resize it to the picture"
         )
-    resized = functional.interpolate(
-        shares[None, None],
-        size=(context.height, context.width),
-        mode="bilinear",
-        align_corners=False,
-        antialias=True,
-    )
-    return resized[0, 0].clamp(0, 1)
+    if smooth:
+        finer = max(height, context.height), max(width, context.width)
+        shares = functional.interpolate(shares[None, None], finer, mode="bilinear")[0, 0]
+        height, width = finer
+    # A place has the mean of what lies in it. A filter that looks beyond it would blur an edge
+    # between two places, which a box has not, nor `ip_adapter_masks` of diffusers.
+    down, across = (_parts(*sides) for sides in ((context.height, height), (context.width, width)))
+    return (down @ shares.double() @ across.mT).float().clamp(0, 1)
+
+
+def _parts(places: int, pixels: int) -> Tensor:
+    """fp64 `(places, pixels)`: which part of each place each pixel covers."""
+    edges = torch.arange(pixels + 1, dtype=torch.float64) * places / pixels
+    first = torch.arange(places, dtype=torch.float64)[:, None]
+    return (edges[1:].minimum(first + 1) - edges[:-1].maximum(first)).clamp(min=0)
 
 
 def _covered(first: float, end: float, count: int) -> Tensor:

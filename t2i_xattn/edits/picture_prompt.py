@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from t2i_xattn.denoisers.branches import CONDITIONAL, UNCONDITIONAL
+from t2i_xattn.denoisers.branches import BRANCHES
 from t2i_xattn.denoisers.streams import TEXT, picture_stream
 from t2i_xattn.edits.edit import Edit, EditContext, checked_number
 from t2i_xattn.edits.picture import checked_region, region_coverage
@@ -32,12 +32,13 @@ class ScalePicture(Edit):
             or a mask `(height, width)` of 0 to 1 or of bool, or a PIL picture, white inside, of any
             resolution. By default everywhere.
         outside: λ outside of the region; 1 by default.
-        picture: which one: of several IP-Adapters the first has 1.
-        branches: both by default, as `set_ip_adapter_scale` acts in both.
+        picture: which one: of several IP-Adapters the first has 1; tokens behind the text's are
+            counted after them.
+        branches: all that the run has by default, as `set_ip_adapter_scale` acts in all.
 
     Raises:
         UserError: at once, for a scale that is not finite or a region that cannot be; before the
-            first step, if the run has no such picture.
+            first step, if the run has no such picture. One whose own scale is 0 stays at 0.
 
     Example:
         >>> with edit(pipe, edits.ScalePicture(0.0, steps=(0.5, 1.0))):  # the text ends alone
@@ -51,7 +52,7 @@ class ScalePicture(Edit):
     region: Any = None
     outside: float = 1.0
     picture: int = 1
-    branches: str | Sequence[str] = field(default=(CONDITIONAL, UNCONDITIONAL), kw_only=True)
+    branches: str | Sequence[str] = field(default=BRANCHES, kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -73,20 +74,21 @@ class ScalePicture(Edit):
 
     def prepare(self, context: EditContext) -> Any:
         """fp32, broadcast to `(images, 1, queries, tokens)`: what the shares are multiplied by;
-        None where this kernel call has none of the picture."""
+        None where this kernel call has none of the picture, but others of the run have."""
         own = picture_stream(self.picture)
         if context.stream == own:
             columns = torch.ones(1, 1, 1, 1)
+        elif own in context.streams:
+            return None
         else:
+            number = self.picture - sum(each != TEXT for each in context.streams)
             columns = torch.zeros(len(context.words), 1, 1, context.tokens)
             for image, words in enumerate(context.words):
                 of_picture = [each for each in words if each.source == "picture"]
-                for word in of_picture[self.picture - 1 : self.picture]:
+                for word in of_picture[number - 1 : number]:
                     columns[image, ..., list(word.columns)] = 1
             if not columns.any():
-                if own not in context.streams:
-                    self._tell_missing(context)
-                return None
+                self._tell_missing(context)
         scale = torch.tensor(float(self.scale))
         if self.region is not None:
             inside = region_coverage(checked_region(self.region), context).flatten()[:, None]
@@ -96,8 +98,9 @@ class ScalePicture(Edit):
     def _tell_missing(self, context: EditContext) -> None:
         raise UserError(
             f"expected a run with a picture {self.picture} beside its text at {context.site.name} "
-            "for ScalePicture, but there is none; load an IP-Adapter, with a scale above 0, and "
-            "give ip_adapter_image=…, or condition(…, picture=…, picture_tokens=…)"
+            "for ScalePicture, but there is none that can be scaled; give ip_adapter_image=… to a "
+            "UNet with an IP-Adapter (those of FLUX and SD3 cannot be scaled), or "
+            "condition(…, picture=…, picture_tokens=…)"
         )
 
     def apply(self, probs: Tensor, prepared: Any, context: EditContext) -> Tensor:

@@ -8,7 +8,7 @@ from dataclasses import KW_ONLY, dataclass
 import torch
 from torch import Tensor
 
-from t2i_xattn.errors import UserError
+from t2i_xattn.errors import UserError, shown
 from t2i_xattn.losses.loss import GuidanceLoss
 from t2i_xattn.losses.word_maps import WordMaps, smoothed
 
@@ -43,14 +43,34 @@ class AttendAndExcite(GuidanceLoss):
     def phrases(self) -> list[str]:
         return list(self.words)
 
+    def check(self, maps: WordMaps) -> None:
+        for image in range(len(maps.words)):
+            self._columns(maps, image)
+
     def __call__(self, maps: WordMaps) -> Tensor:
         losses = []
         for image in range(len(maps.words)):
-            prompt = maps.prompt_columns(image)
-            words = maps.shares[image][..., prompt.start : prompt.stop]
+            prompt, columns = self._columns(maps, image)
+            words = maps.shares[image]
             if self.softmax:
-                words = (100 * words).softmax(dim=-1)
-            columns = [maps.columns(word, image)[-1] - prompt.start for word in self.words]
+                words = (100 * words[..., prompt.start : prompt.stop]).softmax(dim=-1)
+                columns = [column - prompt.start for column in columns]
             smooth = smoothed(words[..., columns].permute(2, 0, 1))
             losses.append(1 - smooth.amax(dim=(1, 2)).amin())
         return torch.stack(losses)
+
+    def _columns(self, maps: WordMaps, image: int) -> tuple[range, list[int]]:
+        """Those that the softmax is over, and the last of each word.
+
+        Raises:
+            UserError: if a word is not there, or not among those of the softmax.
+        """
+        prompt = maps.prompt_columns(image)
+        columns = [maps.columns(word, image)[-1] for word in self.words]
+        outside = [w for w, c in zip(self.words, columns, strict=True) if c not in prompt]
+        if outside and self.softmax:
+            raise UserError(
+                "expected words of the prompt for AttendAndExcite, whose softmax is over these "
+                f"alone, but came {shown(outside[0])}; leave it out, or give softmax=False"
+            )
+        return prompt, columns

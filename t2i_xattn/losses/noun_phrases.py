@@ -45,13 +45,16 @@ def modifier_pairs(prompt: str, words: Sequence[Word]) -> list[tuple[Word, Word]
 
     Args:
         prompt: as typed.
-        words: what `split_words` gave for it.
+        words: what `split_words` gave for it; those that stand elsewhere (a second prompt, spans
+            under names of one's own, a picture beside the text) are in no noun phrase of it.
 
     Returns:
         Modifier and noun; none of a word that the window of the text encoder cut off.
     """
     runs: list[list[Word]] = [[]]
     for word in words:
+        if word.source != "prompt":
+            continue
         text = word.text.casefold()
         after = runs[-1][-1].stop if runs[-1] else word.start
         if prompt[after : word.start].strip():  # punctuation

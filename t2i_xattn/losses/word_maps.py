@@ -54,8 +54,9 @@ class WordMaps:
 
     def prompt_columns(self, image: int) -> range:
         """The columns from the first to the last token of an image's prompt, without what stands in
-        front of it (a start token); of several encoders those of the last."""
-        words = [word for word in self.words[image] if word.columns]
+        front of it (a start token) and behind it (padding, the tokens of a picture); of several
+        encoders those of the last."""
+        words = [word for word in self.words[image] if word.columns and word.source != "picture"]
         last = next((word.encoders[-1] for word in reversed(words) if word.encoders), None)
         columns = [
             column
@@ -65,6 +66,8 @@ class WordMaps:
             )
             if encoder == last
         ]
+        if not columns:
+            return range(0)
         several = len({encoder for word in words for encoder in word.encoders}) > 1
         first = min(columns)
         return range(first if several or first == 0 else 1, max(columns) + 1)

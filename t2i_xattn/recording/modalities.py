@@ -36,11 +36,14 @@ def given_lengths(
 class Modalities:
     """What the places take from each in one call of the denoiser, in one branch after the other."""
 
-    def __init__(self, given: Mapping[str, Any]) -> None:
+    def __init__(self, given: Mapping[str, Any], adapters: int = 0) -> None:
         """
         Args:
             given: the arguments of the call.
+            adapters: IP-Adapters of the run. A picture whose tokens stand among the text's has the
+                number after theirs, so that each is measured by itself.
         """
+        self._among = picture_stream(adapters + 1)
         kwargs = given.get("cross_attention_kwargs") or {}
         self._masks: Any = kwargs.get("ip_adapter_masks")
         self._sums: dict[tuple[str, str, str], Tensor] = {}
@@ -65,7 +68,7 @@ class Modalities:
                 shares = seen.edited(rows) * columns[:, None, None]
                 of_picture = mixed_values(shares, seen.values(rows)).float()
                 own = own - of_picture
-                yield picture_stream(1), self._map(seen, of_picture)
+                yield self._among, self._map(seen, of_picture)
             yield TEXT, self._map(seen, own)
             return
         key = (seen.site.name, branch, seen.stream)

@@ -11,6 +11,7 @@ import torch
 from t2i_xattn.denoisers.branches import ROLES, UNCONDITIONAL
 from t2i_xattn.denoisers.call import DenoiserCall
 from t2i_xattn.denoisers.of_pipeline import OfPipeline
+from t2i_xattn.denoisers.pictures import ip_adapters
 from t2i_xattn.denoisers.registry import Acting
 from t2i_xattn.denoisers.rows import Layout
 from t2i_xattn.denoisers.run import FollowedDenoiser, FollowedRun, Repeated, Spans
@@ -143,7 +144,9 @@ class RecordedDenoiser(FollowedDenoiser):
             skip=run.skip,
             concepts=concepts,
             contributions=contributions,
-            modalities=Modalities(call.given) if run.keep.modalities else None,
+            modalities=Modalities(call.given, ip_adapters(self.pipe))
+            if run.keep.modalities
+            else None,
         )
         if self.concepts is not None and concepts is not None:
             self.concepts.follow(acting)

@@ -100,7 +100,8 @@ def checked_stream(run: RecordedRun, stream: Any) -> str:
         raise UserError(
             f"expected a stream of {', '.join(run.maps)}, but came {shown(stream)}; record with "
             "walk=1 for walked, contributions=True for contribution, with edits for edited, "
-            "self_attention=… for self, concepts=… for concepts, and an IP-Adapter for pictures"
+            "self_attention=… for self, concepts=… for concepts, modalities=True for what is given "
+            "by each, and an IP-Adapter for pictures"
         )
     return stream
 

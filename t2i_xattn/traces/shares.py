@@ -14,7 +14,8 @@ from t2i_xattn.traces.recorded_run import RecordedRun, of_steps
 
 @dataclass(frozen=True)
 class Shares:
-    """The parts of the attention of an average place, 0 to 1, summing to 1.
+    """The parts of the attention of an average place, 0 to 1, summing to 1; of the difference of
+    two traces, by how much they differ, summing to 0.
 
     Attributes:
         words: to the tokens of the prompt's words.
@@ -64,6 +65,7 @@ def shares_of(run: RecordedRun, image: int, sites: Sites | None) -> Shares:
         maps = of_steps(run, TEXT, site.name)[image]
         means.append(maps.reshape(-1, maps.shape[-1]).mean(axis=0, dtype=np.float64))
     mean = np.mean(means, axis=0)
+    whole = float(mean.sum())
     own = np.array(kinds[image][: len(mean)])
     parts = {kind: float(mean[: len(own)][own == kind].sum()) for kind in KINDS}
     return Shares(
@@ -71,7 +73,7 @@ def shares_of(run: RecordedRun, image: int, sites: Sites | None) -> Shares:
         other=parts["other"],
         special=parts["special"],
         padding=parts["padding"],
-        picture=max(0.0, 1.0 - float(mean.sum())),
+        picture=0.0 - whole if "minus" in run.settings else max(0.0, 1.0 - whole),
         prompt_picture=parts["picture"],
     )
 

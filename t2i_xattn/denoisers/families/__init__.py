@@ -83,7 +83,8 @@ class Family(Protocol):
         ...
 
     def streams_at(self, site: AttentionSite, module: nn.Module, call: Any) -> tuple[str, ...]:
-        """Whose keys the kernel calls of a site are about, in a call of the denoiser."""
+        """Whose keys the kernel calls of a site may be about in the run that a call of the denoiser
+        is of: those of IP-Adapters too whose scale is 0 in it, since that may change."""
         ...
 
 

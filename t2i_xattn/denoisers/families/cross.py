@@ -15,7 +15,7 @@ from t2i_xattn.denoisers.families.other_queries import gists
 from t2i_xattn.denoisers.families.several_texts import tokens_first
 from t2i_xattn.denoisers.families.transformer import Transformer, no_grid, picture_of
 from t2i_xattn.denoisers.sites import AttentionSite
-from t2i_xattn.denoisers.streams import TEXT
+from t2i_xattn.denoisers.streams import TEXT, picture_stream
 from t2i_xattn.kernel.call import KernelCall
 from t2i_xattn.kernel.shares import Portion
 
@@ -76,6 +76,13 @@ class Cross(Transformer):
         ),
     }
 
+    def streams_at(
+        self, site: AttentionSite, module: nn.Module, call: DenoiserCall
+    ) -> tuple[str, ...]:
+        streams = super().streams_at(site, module, call)
+        beside = site.reads_text and _has_picture(module, call)
+        return (*streams, picture_stream(1)) if beside else streams
+
     def of_text(
         self,
         site: AttentionSite,
@@ -89,11 +96,9 @@ class Cross(Transformer):
         picture = picture_of(queries, call)
         if picture is None:
             return Reading(None, problem=no_grid(queries, grid))
-        # Wan's pictures are looked at in a softmax of their own, which comes first.
-        images = call.given.get("encoder_hidden_states_image")
-        beside = images is not None and getattr(module, "add_k_proj", None) is not None
+        beside = _has_picture(module, call)
         if beside and number == 0:
-            return Reading(grid, "picture 1")
+            return Reading(grid, picture_stream(1))
         if number > beside:
             problem = f"the kernel was called {number + 1} times there"
             return Reading(grid, TEXT, problem=problem)
@@ -104,3 +109,10 @@ class Cross(Transformer):
             portion = Portion(picture, range(keys), range(0), None)
             return Reading(grid, TEXT, portion=portion)
         return Reading(grid, TEXT)
+
+
+def _has_picture(module: nn.Module, call: DenoiserCall) -> bool:
+    """Whether a picture is looked at beside the text, as in Wan: in a softmax of its own, which
+    comes first."""
+    images = call.given.get("encoder_hidden_states_image")
+    return images is not None and getattr(module, "add_k_proj", None) is not None

@@ -104,16 +104,15 @@ class UNet:
     ) -> tuple[str, ...]:
         if site.kind != "cross":
             return (SELF,)
-        return tuple(dict.fromkeys(name for name, _, _ in self.streams(module, call.given)))
+        scales, embeds = _adapters(module, call.given)
+        numbers = range(1, min(len(scales), len(embeds)) + 1)
+        return (TEXT, *(picture_stream(number) for number in numbers))
 
     def streams(
         self, module: nn.Module, given: Mapping[str, Any]
     ) -> Sequence[tuple[str, int, int]]:
         streams = [(TEXT, 0, 1)]
-        embeds = (given.get("added_cond_kwargs") or {}).get("image_embeds")
-        scales = getattr(getattr(module, "processor", None), "scale", None)
-        if not isinstance(embeds, list | tuple) or not isinstance(scales, list | tuple):
-            return streams
+        scales, embeds = _adapters(module, given)
         masks = (given.get("cross_attention_kwargs") or {}).get("ip_adapter_masks")
         for number, scale in enumerate(scales):
             # An adapter whose scale is 0 is left out by diffusers' processors.
@@ -125,6 +124,15 @@ class UNet:
             parts = int(embeds[number].shape[1]) if masked else 1
             streams += [(picture_stream(number + 1), part, parts) for part in range(parts)]
         return streams
+
+
+def _adapters(module: nn.Module, given: Mapping[str, Any]) -> tuple[Sequence[Any], Sequence[Any]]:
+    """The scales of a site's IP-Adapters, and the embeddings of their pictures."""
+    embeds = (given.get("added_cond_kwargs") or {}).get("image_embeds")
+    scales = getattr(getattr(module, "processor", None), "scale", None)
+    if not isinstance(embeds, list | tuple) or not isinstance(scales, list | tuple):
+        return (), ()
+    return scales, embeds
 
 
 def size_of(site: AttentionSite, queries: int, latent: tuple[int, int]) -> tuple[int, int] | None:
