@@ -14,7 +14,7 @@ from t2i_xattn import UserError
 from t2i_xattn.asking import fitting
 from t2i_xattn.asking.request import Request
 from t2i_xattn.costs.cost import cost
-from t2i_xattn.costs.decoding import seen_decoding
+from t2i_xattn.costs.decoding import seen_method
 from t2i_xattn.costs.live_bytes import LiveBytes
 from t2i_xattn.costs.memory import free_bytes
 from test_cost import of_case
@@ -33,7 +33,7 @@ def little(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_decoding_holds_is_what_a_real_one_holds(pipe: Any) -> None:
     latents = torch.randn(2, pipe.vae.config.latent_channels, 6, 10)
-    seen, picture = seen_decoding(pipe.vae, latents, return_dict=False)
+    seen, picture = seen_method(pipe.vae, "decode", latents, return_dict=False)
     with torch.no_grad(), LiveBytes() as live:
         (real,) = pipe.vae.decode(latents, return_dict=False)
     assert seen == live.most > real.nbytes
