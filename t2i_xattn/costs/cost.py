@@ -149,8 +149,8 @@ def cost(pipe: Any, *args: Any, **kwargs: Any) -> Cost:
     The pipeline runs as it would, its text encoders too, but each call of its denoiser is seen on
     tensors without memory (`costs.call_cost`) and gives zeros; of calls with the same shapes one is
     seen. So is the autoencoder, which gives a small black picture, and zeros as the latents of
-    one. All is as it was found afterwards, random numbers too; other threads may use the same
-    models meanwhile.
+    one. All is as it was found afterwards, random numbers too. Other threads may use the same
+    denoiser and autoencoder meanwhile; tokenizers of transformers are for one thread at a time.
 
     Args:
         pipe: any loaded pipeline of a family that is known.
