@@ -213,7 +213,7 @@ def _random_as_it_was(pipe: Any, *given: Any) -> Iterator[None]:
     """Afterwards the generators that are given, and torch's own, go on from where they were."""
     leaves = pytree.tree_leaves(given)
     states = {each: each.get_state() for each in leaves if isinstance(each, torch.Generator)}
-    device = getattr(pipe, "_execution_device", torch.device("cpu"))
+    device = torch.device(getattr(pipe, "_execution_device", "cpu"))
     accelerators = [device] if device.type in ("cuda", "xpu") else []
     try:
         with torch.random.fork_rng(accelerators, device_type=device.type if accelerators else None):
