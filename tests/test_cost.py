@@ -4,30 +4,43 @@ from __future__ import annotations
 
 import json
 import math
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from command_line import run
-from conftest import make_pipeline, state_of
+from conftest import make_pipeline, make_unet, state_of
 from model_folders import tiny_model
 from t2i_xattn import UserError, find_sites
 from t2i_xattn.costs.call_cost import counted_call, seen_call
 from t2i_xattn.costs.cost import Cost, cost
 from t2i_xattn.costs.growth import growth
 from t2i_xattn.costs.live_bytes import LiveBytes
+from t2i_xattn.kernel.cover import Cover
 from t2i_xattn.kernel.module_calls import by_name
 from tiny.all_cases import CASES
 from tiny.case import NEGATIVE, PROMPT, Case
-from tiny_pipelines import OFFLOADS, make_sdxl, offload, runner
+from tiny_pipelines import (
+    OFFLOADS,
+    generator,
+    make_sdxl,
+    noise_picture,
+    of_class,
+    offload,
+    runner,
+)
 
 SEVERAL = ("transformer", "transformer_2")
 USUAL = {"FluxPipeline", "StableDiffusion3Pipeline", "PixArtAlphaPipeline", "QwenImagePipeline"}
@@ -123,6 +136,145 @@ def test_nothing_is_computed_and_all_is_as_it_was(pipe: Any) -> None:
         cost(pipe, "a red circle", num_inference_steps=[])
     assert state_of(pipe) == before
     assert np.array_equal(draw(), plain)
+
+
+@pytest.mark.parametrize("computed", [False, True])
+def test_other_threads_paint_as_ever(
+    pipe: Any, computed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = of_class("StableDiffusionPipeline", pipe)
+    own.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config)
+    draw, here = runner(pipe), threading.get_ident()
+    there: list[np.ndarray] = []
+    plain = draw()
+    if computed:
+        monkeypatch.setattr("t2i_xattn.costs.call_cost._is_plain", lambda _: False)
+    alone = cost(own, "red", num_inference_steps=2)
+
+    def meanwhile(*_: Any) -> None:
+        """Another thread paints in the midst of a call that is seen."""
+        if threading.get_ident() == here:
+            thread = threading.Thread(target=lambda: there.append(draw()))
+            thread.start()
+            thread.join()
+
+    def after_step(*_: Any) -> dict[str, Any]:
+        meanwhile()
+        return {}
+
+    with pipe.unet.conv_out.register_forward_hook(meanwhile):
+        before = state_of(pipe)
+        found = cost(own, "red", num_inference_steps=2, callback_on_step_end=after_step)
+        assert state_of(pipe) == before
+    assert found == alone
+    assert found.call.computed == computed
+    assert len(there) == 3  # in the call that is seen, and after each of the two
+    assert all(np.array_equal(each, plain) for each in there)
+    assert np.array_equal(draw(), plain)
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_random_numbers_go_on_as_they_would_have(pipe: Any, several: bool) -> None:
+    given = [generator() for _ in range(2)]
+    options: dict[str, Any] = {"prompt": "red", "num_inference_steps": 1}
+    options |= {"num_images_per_prompt": 2, "generator": given} if several else {}
+    torch.manual_seed(5)
+    cost(pipe, **options, eta=1.0)
+    drawn = [torch.rand(3), *(torch.rand(3, generator=each) for each in given)]
+    torch.manual_seed(5)
+    expected = [torch.rand(3), *(torch.rand(3, generator=generator()) for _ in given)]
+    for one, other in zip(drawn, expected, strict=True):
+        assert torch.equal(one, other)
+    with pytest.raises(TypeError):  # on its way
+        cost(pipe, **options | {"num_inference_steps": [], "generator": given[0]})
+    assert torch.equal(torch.rand(3, generator=given[0]), torch.rand(6, generator=generator())[3:])
+
+
+def test_latents_alone_are_not_decoded(pipe: Any) -> None:
+    found = cost(pipe, "red", num_inference_steps=1, height=512, width=512, output_type="latent")
+    assert found.decoding_bytes is None
+    found.check_fits(free=found.live_bytes)
+    whole = cost(pipe, "red", num_inference_steps=1, height=512, width=512)
+    assert (whole.decoding_bytes or 0) > found.live_bytes
+    assert whole.calls == found.calls
+
+
+IMAGES: dict[str, dict[str, Any]] = {
+    "StableDiffusionImg2ImgPipeline": {"image": noise_picture(), "strength": 1.0},
+    "StableDiffusionInpaintPipeline": {
+        "image": noise_picture(),
+        "mask_image": torch.ones(1, 1, 64, 64),
+    },
+    "StableDiffusionInstructPix2PixPipeline": {"image": noise_picture()},
+}
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_pictures_are_not_encoded(pipe: Any, name: str) -> None:
+    changes = {"in_channels": 8} if "Pix2Pix" in name else {}
+    own = of_class(name, pipe, unet=make_unet(**changes))
+    draw = runner(own, **IMAGES[name])
+    plain, before = draw(), state_of(own)
+    held, ran = [], []
+    cover = Cover(own.vae, "encode", lambda method, *given: held.append(live(method, *given)))
+
+    def live(method: Any, *given: Any) -> int:
+        with torch.no_grad(), LiveBytes() as counted:
+            method(*given)
+        return counted.most
+
+    handle = own.vae.encoder.register_forward_hook(
+        lambda _, given, __: ran.append(not isinstance(given[0], FakeTensor))
+    )
+    found = cost(own, "a red circle", num_inference_steps=3, **IMAGES[name])
+    handle.remove()
+    assert not any(ran)
+    assert np.array_equal(draw(), plain)
+    assert state_of(own) == before
+    cover.put()
+    with pytest.raises(AttributeError):  # of None
+        draw()
+    cover.take_off()
+    assert found.encoding_bytes == max(held)
+    assert found.decoding_bytes is not None
+    with pytest.raises(UserError, match="making latents of a picture holds"):
+        replace(found, decoding_bytes=None).check_fits(free=found.encoding_bytes - 1)
+
+
+def test_encoding_that_cannot_be_seen_is_made(pipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    forward = type(pipe.vae.encoder).forward
+
+    def by_numbers(self: Any, given: torch.Tensor) -> torch.Tensor:
+        return forward(self, given) * (1 if given.sum().item() < 1e30 else 0)
+
+    monkeypatch.setattr(type(pipe.vae.encoder), "forward", by_numbers)
+    own = of_class("StableDiffusionImg2ImgPipeline", pipe)
+    found = cost(own, "red", image=noise_picture(), num_inference_steps=2)
+    assert found.encoding_bytes is None
+    assert found.decoding_bytes is not None
+
+
+def test_inpainting_of_a_part_is_seen(pipe: Any) -> None:
+    own = of_class("StableDiffusionInpaintPipeline", pipe)
+    mask = Image.new("L", (128, 128))
+    mask.paste(255, (40, 40, 90, 90))
+    options = {
+        "image": Image.new("RGB", (128, 128)),
+        "mask_image": mask,
+        "padding_mask_crop": 8,
+        "height": 64,
+        "width": 64,
+    }
+    draw = runner(own, output_type="pil", **options)
+    (plain,), before = draw(), state_of(own)
+    found = cost(own, "a red circle", num_inference_steps=3, **options)
+    assert state_of(own) == before
+    assert np.array_equal(draw()[0], plain)
+    counted = Counted([own.unet])
+    with counted():
+        draw()
+    assert (found.predicted_attention, found.flops) == (counted.sites, counted.whole)
+    assert found.decoding_bytes is not None
 
 
 @pytest.mark.parametrize("how", OFFLOADS)

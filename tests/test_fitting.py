@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from inspect import Parameter, Signature
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +16,7 @@ from t2i_xattn import UserError
 from t2i_xattn.asking import fitting
 from t2i_xattn.asking.request import Request
 from t2i_xattn.costs.cost import cost
-from t2i_xattn.costs.decoding import seen_decoding
+from t2i_xattn.costs.decoding import seen_method
 from t2i_xattn.costs.live_bytes import LiveBytes
 from t2i_xattn.costs.memory import free_bytes
 from test_cost import of_case
@@ -33,7 +35,7 @@ def little(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_decoding_holds_is_what_a_real_one_holds(pipe: Any) -> None:
     latents = torch.randn(2, pipe.vae.config.latent_channels, 6, 10)
-    seen, picture = seen_decoding(pipe.vae, latents, return_dict=False)
+    seen, picture = seen_method(pipe.vae, "decode", latents, return_dict=False)
     with torch.no_grad(), LiveBytes() as live:
         (real,) = pipe.vae.decode(latents, return_dict=False)
     assert seen == live.most > real.nbytes
@@ -111,6 +113,83 @@ def test_where_there_is_plainly_room_nothing_is_seen(
     fitting.check_fits(pipe, Request(PROMPT, size=(256, 256)))
     with pytest.raises(AssertionError, match="for nothing"):
         fitting.check_fits(pipe, Request(PROMPT, size=(1024, 1024)))
+
+
+def test_the_count_is_looked_at_without_a_size_too(
+    pipe: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own size is 64 pixels, by the UNet's 8 places."""
+    weights = sum(
+        each.nbytes
+        for part in (pipe.unet, pipe.vae, pipe.text_encoder)
+        for each in part.parameters()
+    )
+    free = 8 * weights
+    for module in ("costs.memory", "costs.cost"):
+        monkeypatch.setattr(f"t2i_xattn.{module}.free_bytes", lambda _: free)
+    many = 1 + cost_of(pipe, 64, free)
+    for request in (Request(PROMPT, count=many), Request(PROMPT, size=(64, 64), count=many)):
+        with pytest.raises(UserError, match="take a smaller --size or --count"):
+            fitting.check_fits(pipe, request)
+    fitting.check_fits(pipe, Request(PROMPT, count=many // 2))  # as the sentence says
+
+
+def cost_of(pipe: Any, side: int, free: int) -> int:
+    """How many pictures fit."""
+    one, two = (
+        cost(pipe, PROMPT, num_inference_steps=1, num_images_per_prompt=n, height=side, width=side)
+        for n in (1, 2)
+    )
+    assert one.decoding_bytes is not None
+    assert two.decoding_bytes is not None
+    return max(1, free // (two.decoding_bytes - one.decoding_bytes))
+
+
+@pytest.mark.parametrize(
+    ("defaults", "others", "count", "pixels"),
+    [
+        ({}, {"default_sample_size": 128}, 2, 2 * 1024 * 1024),
+        ({"height": 480, "width": 832, "num_frames": 81}, {}, 1, 480 * 832 * 81),
+        ({"height": 480, "width": 832, "num_frames": None}, {}, 1, None),
+        ({"height": None, "width": None}, {"unet": {"sample_size": (16, 32)}}, 3, 3 * 128 * 256),
+        ({}, {"transformer": {"sample_size": 16}, "vae_scale_factor": 32}, 1, 512 * 512),
+        ({}, {}, 1, 0),
+        ({}, {}, 2, None),
+    ],
+)
+def test_the_size_that_a_pipeline_paints_by_itself(
+    defaults: dict[str, Any], others: dict[str, Any], count: int, pixels: int | None
+) -> None:
+    parts = {
+        name: SimpleNamespace(config=SimpleNamespace(**each)) if isinstance(each, dict) else each
+        for name, each in others.items()
+    }
+    call = Signature([Parameter(n, Parameter.KEYWORD_ONLY, default=d) for n, d in defaults.items()])
+
+    class Pipeline(SimpleNamespace):
+        def __call__(self, **_: Any) -> None:
+            pass
+
+    pipe = Pipeline(**parts)
+    vars(Pipeline.__call__)["__signature__"] = call.replace(
+        parameters=[Parameter("self", Parameter.POSITIONAL_ONLY), *call.parameters.values()]
+    )
+    assert fitting._pixels(pipe, Request(PROMPT, count=count)) == pixels
+
+
+def test_pictures_that_are_explained_one_by_one_are_looked_at_one_by_one(
+    tmp_path: Path, little: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ("--size", 256, "--steps", 1, "--out", tmp_path / "out")
+
+    def explained(*_: Any, **__: Any) -> None:
+        raise UserError("it would be painted")
+
+    monkeypatch.setattr("t2i_xattn.commands.explain.explained", explained)
+    assert "it would be painted" in run("explain", "a red circle", "--count", 64, *options)[2]
+    assert "60 MB are free" in run("generate", "a red circle", "--count", 64, *options)[2]
+    told = run("explain", "a red circle", "--count", 64, *options, "--size", 2048)[2]
+    assert "take a smaller --size, or lift this by --no-limits" in told
 
 
 @pytest.mark.parametrize(

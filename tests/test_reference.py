@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
+from t2i_xattn.errors import UserError
 from t2i_xattn.kernel.arrangements import concatenated, decoupled, joint
 from t2i_xattn.kernel.reference import (
     Steps,
@@ -267,6 +268,32 @@ def test_every_step_follows_from_the_one_before() -> None:
 def test_all_masked_gives_zeros() -> None:
     p = probs(torch.randn(1, 1, 3, 4), torch.zeros(1, 4, dtype=torch.bool))
     assert (p == 0).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.uint8])
+def test_a_tokenizer_s_mask_hides(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(2, 2, length, 4).double() for length in (3, 5, 5))
+    whole = torch.tensor([[1, 1, 1, 0, 0], [0, 1, 1, 1, 1]], dtype=dtype)
+    found = attend(q, k, v, whole)
+    assert (found.probs[0, ..., 3:] == 0).all()
+    # What is hidden might as well not be there.
+    for row, columns in enumerate([slice(0, 3), slice(1, 5)]):
+        here = slice(row, row + 1)
+        alone = F.scaled_dot_product_attention(q[here], k[here, :, columns], v[here, :, columns])
+        close(found.taken[here], alone)
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [torch.tensor([[1.0, 1, 0]]), torch.tensor([[[[1, 1, 0]]]])],
+    ids=["floats of two axes", "whole numbers of four"],
+)
+def test_a_mask_that_may_mean_either_is_refused(mask: Tensor) -> None:
+    given = torch.zeros(1, 1, 2, 3)
+    with pytest.raises(UserError, match=r"but came torch.\w+ of [24] axes; give mask.bool\(\)"):
+        probs(given, mask)
+    assert probs(given, mask.bool())[0, 0, 0].tolist() == [0.5, 0.5, 0]
 
 
 @pytest.mark.parametrize("lift", [1e4, -1e4, 1e300])

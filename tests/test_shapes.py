@@ -25,7 +25,7 @@ def test_a_missing_axis_and_another_type_are_told() -> None:
     with pytest.raises(TypeCheckError, match="parameter 'x'"):
         split_heads(torch.zeros(3, 4), heads=2)
     with pytest.raises(TypeCheckError, match="parameter 'mask'"):
-        probs(torch.zeros(1, 1, 2, 3), torch.ones(1, 3))
+        probs(torch.zeros(1, 1, 2, 3), torch.ones(1, 4))
 
 
 def test_dataclasses_are_checked_too() -> None:

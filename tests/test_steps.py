@@ -211,6 +211,35 @@ def test_the_command_by_default_and_as_json(model: Path, tmp_path: Path) -> None
     assert Path(told["files"]["steps"]).is_file()
 
 
+@pytest.mark.parametrize(
+    ("prompt", "asked", "found"),
+    [
+        ("a [red:blue:0.5] circle", ["--word=blue", "--step=2"], "blue"),
+        ("a [red:blue:0.5] circle", ["--word=red", "--step=0"], "red"),
+        ("a [red:blue:0.5] circle", ["--word=red", "--step=2"], None),
+        ("a [red:blue:0.5] circle", ["--word=green"], None),
+        ("a circle [red:blue:0.5]", ["--step=2"], "circle"),
+        ("[red:blue:0.5]", ["--step=2"], "blue"),
+        ("a circle (red:1.3)", [], "red"),
+    ],
+)
+def test_words_of_prompts_with_syntax_are_those_of_the_step(
+    model: Path, tmp_path: Path, prompt: str, asked: list[str], found: str | None
+) -> None:
+    options = ["--model", model, "--steps", 3, "--device", "cpu", "--out", tmp_path / "out"]
+    code, printed, error = run("steps", prompt, *options, *asked, "--json")
+    if found is None:
+        assert (code, printed) == (2, "")
+        assert "is not in the prompt; its words are 'a'" in error
+        assert not (tmp_path / "out").exists()
+        return
+    assert code == 0, error
+    told = json.loads(printed)
+    assert told["word"] == found
+    (column,) = told["columns"]
+    assert found in told["tokens"][column]
+
+
 def test_a_run_is_repeated_by_again(model: Path, tmp_path: Path) -> None:
     options = ["--model", model, "--steps", 2, "--device", "cpu"]
     assert run("steps", PROMPT, *options, "--word=red", "--out", tmp_path / "one")[0] == 0

@@ -119,6 +119,8 @@ class Request:
                     f"words lie beyond: {words}; shorten it"
                 )
         self._check_guidance(pipe)
+        if scheduled and is_scheduled(pipe, self.prompt):
+            return  # its words differ from step to step; each is looked for where it is read
         for phrase in self.words:
             find_phrase(spans, phrase)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -83,7 +84,7 @@ def explain_command(
         pipe = options.load(model, device)
         request.check_against(pipe)
         if not no_limits:
-            check_fits(pipe, request)
+            check_fits(pipe, replace(request, count=1))  # one seed is painted after the other
         asked.check(pipe, request)
         unknown = told_unknown(pipe, prompt, negative)
         found = explained(pipe, request, asked, walk)

@@ -6,19 +6,19 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from t2i_xattn.asking.limits import check_limits
 from t2i_xattn.asking.parsing import parse_size, unquoted
-from t2i_xattn.asking.request import Request, paint
+from t2i_xattn.asking.request import Request, paint, tokenizer_of
 from t2i_xattn.commands import options
 from t2i_xattn.commands.config import Config
 from t2i_xattn.commands.json_output import Json, print_json
 from t2i_xattn.commands.output import output_folder
 from t2i_xattn.errors import UserError, shown
-from t2i_xattn.prompts.words import word_spans
+from t2i_xattn.prompts.roles import CONDITIONAL
 from t2i_xattn.provenance.made import Made
 from t2i_xattn.provenance.png import save_png
 
@@ -56,10 +56,8 @@ def steps_command(
     no_limits: options.NoLimits = False,
 ) -> None:
     """Walk through one attention layer of a run: Q, K, V, scores, softmax and what comes of it."""
-    phrase = unquoted(word) if word is not None else _last_word(prompt)
-    request = Request(
-        prompt, seed, steps, guidance, parse_size(size), 1, negative, (phrase,) if phrase else ()
-    )
+    asked = () if word is None else (unquoted(word),)
+    request = Request(prompt, seed, steps, guidance, parse_size(size), 1, negative, asked)
     if not no_limits:
         check_limits(request)
     request.check()
@@ -75,6 +73,7 @@ def steps_command(
         from t2i_xattn.explaining.opening import lay_open
         from t2i_xattn.showing.steps_sheet import steps_sheet
 
+        (phrase,) = asked or (_last_word(pipe, prompt),)
         with lay_open(pipe, phrase, site, where, at) as opened:
             picture = paint(pipe, request)[0]
         found = opened.one
@@ -112,7 +111,17 @@ def parse_place(text: str) -> tuple[float, float]:
     )
 
 
-def _last_word(prompt: str) -> str:
-    """The last word of a prompt; nothing if it has none, which is told elsewhere."""
-    spans = word_spans(prompt)
-    return prompt[slice(*spans[-1])] if spans else ""
+def _last_word(pipe: Any, prompt: str) -> str:
+    """The last word of a prompt as it is read; where it changes on the way, the last one that is
+    there all along, if there is one."""
+    from t2i_xattn.conditioning.within import read, words_read
+
+    texts: dict[float, list[str]] = {}
+    for each in read(pipe, prompt) or ():
+        if each.branch == CONDITIONAL and not each.pooled:
+            texts.setdefault(each.start, []).extend(word.text for word in each.words)
+    if not texts:
+        texts[0] = [each.text for each in words_read(pipe, tokenizer_of(pipe), prompt)]
+    every = [word for text in texts.values() for word in text]
+    always = [word for word in every if all(word in text for text in texts.values())]
+    return (always or every or [prompt])[-1]

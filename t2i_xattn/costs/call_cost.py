@@ -8,6 +8,7 @@ run as it is.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -119,14 +120,15 @@ def counted_call(
 
 
 class _Meter:
-    """Sees what one attention module does."""
+    """Sees what one attention module does in the thread that made it."""
 
     def __init__(self, site: AttentionSite, module: nn.Module, counter: FlopCounterMode) -> None:
         self.site, self.module, self.ran, self._runs = site, module, False, False
         self._counter, self._flops, self._flops_of_layers = counter, 0, 0
         self._kernels: list[KernelSize] = []
         self._layers: list[LayerSize] = []
-        self._tap = SiteTap(module, lambda: True, self._receive, around=self._around)
+        self._thread = threading.get_ident()
+        self._tap = SiteTap(module, self._is_ours, self._receive, around=self._around)
         self._handles: list[Any] = []
 
     def put(self) -> None:
@@ -150,6 +152,9 @@ class _Meter:
         kernels, layers = tuple(self._kernels), tuple(self._layers)
         return SiteCost(self.site, kernels, layers, self._flops, self._flops_of_layers)
 
+    def _is_ours(self) -> bool:
+        return threading.get_ident() == self._thread
+
     def _around(self, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         before, self.ran, self._runs = self._counter.get_total_flops(), True, True
         output = forward(*args, **kwargs)
@@ -165,11 +170,14 @@ class _Meter:
         return call.output
 
     def _begin(self, before: list[int], layer: Any, args: tuple[Any, ...]) -> None:
-        before.append(self._counter.get_total_flops())
+        if self._is_ours():
+            before.append(self._counter.get_total_flops())
 
     def _end(
         self, name: str, before: list[int], layer: Any, args: tuple[Any, ...], output: Tensor
     ) -> None:
+        if not self._is_ours():
+            return
         flops = self._counter.get_total_flops() - before.pop()
         if not self._runs:
             return  # a block may call layers of its attention itself (Lumina)

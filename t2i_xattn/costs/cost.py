@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +15,7 @@ from torch.utils import _pytree as pytree
 
 from t2i_xattn.arguments import checked
 from t2i_xattn.costs.call_cost import CallCost, seen_call
-from t2i_xattn.costs.decoding import Decoders
+from t2i_xattn.costs.decoding import Autoencoders
 from t2i_xattn.costs.fake_copy import device_of
 from t2i_xattn.costs.memory import free_bytes, gigabytes
 from t2i_xattn.denoisers.of_pipeline import OfPipeline, denoisers_of
@@ -43,11 +45,13 @@ class Cost:
         device: where the denoiser is computed.
         decoding_bytes: the most that making the picture of its latents holds at once, beside the
             weights; None where the pipeline makes none, or that cannot be seen.
+        encoding_bytes: the same of making latents of pictures that it is given.
     """
 
     calls: tuple[tuple[CallCost, int], ...]
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     decoding_bytes: int | None = None
+    encoding_bytes: int | None = None
 
     @property
     def call(self) -> CallCost:
@@ -103,6 +107,7 @@ class Cost:
         held, by, also = max(
             (self.live_bytes, "one call of the denoiser", ""),
             (self.decoding_bytes or 0, "making the picture of its latents", TILES),
+            (self.encoding_bytes or 0, "making latents of a picture", TILES),
         )
         if there is not None and held > there:
             advice = advice or f"take a smaller size, fewer pictures or a smaller dtype{also}"
@@ -122,6 +127,7 @@ class Cost:
                 "weights": self.call.weight_bytes,
                 "most_in_a_call": self.live_bytes,
                 "most_in_decoding": self.decoding_bytes,
+                "most_in_encoding": self.encoding_bytes,
                 "free": free,
             },
             "calls": [
@@ -142,8 +148,9 @@ def cost(pipe: Any, *args: Any, **kwargs: Any) -> Cost:
 
     The pipeline runs as it would, its text encoders too, but each call of its denoiser is seen on
     tensors without memory (`costs.call_cost`) and gives zeros; of calls with the same shapes one is
-    seen. So is the autoencoder, which gives a small black picture. All is as it was found
-    afterwards.
+    seen. So is the autoencoder, which gives a small black picture, and zeros as the latents of
+    one. All is as it was found afterwards, random numbers too. Other threads may use the same
+    denoiser and autoencoder meanwhile; tokenizers of transformers are for one thread at a time.
 
     Args:
         pipe: any loaded pipeline of a family that is known.
@@ -171,33 +178,54 @@ def cost_with(
     known = {} if known is None else known
     seeing = [_Seeing(each, changed, known) for each in denoisers_of(pipe)]
 
-    decoders = Decoders(pipe)
+    autoencoders = Autoencoders(pipe)
 
     def put() -> None:
         for each in seeing:
             each.calls.link(each.module)
-        decoders.put()
+        autoencoders.put()
 
     def undo() -> None:
-        decoders.take_off()
+        autoencoders.take_off()
         for each in reversed(seeing):
             each.calls.unlink()
 
+    given = dict(kwargs)
     takes = inspect.signature(pipe.__call__).parameters
-    given = {"output_type": "pt" if decoders else "latent"} if "output_type" in takes else {}
-    with restored(put, undo), quiet(pipe), torch.no_grad():
-        pipe(*args, **{**kwargs, **given})
+    # Some go on with a part of the picture, and make sure that it will be one of Pillow.
+    whole = kwargs.get("padding_mask_crop") is None
+    if "output_type" in takes and kwargs.get("output_type") != "latent" and whole:
+        given["output_type"] = "pt" if autoencoders else "latent"
+    with restored(put, undo), quiet(pipe), torch.no_grad(), _random_as_it_was(pipe, args, kwargs):
+        pipe(*args, **given)
     found = tuple(each for one in seeing for each in one.found())
     if not found:
         raise UserError(
             f"expected a pipeline that calls its denoiser, but {type(pipe).__name__} did not; give "
             "it a prompt and at least one step"
         )
-    return Cost(found, seeing[0].device, decoders.most_bytes)
+    decoding, encoding = (autoencoders.most_bytes(name) for name in ("decode", "encode"))
+    return Cost(found, seeing[0].device, decoding, encoding)
+
+
+@contextmanager
+def _random_as_it_was(pipe: Any, *given: Any) -> Iterator[None]:
+    """Afterwards the generators that are given, and torch's own, go on from where they were."""
+    leaves = pytree.tree_leaves(given)
+    states = {each: each.get_state() for each in leaves if isinstance(each, torch.Generator)}
+    device = torch.device(getattr(pipe, "_execution_device", "cpu"))
+    accelerators = [device] if device.type in ("cuda", "xpu") else []
+    try:
+        with torch.random.fork_rng(accelerators, device_type=device.type if accelerators else None):
+            yield
+    finally:
+        for each, state in states.items():
+            each.set_state(state)
 
 
 class _Seeing:
-    """Stands in the place of a denoiser's calls."""
+    """Stands in the place of a denoiser's calls by the thread that made it; those of others are
+    passed on."""
 
     def __init__(self, denoiser: OfPipeline, changed: Changed, known: Known) -> None:
         self.module = denoiser.module
@@ -211,6 +239,7 @@ class _Seeing:
         self.calls = ModuleCalls(self.module, self._called)
         self._known = known
         self._counts: dict[Any, int] = {}
+        self._thread = threading.get_ident()
         self.device = torch.device("cpu")
 
     def found(self) -> list[tuple[CallCost, int]]:
@@ -218,22 +247,21 @@ class _Seeing:
         return [(self._known[key][0], count) for key, count in self._counts.items()]
 
     def _called(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        if threading.get_ident() != self._thread:
+            return method(*args, **kwargs)
         inside = uncompiled(self.module)
         given = self._changed(by_name(inside, args, kwargs))
         key = (id(inside), *_shapes(given))
         if key not in self._known:
-            with self._as_it_was():
-                found, output = seen_call(inside, given)
+            # Copies are not covered, and a call within this one is no other: nothing is taken off,
+            # as other threads may be in the midst of theirs.
+            found, output = seen_call(inside, given)
             self._known[key] = found, pytree.tree_map_only(Tensor, _empty, output)
         self._counts[key] = self._counts.get(key, 0) + 1
         self.device = device_of(given)
         return pytree.tree_map_only(
             Tensor, lambda each: torch.zeros_like(each, device=self.device), self._known[key][1]
         )
-
-    def _as_it_was(self) -> Any:
-        """Without the cover, through which the seen call would come back here."""
-        return restored(self.calls.unlink, lambda: self.calls.link(self.module))
 
 
 def _empty(each: Tensor) -> Tensor:

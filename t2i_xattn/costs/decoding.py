@@ -1,7 +1,10 @@
-"""What making a picture of its latents holds, seen as a denoiser's call is: without numbers."""
+"""What making a picture of its latents holds, and latents of a picture, seen as a denoiser's call
+is: without numbers."""
 
 from __future__ import annotations
 
+import copy
+import threading
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -19,19 +22,23 @@ _SIDE = 8
 """Of the black picture, in pixels, with which a pipeline goes on."""
 
 
-class Decoders:
-    """Stands in the place of the `decode` of a pipeline's autoencoders.
-
-    Attributes:
-        most_bytes: the most that a call held at once, beside the weights; None where none was
-            made, or one could not be seen.
+class Autoencoders:
+    """Stands in the place of the `encode` and `decode` of a pipeline's autoencoders, where the
+    thread that made it calls them; others are passed on.
     """
 
     def __init__(self, pipe: Any) -> None:
         """Changes nothing yet; see `put`."""
         parts = {id(each): each for each in vars(pipe).values() if _decodes(each)}
-        self._covers = [Cover(each, "decode", partial(self._seen, each)) for each in parts.values()]
-        self._found: list[int | None] = []
+        self._covers = [
+            Cover(each, name, partial(self._called, each, name))
+            for each in parts.values()
+            for name in ("encode", "decode")
+            if callable(getattr(each, name, None))
+        ]
+        self._thread = threading.get_ident()
+        self._found: dict[str, list[int | None]] = {}
+        self._known: dict[str, tuple[int | None, Any]] = {}
 
     def __bool__(self) -> bool:
         return bool(self._covers)
@@ -46,36 +53,71 @@ class Decoders:
         for each in reversed(self._covers):
             each.take_off()
 
-    @property
-    def most_bytes(self) -> int | None:
-        known = [each for each in self._found if each is not None]
-        return max(known) if known and len(known) == len(self._found) else None
+    def most_bytes(self, name: str) -> int | None:
+        """The most that a call of `"encode"` or `"decode"` held at once, beside the weights; None
+        where none was made, or one could not be seen."""
+        found = self._found.get(name, [])
+        known = [each for each in found if each is not None]
+        return max(known) if known and len(known) == len(found) else None
 
-    def _seen(
-        self, decoder: nn.Module, decode: Callable[..., Any], *args: Any, **kwargs: Any
+    def _called(
+        self, module: nn.Module, name: str, method: Callable[..., Any], *args: Any, **kwargs: Any
     ) -> Any:
-        held, pictures = seen_decoding(decoder, *args, **kwargs)
-        self._found.append(held)
+        if threading.get_ident() != self._thread:
+            return method(*args, **kwargs)
+        key = _key(module, name, args, kwargs)
+        if key not in self._known:  # pictures are often encoded one by one
+            self._known[key] = seen_method(module, name, *args, **kwargs)
+        held, made = self._known[key]
+        self._found.setdefault(name, []).append(held)
+        device = device_of((args, kwargs))
+        if name == "encode":
+            return method(*args, **kwargs) if held is None else _as_zeros(made, device)
         if held is None:  # of one place, for its channels and frames
             args, kwargs = pytree.tree_map_only(Tensor, _one_place, (args, kwargs))
-            return decode(*args, **kwargs)
-        device = device_of((args, kwargs))
-        return pytree.tree_map_only(Tensor, partial(_small, device=device), pictures)
+            return method(*args, **kwargs)
+        return pytree.tree_map_only(Tensor, partial(_small, device=device), made)
 
 
-def seen_decoding(decoder: nn.Module, *args: Any, **kwargs: Any) -> tuple[int | None, Any]:
-    """The bytes that `decoder.decode` holds at once, beside its weights and what it is given, and
-    what it gives, without numbers; twice None where it cannot be seen without computing."""
+def seen_method(module: nn.Module, name: str, *args: Any, **kwargs: Any) -> tuple[int | None, Any]:
+    """The bytes that a method of an autoencoder holds at once, beside its weights and what it is
+    given, and what it gives, without numbers; twice None where it cannot be seen without
+    computing."""
     mode = FakeTensorMode()
     try:
         with torch.no_grad():
-            fake = fake_copy(decoder, mode, (args, kwargs))
+            fake = fake_copy(module, mode, (args, kwargs))
             args, kwargs = pytree.tree_map_only(Tensor, mode.from_tensor, (args, kwargs))
             with mode, LiveBytes() as live:
-                pictures = fake.decode(*args, **kwargs)
+                made = getattr(fake, name)(*args, **kwargs)
     except (RuntimeError, AssertionError, TypeError, NotImplementedError, ValueError):
         return None, None
-    return live.most, pictures
+    return live.most, made
+
+
+def _key(module: nn.Module, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+    """What the cost of a call depends on."""
+    leaves, structure = pytree.tree_flatten((args, kwargs))
+    given = [(each.shape, each.dtype) if isinstance(each, Tensor) else each for each in leaves]
+    return str((id(module), name, given, structure))
+
+
+def _as_zeros(made: Any, device: torch.device) -> Any:
+    """What `encode` gave, of zeros: latents, or a distribution that holds its numbers as
+    attributes and is asked for them."""
+
+    def real(each: Any) -> Any:
+        if isinstance(each, Tensor):
+            return torch.zeros(each.shape, dtype=each.dtype, device=device)
+        own = getattr(each, "__dict__", {})
+        numbers = {name: real(one) for name, one in own.items() if isinstance(one, Tensor)}
+        if not numbers:
+            return each
+        other = copy.copy(each)
+        vars(other).update(numbers)
+        return other
+
+    return pytree.tree_map(real, made)
 
 
 def _one_place(given: Tensor) -> Tensor:

@@ -36,6 +36,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from t2i_xattn.errors import UserError
 from t2i_xattn.shapes import Bool, Float, Shaped
 
 
@@ -100,9 +101,10 @@ class Steps:
     out: Float[Tensor, "batch queries _"] | None = None
 
 
-Mask = Bool[Tensor, "batch tokens"] | Shaped[Tensor, "#batch #heads #queries tokens"]
-"""Which tokens may be looked at. `(batch, tokens)` of bool, True where they may; or four axes that
-are broadcast to those of the scores, of bool, or numbers to be added to them (−∞: may not)."""
+Mask = Shaped[Tensor, "batch tokens"] | Shaped[Tensor, "#batch #heads #queries tokens"]
+"""Which tokens may be looked at. `(batch, tokens)` of bool, True where they may, or of whole
+numbers as tokenizers give them, 0 where they may not; or four axes that are broadcast to those of
+the scores, of bool, or floats to be added to them (−∞: may not)."""
 
 
 def attention(
@@ -199,11 +201,22 @@ def scores(
 def hidden(
     scores: Float[Tensor, "batch heads queries tokens"], mask: Mask | None
 ) -> Float[Tensor, "batch heads queries tokens"]:
-    """The scores with −∞ where the mask says that a token may not be looked at."""
+    """The scores with −∞ where the mask says that a token may not be looked at.
+
+    Raises:
+        UserError: for floats of two axes and whole numbers of four, which might hide or be added.
+    """
     if mask is None:
         return scores
+    # Either would come out as shares if it were read as the other.
+    if mask.dtype != torch.bool and mask.is_floating_point() == (mask.ndim == 2):
+        raise UserError(
+            "expected a mask of (batch, tokens) of bool or whole numbers, or of four axes of bool "
+            f"or floats to be added to the scores, but came {mask.dtype} of {mask.ndim} axes; "
+            "give mask.bool(), True where a token may be looked at"
+        )
     if mask.ndim == 2:
-        mask = mask[:, None, None, :]
+        mask = mask[:, None, None, :].bool()
     if mask.dtype == torch.bool:
         return scores.masked_fill(~mask, float("-inf"))
     return scores + mask.to(scores.dtype)
