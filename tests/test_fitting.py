@@ -44,7 +44,7 @@ def test_what_decoding_holds_is_what_a_real_one_holds(pipe: Any) -> None:
 
 def test_pictures_one_by_one_and_in_tiles_take_less(pipe: Any) -> None:
     def held() -> int:
-        found = cost(pipe, PROMPT, num_inference_steps=1, height=512, width=512, **several)
+        found = cost(pipe, PROMPT, num_inference_steps=1, height=160, width=160, **several)
         assert found.decoding_bytes is not None
         return found.decoding_bytes
 
@@ -53,7 +53,7 @@ def test_pictures_one_by_one_and_in_tiles_take_less(pipe: Any) -> None:
     pipe.vae.enable_slicing()
     one_by_one = held()
     assert one_by_one < 0.5 * together
-    found = cost(pipe, PROMPT, num_inference_steps=1, height=512, width=512)
+    found = cost(pipe, PROMPT, num_inference_steps=1, height=160, width=160)
     with pytest.raises(UserError, match="tiles") as told:
         found.check_fits(free=found.live_bytes)
     assert "pipe.vae.enable_tiling()" in str(told.value)
