@@ -9,7 +9,9 @@ from t2i_xattn.kernel.module_calls import uncompiled
 
 def has_ip_adapter(pipe: Any) -> bool:
     """Whether an IP-Adapter is loaded into a pipeline's denoiser."""
-    denoiser = getattr(pipe, "unet", None) or getattr(pipe, "transformer", None)
+    # Not by its truth value, which a compiled one does not have.
+    denoiser = getattr(pipe, "unet", None)
+    denoiser = getattr(pipe, "transformer", None) if denoiser is None else denoiser
     if denoiser is None:
         return False
     projection = getattr(uncompiled(denoiser), "encoder_hid_proj", None)
