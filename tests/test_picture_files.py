@@ -361,6 +361,12 @@ class TestAskedFor:
                     trace.heatmap(word).array, every.heatmap(word).array, rtol=1e-4, atol=1e-6
                 )
 
+    def test_the_options_by_their_names(self, tmp_path: Path) -> None:
+        asked = ["--trace", tmp_path / "trace.safetensors", "--picture-prompt", "given.png"]
+        code, _, told = run_command("inspect", *asked, "--picture-way", "separate")
+        assert code == 2
+        assert "but came --picture-prompt, --picture-way beside it" in told
+
 
 class TestOtherPipelines:
     def test_a_compiled_denoiser(self) -> None:
@@ -373,3 +379,13 @@ class TestOtherPipelines:
         assert torch.equal(found["prompt_embeds"], expected["prompt_embeds"])
         assert found.keys() == expected.keys()
         assert fitted(pipe, photo()).size == fitted(plain, photo()).size
+
+    def test_inversion_with_an_adapter(self) -> None:
+        picture = photo(0, (64, 64))
+        pipe = with_ip_adapter()
+        with pytest.raises(UserError, match=r"without an IP-Adapter.* pipe.unload_ip_adapter\(\)"):
+            tx.invert(pipe, picture, "a red circle", num_inference_steps=1)
+        pipe.unload_ip_adapter()
+        found = tx.invert(pipe, picture, "a red circle", num_inference_steps=1)
+        plain = tx.invert(make_pipeline(), picture, "a red circle", num_inference_steps=1)
+        assert torch.equal(found.trajectory, plain.trajectory)
