@@ -20,6 +20,7 @@ from conftest import make_pipeline
 from t2i_xattn.conditioning.picture_tokens import CONCATENATED, PictureTokens
 from t2i_xattn.errors import UserError
 from t2i_xattn.pictures import fitted
+from t2i_xattn.provenance.made import Made
 from test_picture_prompts import photo, tokens_of_pictures, with_ip_adapter
 from tiny_pipelines import runner, sharpened
 
@@ -389,3 +390,13 @@ class TestOtherPipelines:
         found = tx.invert(pipe, picture, "a red circle", num_inference_steps=1)
         plain = tx.invert(make_pipeline(), picture, "a red circle", num_inference_steps=1)
         assert torch.equal(found.trajectory, plain.trajectory)
+
+
+def test_what_made_a_picture_with_and_without_files() -> None:
+    plain = Made("generate", {}, "A", "B", None, (8, 8), {"t2i-xattn": "1"})
+    assert "files" not in plain.as_dict()  # as before there were any
+    told = plain.as_dict() | {"files": {"image": "ab"}}
+    for each in (plain.as_dict(), told):
+        assert Made.read(json.dumps(each), "a file").as_dict() == each
+    with pytest.raises(UserError, match="but that is damaged"):
+        Made.read(told | {"files": 3}, "a file")
