@@ -120,6 +120,17 @@ def check_pixels(size: tuple[int, int], max_pixels: int | None, what: str, lift:
         )
 
 
+def check_aspect(size: tuple[int, int]) -> None:
+    """Raises `UserError` for a width and height of which one is more than `MAX_ASPECT` times the
+    other; brought to a model's size by its shorter side, a thread would take gigabytes."""
+    width, height = size
+    if max(width, height) > MAX_ASPECT * min(width, height):
+        raise UserError(
+            f"expected a picture whose one side is at most {MAX_ASPECT} times as long as the "
+            f"other, but came {width} × {height}; cut it to the part that matters"
+        )
+
+
 def fitted(pipe: Any, picture: Image.Image, size: tuple[int, int] | None = None) -> Image.Image:
     """A picture in a size that a pipeline's model can take.
 
@@ -133,12 +144,8 @@ def fitted(pipe: Any, picture: Image.Image, size: tuple[int, int] | None = None)
         UserError: one side is more than `MAX_ASPECT` times as long as the other.
     """
     if size is None:
+        check_aspect(picture.size)
         width, height = picture.size
-        if max(width, height) > MAX_ASPECT * min(width, height):
-            raise UserError(
-                f"expected a picture whose one side is at most {MAX_ASPECT} times as long as the "
-                f"other, but came {width} × {height}; cut it to the part that matters"
-            )
         factor = (own_area(pipe) / (width * height)) ** 0.5
         side = side_of(pipe)
         size = tuple(max(side, round(each * factor / side) * side) for each in picture.size)
@@ -158,7 +165,9 @@ def side_of(pipe: Any) -> int:
 def own_area(pipe: Any) -> int:
     """The pixels of a picture that a pipeline paints when no size is said."""
     found = getattr(pipe, "default_sample_size", None)
-    denoiser = getattr(pipe, "unet", None) or getattr(pipe, "transformer", None)
+    # A compiled denoiser has no truth value.
+    denoiser = getattr(pipe, "unet", None)
+    denoiser = getattr(pipe, "transformer", None) if denoiser is None else denoiser
     found = found or getattr(getattr(denoiser, "config", None), "sample_size", None) or 64
     height, width = found if isinstance(found, (list, tuple)) else (found, found)
     scale = int(getattr(pipe, "vae_scale_factor", 8))

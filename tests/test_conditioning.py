@@ -15,6 +15,7 @@ import torch
 from compel import CompelForFlux, CompelForSD, CompelForSDXL
 from diffusers import StableDiffusionPipeline
 from torch import Tensor
+from transformers import T5Config, T5EncoderModel
 
 import t2i_xattn as tx
 from conftest import make_pipeline, make_tokenizer, state_of
@@ -23,6 +24,7 @@ from t2i_xattn.errors import UserError
 from t2i_xattn.prompts import known
 from tiny.picture_first import make_sd3
 from tiny.text_first import make_flux
+from tiny.tokenizers import make_t5
 from tiny_pipelines import generator, make_sdxl
 
 PLAIN = "a red circle left of blue"
@@ -491,3 +493,28 @@ class TestMistakes:
     def test_another_pipeline(self) -> None:
         with pytest.raises(UserError, match="of Stable Diffusion, SDXL, SD3 or FLUX"):
             tx.condition(StableDiffusionPipeline, "a")
+
+    @pytest.mark.parametrize("number", ["", "_2"])
+    def test_another_text_encoder_beside_the_same_denoiser(self, number: str) -> None:
+        pipe = make_sdxl() if number else make_pipeline()
+        pipe.tokenizer = make_t5(77)
+        config = T5Config(vocab_size=len(pipe.tokenizer), d_model=32, d_kv=8, d_ff=37, num_layers=1)
+        encoder = T5EncoderModel(config).eval()
+        setattr(pipe, f"text_encoder{number}", encoder)
+        with pytest.raises(UserError, match=f"CLIP as text_encoder{number} .*T5EncoderModel in"):
+            tx.condition(pipe, "a red circle")
+        # DeepFloyd IF, whose own code masks what fills the window up.
+        parts = {"tokenizer": pipe.tokenizer, "text_encoder": encoder, "unet": pipe.unet}
+        others = ("safety_checker", "feature_extractor", "watermarker")
+        floyd = diffusers.IFPipeline(
+            **parts,
+            **dict.fromkeys(others),
+            scheduler=diffusers.DDPMScheduler(),
+            requires_safety_checker=False,
+        )
+        with pytest.raises(UserError, match=r"T5EncoderModel in IFPipeline; .* without weights"):
+            tx.condition(floyd, "a red circle")
+        own, _ = floyd.encode_prompt("a red circle", do_classifier_free_guidance=False)
+        with prompts_read(floyd):
+            read, _ = floyd.encode_prompt("a red circle", do_classifier_free_guidance=False)
+        assert torch.equal(read, own)

@@ -15,6 +15,8 @@ from t2i_xattn.errors import UserError, shown
 if TYPE_CHECKING:
     from PIL import Image
 
+    from t2i_xattn.prompts.words import Word
+
 Way = Literal["separate", "concatenated"]
 
 SCALE = 10.0
@@ -52,14 +54,16 @@ class PicturePrompt:
         """What can be known without the model.
 
         Raises:
-            UserError: the scale is out of range, or there is no such picture.
+            UserError: the scale is out of range, there is no such picture, or it is too narrow.
         """
         if not math.isfinite(self.scale) or not 0 <= self.scale <= SCALE:
             raise UserError(
                 f"expected a --picture-scale from 0 to {SCALE:g}, but came {self.scale:g}; 1 is "
                 "as it was trained"
             )
-        _ = self.picture
+        from t2i_xattn.pictures import check_aspect
+
+        check_aspect(self.picture.size)
 
     def load_into(self, pipe: Any) -> None:
         """Load what takes the picture.
@@ -81,17 +85,29 @@ class PicturePrompt:
             load_separate(pipe, self.way)
             pipe.set_ip_adapter_scale(self.scale)
 
+    @property
+    def words(self) -> tuple[Word, ...]:
+        """What it adds to the words of the prompt, to look names up in."""
+        if self.way == "separate":
+            return ()
+        from t2i_xattn.conditioning.picture_tokens import picture_word
+
+        return (picture_word((0,)),)  # where it stands depends on the model
+
     def arguments(self, pipe: Any, given: dict[str, Any]) -> dict[str, Any]:
         """Arguments of a call, with the picture beside their prompt."""
-        if self.way == "separate":
-            return given | {"ip_adapter_image": self.picture}
         from t2i_xattn.conditioning.condition import condition
         from t2i_xattn.conditioning.picture_tokens import PictureTokens
+        from t2i_xattn.conditioning.within import is_scheduled
 
-        rest = {k: v for k, v in given.items() if k not in ("prompt", "negative_prompt")}
-        tokens = PictureTokens.from_pretrained()
         prompt, negative = given["prompt"], given.get("negative_prompt")
-        return rest | condition(pipe, prompt, negative, picture=self.picture, picture_tokens=tokens)
+        if self.way == "separate" and not is_scheduled(pipe, prompt, negative):
+            return given | {"ip_adapter_image": self.picture}
+        tokens = None if self.way == "separate" else PictureTokens.from_pretrained()
+        rest = {k: v for k, v in given.items() if k not in ("prompt", "negative_prompt")}
+        # The picture was read under its own limit.
+        beside: dict[str, Any] = {"picture": self.picture, "max_pixels": None}
+        return rest | condition(pipe, prompt, negative, picture_tokens=tokens, **beside)
 
     @contextmanager
     def scaled(self, pipe: Any) -> Iterator[None]:

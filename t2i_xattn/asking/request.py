@@ -109,6 +109,7 @@ class Request:
                 )
         tokenizer = tokenizer_of(pipe)
         spans = words_read(pipe, tokenizer, self.prompt)
+        spans += () if self.picture is None else self.picture.words
         negative = words_read(pipe, tokenizer, self.negative or "")
         for name, read in (("prompt", spans), ("negative prompt", negative)):
             cut = cut_words(read)
@@ -203,10 +204,10 @@ def arguments_of(pipe: Any, request: Request) -> dict[str, Any]:
 
 
 def is_scheduled_for(pipe: Any, request: Request) -> bool:
-    """Whether the prompt or the negative prompt changes on the way, as plain prompts may."""
+    """Whether the prompt or the negative prompt changes on the way."""
     from t2i_xattn.conditioning.within import is_scheduled
 
-    return request.picture is None and is_scheduled(pipe, request.prompt, request.negative)
+    return is_scheduled(pipe, request.prompt, request.negative)
 
 
 def settings_of(pipe: Any, request: Request) -> dict[str, Any]:

@@ -65,6 +65,10 @@ def _differences(first: Made, now: Made) -> list[str]:
     lines = []
     if first.model != now.model:
         lines.append(f"the model is another one: {now.model} here, {first.model} then")
+    for name, digest in first.files.items():
+        if name in first.options and now.files.get(name) != digest:
+            option = "--" + name.replace("_", "-")
+            lines.append(f"the file of {option} is another one here than it was then")
     for name, version in first.versions.items():
         if now.versions.get(name) != version:
             lines.append(f"{name} is {now.versions.get(name)} here, and was {version} then")

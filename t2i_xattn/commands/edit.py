@@ -92,7 +92,8 @@ def edit_command(
     if not no_limits:
         check_edit_limits(asked)
     asked.check()
-    with output_folder(out, "edit") as folder:
+    names = [f"{name}.png" for name in FILES]
+    with output_folder(out, "edit", read=[image], names=names) as folder:
         pipe = options.load(model, device)
         asked.check_against(pipe)
         unknown = told_unknown(pipe, prompt, asked.target, negative, *asked.regions)

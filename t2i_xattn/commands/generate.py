@@ -48,7 +48,8 @@ def generate_command(
     if not no_limits:
         check_limits(request)
     request.check()
-    with output_folder(out, "generate", beside=True) as folder:
+    names = [f"picture-{seed + number}.png" for number in range(count)]
+    with output_folder(out, "generate", beside=True, read=[picture_prompt], names=names) as folder:
         pipe = options.load(model, device)
         request.check_against(pipe, scheduled=True)
         if not no_limits:

@@ -144,7 +144,10 @@ def inspect_run(
     no_limits: bool = False,
 ) -> Inspection:
     """Paints a request, records it, and writes what its words did; `asked` are the options."""
-    with output_folder(out, "inspect") as folder:
+    beside = None if request.picture is None else request.picture.file
+    seeds = range(request.seed, request.seed + request.count)
+    names = [f"seed-{each}/picture.png" for each in seeds] if request.count > 1 else ["picture.png"]
+    with output_folder(out, "inspect", read=[beside], names=names) as folder:
         pipe = options.load(model, device)
         others = wanted.background if wanted else ()
         replace(request, words=(*request.words, *others)).check_against(pipe)
@@ -219,7 +222,7 @@ def inspect_trace(
         )
     found = Inspection(trace.prompts[0] or "", path)
     vocabulary = vocabulary_of_model(trace.settings.get("model"))
-    with output_folder(out, "inspect") as folder:
+    with output_folder(out, "inspect", read=[path, *pictures]) as folder:
         for number, maps in enumerate(_maps(trace, phrases)):
             place = Path(f"image-{number}") if images > 1 else Path()
             picture = read[number] if read else None

@@ -78,7 +78,7 @@ def given(context: typer.Context, *names: str) -> list[str]:
     """Those of some arguments that were typed, as options, not taken from defaults or a file."""
     sources = {name: context.get_parameter_source(name) for name in names}
     typed = [name for name, source in sources.items() if getattr(source, "name", "") == _TYPED]
-    return [f"--{name}" for name in typed]
+    return ["--" + name.replace("_", "-") for name in typed]
 
 
 _TYPED = "COMMANDLINE"

@@ -18,7 +18,7 @@ from t2i_xattn.conditioning.row import Row
 from t2i_xattn.conditioning.schedule import Schedule
 from t2i_xattn.denoisers.pictures import has_ip_adapter
 from t2i_xattn.errors import UserError, shown
-from t2i_xattn.pictures import checked_picture
+from t2i_xattn.pictures import MAX_PIXELS, check_aspect, checked_picture
 from t2i_xattn.prompts.known import remember
 from t2i_xattn.prompts.listening import unheard
 from t2i_xattn.prompts.roles import CONDITIONAL, UNCONDITIONAL
@@ -57,14 +57,17 @@ def condition(
     max_sequence_length: int | None = None,
     picture: Any = None,
     picture_tokens: PictureTokens | None = None,
+    max_pixels: int | None = MAX_PIXELS,
 ) -> Conditioning:
     """Embeds prompts with weights, blends, chunks and schedules, for any pipeline of diffusers with
     the text encoders of Stable Diffusion, SDXL, SD3 or FLUX.
 
     The syntax is that of `t2i_xattn.conditioning.syntax`. A text without it is embedded as the
     pipeline does, but read to its end: longer ones than the window of CLIP go into several windows.
-    What is known of each column goes with the tensors: `record`, `edit` and `explain` show the
-    words as typed. Pooled texts have no weights, and one window, as the pipelines have them.
+    What is known of each column goes with the tensors: `record` and `edit` show the words as typed.
+    (`explain` writes prompts of its own and takes no tensors; it reads the syntax while
+    `prompts_read` is open.) Pooled texts have no weights, and one window, as the pipelines have
+    them.
 
     Args:
         pipe: the pipeline; its text encoders are asked.
@@ -80,6 +83,7 @@ def condition(
         picture_tokens: what makes tokens of it, which are concatenated with the text's: one
             softmax over both, see `PictureTokens`. By default the picture goes to the pipeline's
             IP-Adapter, which has a softmax of its own and takes one picture for all prompts.
+        max_pixels: width × height that a picture may have at most; None: any.
 
     Returns:
         Arguments for the pipeline's call, `prompt_embeds` `(prompts, tokens, channels)` and more;
@@ -87,8 +91,8 @@ def condition(
 
     Raises:
         UserError: for syntax that cannot be, with its place; for a textual inversion that is not
-            loaded; for words that T5's window cuts off; for what is no picture, or is one without
-            anything that takes it; or for another pipeline.
+            loaded; for words that T5's window cuts off; for what is no picture, or is too large or
+            narrow a one, or one without anything that takes it; or for another pipeline.
 
     Example:
         >>> image = pipe(**condition(pipe, "a (red:1.4) circle", "blur")).images[0]
@@ -105,7 +109,7 @@ def condition(
             f"and {len(negative)}; give one negative prompt for all, or one each"
         )
     scheme = scheme_of(pipe, clip_skip, max_sequence_length)
-    tokens, adapter = _pictures(pipe, picture, picture_tokens, len(prompts))
+    tokens, adapter = _pictures(pipe, picture, picture_tokens, len(prompts), max_pixels)
     rows = rows_of(scheme, prompts, negative, way, negative_prompt is not None, tokens)
     for row in rows:
         row.check_whole()
@@ -136,6 +140,7 @@ def _pictures(
     picture: Any,
     picture_tokens: PictureTokens | None,
     prompts: int,
+    max_pixels: int | None,
 ) -> tuple[PromptPictures | None, dict[str, Any]]:
     """Tokens of pictures for the text's sequence, and arguments for an IP-Adapter.
 
@@ -153,7 +158,7 @@ def _pictures(
             f"{len(pictures)}; leave some out"
         )
     if picture_tokens is not None:
-        tokens = picture_tokens(pictures)
+        tokens = picture_tokens(pictures, max_pixels=max_pixels)
         one_each = tokens.expand(prompts, -1, -1)
         return PromptPictures(one_each, picture_tokens.of_none(prompts)), {}
     if not has_ip_adapter(pipe):
@@ -167,7 +172,9 @@ def _pictures(
             f"expected one picture for all prompts of an IP-Adapter, but came {len(pictures)}; "
             "condition each prompt by itself, or give picture_tokens=…"
         )
-    return None, {"ip_adapter_image": checked_picture(pictures[0])}
+    seen = checked_picture(pictures[0], max_pixels)
+    check_aspect(seen.size)
+    return None, {"ip_adapter_image": seen}
 
 
 def rows_of(

@@ -160,7 +160,23 @@ def _encoder(pipe: Any, end: str, **options: Any) -> Encoder:
     return Encoder(name, tokenizer, module, window, pipe._execution_device, **options)
 
 
+def _check_clip(pipe: Any) -> None:
+    """Raises `UserError` for a text encoder that is not CLIP's: pipelines of such ones with the
+    same denoiser (DeepFloyd IF, Kolors, AudioLDM) mask and pick what it gives in their own ways."""
+    for name in ("text_encoder", "text_encoder_2"):
+        module = getattr(pipe, name, None)
+        kind = getattr(getattr(module, "config", None), "model_type", None)
+        if module is not None and kind not in ("clip_text_model", "clip"):
+            inside = getattr(module, "_orig_mod", module)
+            raise UserError(
+                f"expected CLIP as {name} of a pipeline of Stable Diffusion or SDXL, but came "
+                f"{type(inside).__name__} in {type(pipe).__name__}; give it the prompt without "
+                "weights and chunks"
+            )
+
+
 def _unet(pipe: Any, clip_skip: int | None, _: int | None) -> Scheme:
+    _check_clip(pipe)
     if getattr(pipe, "text_encoder_2", None) is None:
         return Scheme(((_encoder(pipe, "", skipped=clip_skip),),))
     last = _encoder(pipe, "_2", skipped=clip_skip, penultimate=True, pooled="text_embeds")

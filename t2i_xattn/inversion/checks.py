@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 
 from PIL import Image
 
+from t2i_xattn.denoisers.pictures import has_ip_adapter
 from t2i_xattn.errors import UserError
 from t2i_xattn.inversion.flow import PIPELINES, is_of_flow
 from t2i_xattn.pictures import check_pixels, side_of
@@ -19,8 +20,8 @@ OF_FLOW: tuple[Method, ...] = ("direct", "fixed-point")
 
 
 def check_parts(pipe: Any) -> None:
-    """Raises `UserError` unless a pipeline has Stable Diffusion's parts, or is one of flow matching
-    that can be run backwards."""
+    """Raises `UserError` unless a pipeline has Stable Diffusion's parts and no further input, or is
+    one of flow matching that can be run backwards."""
     name, flow = type(pipe).__name__, is_of_flow(pipe)
     parts = ("vae",) if flow else ("vae", "text_encoder", "tokenizer", "unet", "scheduler")
     missing = [part for part in parts if getattr(pipe, part, None) is None]
@@ -33,6 +34,11 @@ def check_parts(pipe: Any) -> None:
         raise UserError(
             f"expected a pipeline with one text encoder, but {name} has two, and inversion does "
             "not go through both; invert with one of Stable Diffusion's parts"
+        )
+    if not flow and has_ip_adapter(pipe):
+        raise UserError(
+            f"expected a pipeline without an IP-Adapter, but {name} has one, whose UNet wants a "
+            "picture in every call, and inversion gives none; call pipe.unload_ip_adapter() first"
         )
 
 

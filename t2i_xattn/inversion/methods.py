@@ -197,11 +197,11 @@ def invert(
         max_pixels: width × height that a picture may have at most; None: any.
 
     Raises:
-        UserError: a pipeline of other parts, such as SDXL with its two text encoders; pictures
-            that cannot be read, are without a prompt each, or of differing, impossible or too
-            large a size; an unknown method, or one that
-            is not for the pipeline; `"null-text"` without guidance or with a pipeline that was
-            loaded in inference mode; a sampler whose steps cannot be taken back.
+        UserError: a pipeline of other parts, such as SDXL with its two text encoders, or with an
+            IP-Adapter; pictures that cannot be read, are without a prompt each, or of differing,
+            impossible or too large a size; an unknown method, or one that is not for the pipeline;
+            `"null-text"` without guidance or with a pipeline that was loaded in inference mode; a
+            sampler whose steps cannot be taken back.
 
     Example:
         >>> inversion = invert(pipe, picture, "a red circle")
@@ -217,7 +217,9 @@ def invert(
     scale = guidance_of(pipe).default if guidance_scale is None else guidance_scale
     check_parts(pipe)
     check_arguments(pipe, given, texts, method, scale)
-    pictures = [each if isinstance(each, Image.Image) else read_picture(each) for each in given]
+    pictures = [
+        each if isinstance(each, Image.Image) else read_picture(each, max_pixels) for each in given
+    ]
     check_sizes(pipe, pictures, max_pixels)
     for name, value in (("num_inference_steps", num_inference_steps), ("iterations", iterations)):
         if value < 1:

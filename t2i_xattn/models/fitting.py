@@ -85,19 +85,23 @@ def check_fit(kind: Any, folder: Path, part: str, held: Held, variant: str | Non
 def check_finite(pipe: Any) -> None:
     """Raises `UserError` for the first weight of a pipeline that is infinite or not a number."""
     for part, model in pipe.components.items():
-        if not isinstance(model, torch.nn.Module):
+        if isinstance(model, torch.nn.Module):
+            check_finite_part(part, model)
+
+
+def check_finite_part(part: str, model: torch.nn.Module) -> None:
+    """The same of one part."""
+    for name, weight in model.named_parameters():
+        if weight.is_meta or weight.dtype not in _FLOATS:
             continue
-        for name, weight in model.named_parameters():
-            if weight.is_meta or weight.dtype not in _FLOATS:
-                continue
-            # A sum takes no memory and is finite where all is; that of large ones may not be.
-            if not weight.detach().sum(dtype=torch.float32).isfinite() and not bool(
-                weight.detach().isfinite().all()
-            ):
-                raise UserError(
-                    f"expected numbers as weights, but {shown(name)} of {part} has a NaN or "
-                    f"an infinity; {_COPY}, or load it in float32 if it was made so"
-                )
+        # A sum takes no memory and is finite where all is; that of large ones may not be.
+        if not weight.detach().sum(dtype=torch.float32).isfinite() and not bool(
+            weight.detach().isfinite().all()
+        ):
+            raise UserError(
+                f"expected numbers as weights, but {shown(name)} of {part} has a NaN or "
+                f"an infinity; {_COPY}, or load it in float32 if it was made so"
+            )
 
 
 _MOST = 200_000

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,7 @@ class Made:
         model: its fingerprint; None if there is none.
         size: width and height of the pictures.
         versions: by package.
+        files: the SHA-256 of each file that an option names, by the option's name.
     """
 
     command: str
@@ -39,6 +42,7 @@ class Made:
     model: str | None
     size: tuple[int, int]
     versions: dict[str, str]
+    files: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def by(cls, pipe: Any, command: str, options: Mapping[str, Any], size: tuple[int, int]) -> Made:
@@ -51,11 +55,13 @@ class Made:
             model=fingerprint(pipe),
             size=size,
             versions=versions(),
+            files=_digests(options),
         )
 
     def as_dict(self) -> dict[str, Any]:
         """The same as JSON has it."""
-        return asdict(self) | {"size": list(self.size)}
+        told = asdict(self) | {"size": list(self.size)}
+        return told if self.files else {name: told[name] for name in told if name != "files"}
 
     def as_json(self) -> str:
         """The same, as text."""
@@ -107,8 +113,9 @@ class Made:
             width, height = fields.pop("size")
             made = cls(**fields, size=(int(width), int(height)))
             told = [made.command, made.pipeline, made.scheduler, made.versions["t2i-xattn"]]
-            if not all(isinstance(each, str) for each in told) or not isinstance(
-                made.options, dict
+            dicts = (made.options, made.files)
+            if not all(isinstance(each, str) for each in told) or not all(
+                isinstance(each, dict) for each in dicts
             ):
                 raise TypeError("its parts are of other types")
         except (ValueError, TypeError, KeyError, RecursionError) as error:
@@ -117,6 +124,16 @@ class Made:
                 "take a file that it wrote"
             ) from error
         return made
+
+
+def _digests(options: Mapping[str, Any]) -> dict[str, str]:
+    found = {}
+    for name, value in options.items():
+        if isinstance(value, Path):
+            # One that has gone meanwhile is no reason to lose the run.
+            with suppress(OSError), value.open("rb") as file:
+                found[name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found
 
 
 def _told(value: Any) -> Any:

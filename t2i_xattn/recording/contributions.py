@@ -53,7 +53,7 @@ class WithoutWord:
 
     Attributes:
         embedding: as it was encoded, `(tokens, channels)`.
-        columns: of what is missing.
+        columns: of what is missing; none of a picture, which stays.
     """
 
     embedding: Tensor
@@ -81,18 +81,21 @@ class Contributions:
                 "contributions out"
             )
         # A picture among the text stays there: it is no word of the prompt.
+        pictured = {c for each in text.words if each.source == "picture" for c in each.columns}
         words = [each for each in text.words if each.columns and each.source != "picture"]
         parts: list[tuple[Word, ...]] = [(word,) for word in words]
         if groups is not None:
-            parts = [_inside(words, group) for group in groups]
+            parts = [() if pictured.issuperset(e) else _inside(words, e) for e in groups]
         columns = tuple(tuple(c for word in each for c in word.columns) for each in parts)
         if self._ears.settings != self._settings:
             self._encoded.clear()
             self._settings = dict(self._ears.settings)
         key = (text.prompt, columns)
         if key not in self._encoded:
-            found = zip(encoded_without(self._ears, text, parts), columns, strict=True)
-            self._encoded[key] = [WithoutWord(*each) for each in found]
+            taken = iter(encoded_without(self._ears, text, [part for part in parts if part]))
+            self._encoded[key] = [
+                WithoutWord(next(taken) if each else text.embedding, each) for each in columns
+            ]
         return self._encoded[key]
 
 
@@ -141,13 +144,14 @@ class ContributionCall:
         kept = len(self._of_images[0]) if self._axis is None else len(self._axis)
         maps = query.new_zeros((len(rows), 1, query.shape[2], kept), dtype=torch.float32)
         for image, texts in enumerate(self._of_images):
+            missing = [(number, text) for number, text in enumerate(texts) if text.columns]
             own, scale = slice(image * self._frames, (image + 1) * self._frames), seen.kernel.scale
             of_texts = [
                 contributions(seen.module, query[own], taken[own], scale, without.to(query))
-                for without in _of_one_length([text.embedding for text in texts])
+                for without in _of_one_length([text.embedding for _, text in missing])
             ]
-            found = torch.cat(of_texts, dim=-1).unbind(dim=-1) if texts else ()
-            for number, (text, part) in enumerate(zip(texts, found, strict=True)):
+            found = torch.cat(of_texts, dim=-1).unbind(dim=-1) if missing else ()
+            for (number, text), part in zip(missing, found, strict=True):
                 if self._axis is None:
                     maps[own, 0, :, number] = part
                 else:

@@ -46,8 +46,10 @@ def contribution_stream(
     found = next((stream for stream in known if stream in run.maps), None)
     if found is None or run.branches[0] != CONDITIONAL or "minus" in run.settings:
         return None
-    others = ("spans", "picture")
-    words = [word for word in run.words[CONDITIONAL][image] if word.source not in others]
+    every, others = run.words[CONDITIONAL][image], ("spans", "picture")
+    words = [word for word in every if word.source not in others]
+    if any(word.source == "picture" and set(columns) & {*word.columns} for word in every):
+        return None
     if run.groups is None and not set(columns) <= {c for word in words for c in word.columns}:
         return None
     return found
