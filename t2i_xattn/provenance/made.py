@@ -129,7 +129,7 @@ class Made:
 def _digests(options: Mapping[str, Any]) -> dict[str, str]:
     found = {}
     for name, value in options.items():
-        if isinstance(value, Path):
+        if isinstance(value, Path) and value.is_file():  # no pipe, which would block
             # One that has gone meanwhile is no reason to lose the run.
             with suppress(OSError), value.open("rb") as file:
                 found[name] = hashlib.file_digest(file, "sha256").hexdigest()
