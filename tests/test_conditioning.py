@@ -18,8 +18,10 @@ from torch import Tensor
 
 import t2i_xattn as tx
 from conftest import make_pipeline, make_tokenizer, state_of
+from t2i_xattn import edits
 from t2i_xattn.conditioning.within import prompts_read
 from t2i_xattn.errors import UserError
+from t2i_xattn.losses import AttendAndExcite, GuidanceLoss
 from t2i_xattn.prompts import known
 from tiny.picture_first import make_sd3
 from tiny.text_first import make_flux
@@ -398,6 +400,79 @@ class TestSchedule:
         )
         assert np.array_equal(one, two)
         assert not np.array_equal(one, drawn(pipe, prompt=["a red"] * 2, **options))
+
+    @pytest.mark.parametrize("edit", [edits.Drop, edits.MaskPadding, edits.Restrict])
+    def test_edits_act_on_the_words_of_each_phase(self, edit: Any) -> None:
+        """Held against edits of columns that are counted by hand: 5 tokens, then 18."""
+        pipe = quiet(make_pipeline())
+        given = tx.condition(pipe, "a [red:big yellow round:0.5] circle")
+        box = (0, 0, 0.5, 0.5)
+
+        def until(length: int) -> Any:
+            def masked(probs: Tensor, context: Any) -> Tensor:
+                shares = probs[..., :length] / probs[..., :length].sum(-1, keepdim=True)
+                return torch.nn.functional.pad(shares, (0, probs.shape[-1] - length))
+
+            return masked
+
+        own: list[Any] = []
+        for name, length, steps in (("first", 5, (0, 0.5)), ("second", 18, (0.5, 1.0))):
+            own.append(
+                {
+                    edits.Drop: lambda: edits.Drop(name, steps=steps),  # noqa: B023
+                    edits.Restrict: lambda: edits.Restrict(name, box, steps=steps),  # noqa: B023
+                    edits.MaskPadding: lambda: edits.EditFunction(until(length), steps=steps),  # noqa: B023
+                }[edit]()
+            )
+        arguments = {edits.Drop: ["circle"], edits.Restrict: ["circle", box]}.get(edit, [])
+        with tx.edit(pipe, edit(*arguments)):
+            found = drawn(pipe, **given, num_inference_steps=4)
+        with tx.edit(pipe, *own, spans={"first": (3,), "second": (16,)}):
+            by_hand = drawn(pipe, **given, num_inference_steps=4)
+        apart = np.abs(found - drawn(pipe, **given, num_inference_steps=4)).max()
+        assert np.abs(found - by_hand).max() < 1e-5 < 1e-4 < apart
+
+    def test_a_word_of_a_later_phase_is_edited_there(self, pipe: Any) -> None:
+        given = tx.condition(pipe, "a [red:blue of:0.5] circle")
+        for word, columns, steps in (("of", (3,), (0.5, 1.0)), ("red", (2,), (0, 2))):
+            with tx.edit(pipe, edits.Reweight(word, 2, steps=steps)):
+                found = drawn(pipe, **given, num_inference_steps=4)
+            with tx.edit(pipe, edits.Reweight("it", 2, steps=steps), spans={"it": columns}):
+                assert np.array_equal(found, drawn(pipe, **given, num_inference_steps=4))
+        # It lasts longer than its word; the advice in the sentence is what has just been done.
+        advice = r"'red' is not .* 'of', 'circle'; .*first, 2\)"
+        for word, steps, message in (("red", None, advice), ("left", (3, 4), "from step 2 on")):
+            with (
+                pytest.raises(UserError, match=message),
+                tx.edit(pipe, edits.Reweight(word, 2, steps=steps)),
+            ):
+                drawn(pipe, **given, num_inference_steps=4)
+
+    def test_losses_look_at_the_words_of_each_phase(self, pipe: Any) -> None:
+        """Held against the columns that the circle has in each."""
+        seen = []
+
+        class Looking(GuidanceLoss):
+            def phrases(self) -> list[str]:
+                return ["circle"]
+
+            def __call__(self, maps: Any) -> Tensor:
+                seen.append(maps.columns("circle", 0))
+                assert torch.equal(maps.of("circle"), maps.shares[..., list(seen[-1])].sum(-1))
+                return 0 * maps.of("circle").sum(dim=(1, 2))
+
+        with tx.guide(pipe, Looking(until=1.0)):
+            drawn(pipe, **tx.condition(pipe, "a [red:blue of:0.5] circle"), num_inference_steps=4)
+        assert seen == [(3,), (3,), (4,), (4,)]
+        loss = AttendAndExcite(["red"], until=1.0)
+        given = tx.condition(pipe, "a [red:blue:0.5] circle")
+        with (
+            pytest.raises(UserError, match=r"'red' is not in .* ends there by until=0\.5"),
+            tx.guide(pipe, loss),
+        ):
+            drawn(pipe, **given, num_inference_steps=4)
+        with tx.guide(pipe, AttendAndExcite(["red"], until=0.5)):
+            drawn(pipe, **given, num_inference_steps=4)
 
     def test_a_negative_prompt_that_no_callback_reaches(self) -> None:
         pipe = make_flux(diffusers.FluxPipeline)

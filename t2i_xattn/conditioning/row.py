@@ -100,11 +100,18 @@ class Row:
 
     def text(self, start: float, lengths: Sequence[int]) -> Text:
         """What is known of its columns; with it, how other prompts are embedded like it."""
+        phases = {each: self._text(each, lengths) for each in self.starts}
+        found = phases[max(each for each in self.starts if each <= start)]
+        every = tuple(each.words for each in phases.values()) if len(phases) > 1 else ()
+        return replace(found, again=self._again(start, tuple(lengths)), phases=every)
+
+    def _text(self, start: float, lengths: Sequence[int]) -> Text:
+        """The same, for one phase by itself."""
         length = sum(lengths) + self._scheme.filling
         found = text_of(self.at(start).in_sequence(lengths), self.prompt, length)
         if self.picture is not None:
             found = text_and_picture(found, length, len(self.picture))
-        return replace(found, again=self._again(start, tuple(lengths)))
+        return found
 
     def _again(self, start: float, lengths: tuple[int, ...]) -> Callable[[str], Tensor]:
         scheme, way, branch, image = self._scheme, self.way, self.branch, self.image
