@@ -401,32 +401,25 @@ class TestSchedule:
         assert np.array_equal(one, two)
         assert not np.array_equal(one, drawn(pipe, prompt=["a red"] * 2, **options))
 
-    @pytest.mark.parametrize("edit", [edits.Drop, edits.MaskPadding, edits.Restrict])
-    def test_edits_act_on_the_words_of_each_phase(self, edit: Any) -> None:
+    @pytest.mark.parametrize("kind", ["Drop", "Restrict", "MaskPadding"])
+    def test_edits_act_on_the_words_of_each_phase(self, pipe: Any, kind: str) -> None:
         """Held against edits of columns that are counted by hand: 5 tokens, then 18."""
-        pipe = quiet(make_pipeline())
         given = tx.condition(pipe, "a [red:big yellow round:0.5] circle")
-        box = (0, 0, 0.5, 0.5)
 
-        def until(length: int) -> Any:
+        def made(word: str, length: int | None = None, **steps: Any) -> Any:
             def masked(probs: Tensor, context: Any) -> Tensor:
                 shares = probs[..., :length] / probs[..., :length].sum(-1, keepdim=True)
-                return torch.nn.functional.pad(shares, (0, probs.shape[-1] - length))
+                return torch.nn.functional.pad(shares, (0, probs.shape[-1] - shares.shape[-1]))
 
-            return masked
+            if kind == "Drop":
+                return edits.Drop(word, **steps)
+            if kind == "Restrict":
+                return edits.Restrict(word, (0, 0, 0.5, 0.5), **steps)
+            return edits.MaskPadding() if length is None else edits.EditFunction(masked, **steps)
 
-        own: list[Any] = []
-        for name, length, steps in (("first", 5, (0, 0.5)), ("second", 18, (0.5, 1.0))):
-            own.append(
-                {
-                    edits.Drop: lambda: edits.Drop(name, steps=steps),  # noqa: B023
-                    edits.Restrict: lambda: edits.Restrict(name, box, steps=steps),  # noqa: B023
-                    edits.MaskPadding: lambda: edits.EditFunction(until(length), steps=steps),  # noqa: B023
-                }[edit]()
-            )
-        arguments = {edits.Drop: ["circle"], edits.Restrict: ["circle", box]}.get(edit, [])
-        with tx.edit(pipe, edit(*arguments)):
+        with tx.edit(pipe, made("circle")):
             found = drawn(pipe, **given, num_inference_steps=4)
+        own = made("first", 5, steps=(0, 0.5)), made("second", 18, steps=(0.5, 1.0))
         with tx.edit(pipe, *own, spans={"first": (3,), "second": (16,)}):
             by_hand = drawn(pipe, **given, num_inference_steps=4)
         apart = np.abs(found - drawn(pipe, **given, num_inference_steps=4)).max()
@@ -441,10 +434,10 @@ class TestSchedule:
                 assert np.array_equal(found, drawn(pipe, **given, num_inference_steps=4))
         # It lasts longer than its word; the advice in the sentence is what has just been done.
         advice = r"'red' is not .* 'of', 'circle'; .*first, 2\)"
-        for word, steps, message in (("red", None, advice), ("left", (3, 4), "from step 2 on")):
+        for word, window, message in (("red", None, advice), ("left", (3, 4), "from step 2 on")):
             with (
                 pytest.raises(UserError, match=message),
-                tx.edit(pipe, edits.Reweight(word, 2, steps=steps)),
+                tx.edit(pipe, edits.Reweight(word, 2, steps=window)),
             ):
                 drawn(pipe, **given, num_inference_steps=4)
 
@@ -473,6 +466,62 @@ class TestSchedule:
             drawn(pipe, **given, num_inference_steps=4)
         with tx.guide(pipe, AttendAndExcite(["red"], until=0.5)):
             drawn(pipe, **given, num_inference_steps=4)
+
+    @pytest.mark.parametrize("later", ["blue", "green"])  # green has more columns than red
+    @pytest.mark.parametrize("options", [{}, {"words": True}, {"walk": 1}])
+    def test_contributions_are_those_of_the_phase_that_is_kept(
+        self, pipe: Any, later: str, options: dict[str, Any]
+    ) -> None:
+        """Held against a run whose two prompts know nothing of each other."""
+        if "words" in options:
+            options = {"words": [later, "circle"]}
+        first, second = (tx.condition(pipe, f"a {each} circle") for each in ("red", later))
+
+        def change(_: Any, step: int, __: Any, given: dict[str, Tensor]) -> dict[str, Tensor]:
+            if step == 1:
+                given["prompt_embeds"] = torch.cat(
+                    [given["prompt_embeds"][:1], second["prompt_embeds"]]
+                )
+            return given
+
+        settings: dict[str, Any] = {"contributions": True, "steps": [(0.5, 1.0)], **options}
+        scheduled = tx.condition(pipe, f"a [red:{later}:0.5] circle")
+        with tx.record(pipe, **settings) as found:
+            picture = drawn(pipe, **scheduled, num_inference_steps=4)
+        if "words" in options:  # of the first prompt, before the run, these are not there
+            settings["words"] = ["circle"]
+        with tx.record(pipe, **settings) as by_hand:
+            again = drawn(
+                pipe,
+                **first,
+                num_inference_steps=4,
+                callback_on_step_end=change,
+                callback_on_step_end_tensor_inputs=["prompt_embeds"],
+            )
+        assert np.array_equal(picture, again)
+        assert [word.text for word in found.words] == ["a", later, "circle"]
+        for word in ["circle"] if "words" in options else ["a", later, "circle"]:
+            one, other = (trace.heatmap(word).array for trace in (found, by_hand))
+            assert np.array_equal(one, other)
+            assert one.max() > 0.01
+
+    def test_words_of_a_later_phase_are_recorded_alone(self, pipe: Any) -> None:
+        given = tx.condition(pipe, "a [red:blue:0.5] circle")
+        late: dict[str, Any] = {"steps": [(0.5, 1.0)]}
+        with tx.record(pipe, words=["blue"], **late) as one, tx.record(pipe, **late) as every:
+            drawn(pipe, **given, num_inference_steps=4)
+        assert one.heatmap("blue").share == pytest.approx(every.heatmap("blue").share, rel=1e-5)
+        calls: list[Any] = []
+        hook = pipe.unet.register_forward_pre_hook(lambda *_: calls.append(1))
+        try:
+            with (
+                pytest.raises(UserError, match="'yellow' is not in the prompt"),
+                tx.record(pipe, words=["yellow"], **late),
+            ):
+                drawn(pipe, **given, num_inference_steps=4)
+        finally:
+            hook.remove()
+        assert not calls
 
     def test_a_negative_prompt_that_no_callback_reaches(self) -> None:
         pipe = make_flux(diffusers.FluxPipeline)
