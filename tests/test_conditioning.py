@@ -427,6 +427,7 @@ class TestSchedule:
 
     def test_a_word_of_a_later_phase_is_edited_there(self, pipe: Any) -> None:
         given = tx.condition(pipe, "a [red:blue of:0.5] circle")
+        tx.condition(pipe, "a red circle")  # the same in the first phase
         for word, columns, steps in (("of", (3,), (0.5, 1.0)), ("red", (2,), (0, 2))):
             with tx.edit(pipe, edits.Reweight(word, 2, steps=steps)):
                 found = drawn(pipe, **given, num_inference_steps=4)
@@ -475,7 +476,6 @@ class TestSchedule:
         """Held against a run whose two prompts know nothing of each other."""
         if "words" in options:
             options = {"words": [later, "circle"]}
-        first, second = (tx.condition(pipe, f"a {each} circle") for each in ("red", later))
 
         def change(_: Any, step: int, __: Any, given: dict[str, Tensor]) -> dict[str, Tensor]:
             if step == 1:
@@ -488,6 +488,8 @@ class TestSchedule:
         scheduled = tx.condition(pipe, f"a [red:{later}:0.5] circle")
         with tx.record(pipe, **settings) as found:
             picture = drawn(pipe, **scheduled, num_inference_steps=4)
+        # Made last, since an embedding is known by who made it last.
+        first, second = (tx.condition(pipe, f"a {each} circle") for each in ("red", later))
         if "words" in options:  # of the first prompt, before the run, these are not there
             settings["words"] = ["circle"]
         with tx.record(pipe, **settings) as by_hand:
@@ -499,6 +501,7 @@ class TestSchedule:
                 callback_on_step_end_tensor_inputs=["prompt_embeds"],
             )
         assert np.array_equal(picture, again)
+        assert by_hand.prompts == (f"a {later} circle",)
         assert [word.text for word in found.words] == ["a", later, "circle"]
         for word in ["circle"] if "words" in options else ["a", later, "circle"]:
             one, other = (trace.heatmap(word).array for trace in (found, by_hand))
