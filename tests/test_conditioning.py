@@ -19,10 +19,14 @@ from torch import Tensor
 import t2i_xattn as tx
 from conftest import make_pipeline, make_tokenizer, state_of
 from t2i_xattn import edits
-from t2i_xattn.conditioning.within import prompts_read
+from t2i_xattn.conditioning.within import is_reading, prompts_read
 from t2i_xattn.errors import UserError
+from t2i_xattn.explaining.targets import targets
 from t2i_xattn.losses import AttendAndExcite, GuidanceLoss
 from t2i_xattn.prompts import known
+from t2i_xattn.prompts.encoded import Text
+from t2i_xattn.prompts.listening import Ears
+from t2i_xattn.prompts.without_words import encoded_without
 from tiny.picture_first import make_sd3
 from tiny.text_first import make_flux
 from tiny_pipelines import generator, make_sdxl
@@ -54,6 +58,12 @@ SHARED = [
     f"({LONG})0.8 and",
 ]
 """What both read alike; and long prompts, which compel parts at sentences and phrases."""
+
+
+def known_texts(given: dict[str, Any]) -> list[Text]:
+    found = [known.recall(row) for row in given["prompt_embeds"]]
+    assert None not in found
+    return [each for each in found if each is not None]
 
 
 def quiet(pipe: Any) -> Any:
@@ -576,6 +586,50 @@ class TestPromptsRead:
                 pipe, "a (red:1.3) circle", words=["red"], num_inference_steps=4, alternatives=1
             )
         assert found.effect("red").size > 0.1
+
+    @pytest.mark.parametrize(
+        ("prompt", "word", "other", "asked"),
+        [
+            ("a red++ circle AND left:0.5", "left", None, "a red++ circle AND ():0.5"),
+            ("5 of (red:1.5) circle", "5", "7", "7 of (red:1.5) circle"),
+            ("a (red:1.5) circle", "red circle", None, "a (():1.5) ()"),
+        ],
+    )
+    def test_explain_asks_for_words_as_they_are_read(
+        self, pipe: Any, prompt: str, word: str, other: str | None, asked: str
+    ) -> None:
+        with prompts_read(pipe):
+            with tx.record(pipe) as trace:
+                pipe(prompt, num_inference_steps=1, output_type="latent")
+            (target,) = targets(pipe, trace, [word], {word: other})
+            assert target.texts == (asked,)
+            with pytest.raises(UserError, match=r"syntax between .* each word by itself"):
+                targets(pipe, trace, ["circle", "red circle"], {"red circle": "of"})
+        assert not is_reading(pipe)
+
+    @pytest.mark.parametrize(
+        ("prompt", "word", "rest"),
+        [
+            ("a red++ circle", "red", "a circle"),
+            ("a (red of)++ circle", "red", "a (of)++ circle"),
+            ("(red:1.3) circle--", "circle", "(red:1.3)"),
+            ("left, red-- circle", "left", ", red-- circle"),
+        ],
+    )
+    def test_contributions_are_those_without_the_word_and_its_weight(
+        self, pipe: Any, prompt: str, word: str, rest: str
+    ) -> None:
+        (text,) = known_texts(tx.condition(pipe, prompt))
+        ears = Ears.of(pipe)
+        taken = [each for each in text.words if each.text == word]
+        (found,) = encoded_without(ears, text, [taken])
+        assert torch.equal(found, tx.condition(pipe, rest)["prompt_embeds"][0])
+
+    @pytest.mark.parametrize("prompt", ["circle AND left:0.5", '("red", "left").and(1, 0.5)'])
+    def test_the_only_word_of_a_text_has_a_contribution(self, pipe: Any, prompt: str) -> None:
+        with prompts_read(pipe), tx.record(pipe, contributions=True) as trace:
+            pipe(prompt, num_inference_steps=1, output_type="latent")
+        assert trace.heatmap("left").array.max() > 0
 
     def test_two_rows_of_prompt_to_prompt(self, pipe: Any) -> None:
         with prompts_read(pipe), tx.edit(pipe, tx.edits.Replace()), tx.record(pipe) as trace:

@@ -12,7 +12,7 @@ Way = Literal["compel", "lpw"]
 """How weights act on embeddings, and what bare brackets mean; see `weighting`."""
 
 _LITERAL = '\\()[]"+-:<'
-_SIGNS = re.compile(r"(\++|-+)(?=[\s,.;:!?)\]\"]|$)")
+SIGNS = re.compile(r"(\++|-+)(?=[\s,.;:!?)\]\"]|$)")
 _NUMBER = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+))(?=[\s,.;:!?)\]\"]|$)")
 _TAIL = re.compile(r":\s*([^\s:()\[\]]*)\s*([)\]])")
 KEYWORD = re.compile(r"(?<!\S)(\\?)(AND|BREAK)(?!\S)")
@@ -95,7 +95,7 @@ class Reader:
         """`"…"` with a weight behind it; without one the quotes are letters."""
         last = self.prompt.find('"', self.at + 1, self.stop)
         if last < 0 or not (
-            _SIGNS.match(self.prompt, last + 1) or _NUMBER.match(self.prompt, last + 1)
+            SIGNS.match(self.prompt, last + 1) or _NUMBER.match(self.prompt, last + 1)
         ):
             return None
         inner = Reader(self.prompt, self.at + 1, last, self.way).whole()
@@ -154,7 +154,7 @@ class Reader:
 
     def _behind(self, bare: float) -> float:
         """The weight behind what has just been closed."""
-        if signs := _SIGNS.match(self.prompt, self.at, self.stop):
+        if signs := SIGNS.match(self.prompt, self.at, self.stop):
             self.at = signs.end()
             return _of_signs(signs[1])
         if number := _NUMBER.match(self.prompt, self.at, self.stop):
@@ -164,7 +164,7 @@ class Reader:
 
     def _signs(self, nodes: list[Node]) -> bool:
         """Signs behind a word, which becomes a group; False if none stand here."""
-        signs = _SIGNS.match(self.prompt, self.at, self.stop)
+        signs = SIGNS.match(self.prompt, self.at, self.stop)
         last = nodes[-1] if nodes else None
         if signs is None or last is None or not _is_of_word(last):
             return False
