@@ -112,6 +112,12 @@ def test_what_is_plain(prompt: str) -> None:
         ("(a BREAK b)", 4, "BREAK outside of brackets"),
         ("cat.swap(dog)", 4, "not .swap("),
         ("a withLora(x, 1)", 3, "not withLora("),
+        ("(a:::)", 6, "a finite number, but came none"),
+        ("(" * 600 + "a" + ")" * 600, 101, "at most 100 brackets inside each other"),
+        ("(a:" * 600 + ")" * 600, 301, "at most 100 brackets inside each other"),
+        ("[" * 600 + "a" + "]" * 600, 101, "at most 100 brackets inside each other"),
+        ("red" + "+" * 8000 + " house", 4, "at most 100 signs behind a word, not 8000"),
+        ("a \ud800 b", 3, "characters of Unicode"),
     ],
 )
 def test_what_cannot_be_is_told_with_its_place(prompt: str, place: int, expected: str) -> None:
@@ -120,6 +126,13 @@ def test_what_cannot_be_is_told_with_its_place(prompt: str, place: int, expected
     told = str(caught.value)
     assert expected in told
     assert f"at character {place} of the prompt" in told
+
+
+def test_as_many_brackets_and_signs_as_can_be() -> None:
+    nested = "(" * 99 + "[a:b:0.5]" + ")" * 99
+    assert pieces(f"{nested} {nested}") == [[("a a", 1.0)]]
+    ((found, weight),) = pieces("red" + "+" * 100)[0]
+    assert (found, weight) == ("red", pytest.approx(1.1**100))
 
 
 def test_steps_are_written_one_way() -> None:

@@ -33,6 +33,7 @@ Kind = Literal["and", "blend"]
 
 _OPERATOR = re.compile(r"\)\s*\.(and|add|blend)\s*\(")
 _UNKNOWN = re.compile(r"\.(swap|attend)\(|(?:with|use)Lora\(")
+_HALF = re.compile("[\ud800-\udfff]")
 _EMBEDDING = re.compile(r"<[\w-]+>")
 
 
@@ -178,6 +179,9 @@ def parse(prompt: str, way: Way = "compel") -> Parsed:
         UserError: brackets that do not pair, a weight or step that is no finite number, an empty
             blend, or other syntax that cannot be; with the place.
     """
+    if match := _HALF.search(prompt):
+        # Half of a pair of UTF-16, as of a text that was cut: no tokenizer takes it.
+        raise wrong(prompt, match.start(), "characters of Unicode", "leave that one out")
     if match := _UNKNOWN.search(prompt):
         raise wrong(
             prompt, match.start(), f"syntax that is known, not {match[0]}", "use `edit` for it"
