@@ -55,6 +55,7 @@ class Row:
         parsed = parse(prompt, way)
         self._phases = {e.start: Assembly.of(scheme, parsed, e, way) for e in parsed.phases}
         self.starts = tuple(self._phases)
+        self._texts: dict[tuple[int, ...], dict[float, Text]] = {}
         self.is_plain = parsed.is_plain
 
     def check_whole(self) -> None:
@@ -100,10 +101,13 @@ class Row:
 
     def text(self, start: float, lengths: Sequence[int]) -> Text:
         """What is known of its columns; with it, how other prompts are embedded like it."""
-        phases = {each: self._text(each, lengths) for each in self.starts}
+        key = tuple(lengths)
+        if key not in self._texts:
+            self._texts[key] = {each: self._text(each, key) for each in self.starts}
+        phases = self._texts[key]
         found = phases[max(each for each in self.starts if each <= start)]
         every = tuple(each.words for each in phases.values()) if len(phases) > 1 else ()
-        return replace(found, again=self._again(start, tuple(lengths)), phases=every)
+        return replace(found, again=self._again(start, key), phases=every)
 
     def _text(self, start: float, lengths: Sequence[int]) -> Text:
         """The same, for one phase by itself."""
