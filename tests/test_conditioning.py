@@ -6,6 +6,7 @@ from __future__ import annotations
 import gc
 import re
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import diffusers
@@ -535,6 +536,38 @@ class TestSchedule:
         finally:
             hook.remove()
         assert not calls
+
+    def test_embeddings_of_unknown_words_on_the_way(self, pipe: Any) -> None:
+        """Their columns may be named, as the sentence says."""
+
+        def change(_: Any, step: int, __: Any, given: dict[str, Tensor]) -> dict[str, Tensor]:
+            if step == 1:
+                given["prompt_embeds"] = given["prompt_embeds"] * 0.9
+            return given
+
+        own: dict[str, Any] = {"prompt": "a red circle", "num_inference_steps": 3}
+        own |= {"callback_on_step_end": change}
+        own |= {"callback_on_step_end_tensor_inputs": ["prompt_embeds"]}
+        loss = AttendAndExcite(["red"], until=1.0)
+        for context in (partial(tx.edit, pipe, edits.Drop("red")), partial(tx.guide, pipe, loss)):
+            with (
+                pytest.raises(UserError, match=r"words are known for .* from step 2 on"),
+                context(),
+            ):
+                drawn(pipe, **own)
+            with context(spans={"red": (2,)}):
+                drawn(pipe, **own)
+
+    def test_advice_on_losses_is_below_the_step(self, pipe: Any) -> None:
+        given = tx.condition(pipe, "a [red:blue:0.67] circle")
+        message = r"until=0\.6666\)"
+        with (
+            pytest.raises(UserError, match=message),
+            tx.guide(pipe, AttendAndExcite(["red"], until=1.0)),
+        ):
+            drawn(pipe, **given, num_inference_steps=3)
+        with tx.guide(pipe, AttendAndExcite(["red"], until=0.6666)):
+            drawn(pipe, **given, num_inference_steps=3)
 
     def test_a_negative_prompt_that_no_callback_reaches(self) -> None:
         pipe = make_flux(diffusers.FluxPipeline)

@@ -186,6 +186,12 @@ class EditedRun:
                     if branch not in self._changed:
                         raise
                     since = self._changed[branch]
+                    if None in self.prompts[branch]:
+                        raise UserError(
+                            f"expected embeddings whose words are known for {edit.name}, but "
+                            f"came others from step {since} on; make them with condition(pipe, "
+                            "prompt), or name their columns by spans={name: columns}"
+                        ) from error
                     raise WordNotFoundError(
                         f"{error} (from step {since} on, where the text of this run changes; "
                         f"{edit.name} of a word before it ends there by steps=(first, {since}))"

@@ -205,9 +205,16 @@ class _GuidedDenoiser(FollowedDenoiser):
             except WordNotFoundError as error:
                 if not self._calls:
                     raise
+                if None in layout.texts[CONDITIONAL]:
+                    raise UserError(
+                        f"expected embeddings whose words are known for {type(loss).__name__}, "
+                        f"but came others from step {self._calls} on; make them with "
+                        "condition(pipe, prompt), or name their columns by spans={name: columns}"
+                    ) from error
+                until = math.floor(done * 10_000) / 10_000
                 raise WordNotFoundError(
                     f"{error} (from step {self._calls} on, where the text of this run changes; "
-                    f"{type(loss).__name__} ends there by until={done:g})"
+                    f"{type(loss).__name__} ends there by until={until:g})"
                 ) from error
 
     def _done(self, step: int) -> float:
