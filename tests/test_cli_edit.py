@@ -16,6 +16,7 @@ from t2i_xattn.asking.edit_request import EditRequest
 from t2i_xattn.asking.edited import paint_edited
 from t2i_xattn.asking.recording import recorded
 from t2i_xattn.asking.request import Request, paint
+from t2i_xattn.errors import UserError
 from t2i_xattn.traces.word_reports import heatmaps
 
 LONG = "circle" * 150
@@ -124,10 +125,24 @@ def test_a_photo_is_fitted_to_the_model_and_that_is_said(
         ("a t-shirt, a shirt", {"shirt": "hat"}, "a t-shirt, a hat"),
         ("red, circle", {"red circle": r"\1 star"}, r"\1 star"),
         ("red", {"blue": "green"}, "red"),
+        ("2 boats and a (red:1.2) house", {"2": "3"}, "3 boats and a (red:1.2) house"),
+        (
+            "a red++ hat and a (red)-- cat",
+            {"red": "sea blue"},
+            "a (sea blue)++ hat and a (sea blue)-- cat",
+        ),
     ],
 )
 def test_replacements_are_made_at_once(prompt: str, replace: dict[str, str], target: str) -> None:
     assert EditRequest(Request(prompt), replace).target == target
+
+
+def test_syntax_inside_what_is_replaced() -> None:
+    asked = EditRequest(Request("a (red:1.2) circle"), {"red circle": "blue square"})
+    with pytest.raises(UserError, match=r"came 'red:1\.2\) circle'; replace each word by itself"):
+        _ = asked.target
+    each = EditRequest(asked.request, {"red": "blue", "circle": "square"})
+    assert each.target == "a (blue:1.2) square"
 
 
 @pytest.mark.slow

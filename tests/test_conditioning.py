@@ -6,6 +6,7 @@ from __future__ import annotations
 import gc
 import re
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import diffusers
@@ -19,9 +20,15 @@ from transformers import T5Config, T5EncoderModel
 
 import t2i_xattn as tx
 from conftest import make_pipeline, make_tokenizer, state_of
-from t2i_xattn.conditioning.within import prompts_read
+from t2i_xattn import edits
+from t2i_xattn.conditioning.within import is_reading, prompts_read
 from t2i_xattn.errors import UserError
+from t2i_xattn.explaining.targets import targets
+from t2i_xattn.losses import AttendAndExcite, GuidanceLoss
 from t2i_xattn.prompts import known
+from t2i_xattn.prompts.encoded import Text
+from t2i_xattn.prompts.listening import Ears
+from t2i_xattn.prompts.without_words import encoded_without
 from tiny.picture_first import make_sd3
 from tiny.text_first import make_flux
 from tiny.tokenizers import make_t5
@@ -54,6 +61,12 @@ SHARED = [
     f"({LONG})0.8 and",
 ]
 """What both read alike; and long prompts, which compel parts at sentences and phrases."""
+
+
+def known_texts(given: dict[str, Any]) -> list[Text]:
+    found = [known.recall(row) for row in given["prompt_embeds"]]
+    assert None not in found
+    return [each for each in found if each is not None]
 
 
 def quiet(pipe: Any) -> Any:
@@ -401,6 +414,163 @@ class TestSchedule:
         assert np.array_equal(one, two)
         assert not np.array_equal(one, drawn(pipe, prompt=["a red"] * 2, **options))
 
+    @pytest.mark.parametrize("kind", ["Drop", "Restrict", "MaskPadding"])
+    def test_edits_act_on_the_words_of_each_phase(self, pipe: Any, kind: str) -> None:
+        """Held against edits of columns that are counted by hand: 5 tokens, then 18."""
+        given = tx.condition(pipe, "a [red:big yellow round:0.5] circle")
+
+        def made(word: str, length: int | None = None, **steps: Any) -> Any:
+            def masked(probs: Tensor, context: Any) -> Tensor:
+                shares = probs[..., :length] / probs[..., :length].sum(-1, keepdim=True)
+                return torch.nn.functional.pad(shares, (0, probs.shape[-1] - shares.shape[-1]))
+
+            if kind == "Drop":
+                return edits.Drop(word, **steps)
+            if kind == "Restrict":
+                return edits.Restrict(word, (0, 0, 0.5, 0.5), **steps)
+            return edits.MaskPadding() if length is None else edits.EditFunction(masked, **steps)
+
+        with tx.edit(pipe, made("circle")):
+            found = drawn(pipe, **given, num_inference_steps=4)
+        own = made("first", 5, steps=(0, 0.5)), made("second", 18, steps=(0.5, 1.0))
+        with tx.edit(pipe, *own, spans={"first": (3,), "second": (16,)}):
+            by_hand = drawn(pipe, **given, num_inference_steps=4)
+        apart = np.abs(found - drawn(pipe, **given, num_inference_steps=4)).max()
+        assert np.abs(found - by_hand).max() < 1e-5 < 1e-4 < apart
+
+    def test_a_word_of_a_later_phase_is_edited_there(self, pipe: Any) -> None:
+        given = tx.condition(pipe, "a [red:blue of:0.5] circle")
+        tx.condition(pipe, "a red circle")  # the same in the first phase
+        for word, columns, steps in (("of", (3,), (0.5, 1.0)), ("red", (2,), (0, 2))):
+            with tx.edit(pipe, edits.Reweight(word, 2, steps=steps)):
+                found = drawn(pipe, **given, num_inference_steps=4)
+            with tx.edit(pipe, edits.Reweight("it", 2, steps=steps), spans={"it": columns}):
+                assert np.array_equal(found, drawn(pipe, **given, num_inference_steps=4))
+        # It lasts longer than its word; the advice in the sentence is what has just been done.
+        advice = r"'red' is not .* 'of', 'circle'; .*first, 2\)"
+        for word, window, message in (("red", None, advice), ("left", (3, 4), "from step 2 on")):
+            with (
+                pytest.raises(UserError, match=message),
+                tx.edit(pipe, edits.Reweight(word, 2, steps=window)),
+            ):
+                drawn(pipe, **given, num_inference_steps=4)
+
+    def test_losses_look_at_the_words_of_each_phase(self, pipe: Any) -> None:
+        """Held against the columns that the circle has in each."""
+        seen = []
+
+        class Looking(GuidanceLoss):
+            def phrases(self) -> list[str]:
+                return ["circle"]
+
+            def __call__(self, maps: Any) -> Tensor:
+                seen.append(maps.columns("circle", 0))
+                assert torch.equal(maps.of("circle"), maps.shares[..., list(seen[-1])].sum(-1))
+                return 0 * maps.of("circle").sum(dim=(1, 2))
+
+        with tx.guide(pipe, Looking(until=1.0)):
+            drawn(pipe, **tx.condition(pipe, "a [red:blue of:0.5] circle"), num_inference_steps=4)
+        assert seen == [(3,), (3,), (4,), (4,)]
+        loss = AttendAndExcite(["red"], until=1.0)
+        given = tx.condition(pipe, "a [red:blue:0.5] circle")
+        with (
+            pytest.raises(UserError, match=r"'red' is not in .* ends there by until=0\.5"),
+            tx.guide(pipe, loss),
+        ):
+            drawn(pipe, **given, num_inference_steps=4)
+        with tx.guide(pipe, AttendAndExcite(["red"], until=0.5)):
+            drawn(pipe, **given, num_inference_steps=4)
+
+    @pytest.mark.parametrize("later", ["blue", "green"])  # green has more columns than red
+    @pytest.mark.parametrize("options", [{}, {"words": True}, {"walk": 1}])
+    def test_contributions_are_those_of_the_phase_that_is_kept(
+        self, pipe: Any, later: str, options: dict[str, Any]
+    ) -> None:
+        """Held against a run whose two prompts know nothing of each other."""
+        if "words" in options:
+            options = {"words": [later, "circle"]}
+
+        def change(_: Any, step: int, __: Any, given: dict[str, Tensor]) -> dict[str, Tensor]:
+            if step == 1:
+                given["prompt_embeds"] = torch.cat(
+                    [given["prompt_embeds"][:1], second["prompt_embeds"]]
+                )
+            return given
+
+        settings: dict[str, Any] = {"contributions": True, "steps": [(0.5, 1.0)], **options}
+        scheduled = tx.condition(pipe, f"a [red:{later}:0.5] circle")
+        with tx.record(pipe, **settings) as found:
+            picture = drawn(pipe, **scheduled, num_inference_steps=4)
+        # Made last, since an embedding is known by who made it last.
+        first, second = (tx.condition(pipe, f"a {each} circle") for each in ("red", later))
+        if "words" in options:  # of the first prompt, before the run, these are not there
+            settings["words"] = ["circle"]
+        with tx.record(pipe, **settings) as by_hand:
+            again = drawn(
+                pipe,
+                **first,
+                num_inference_steps=4,
+                callback_on_step_end=change,
+                callback_on_step_end_tensor_inputs=["prompt_embeds"],
+            )
+        assert np.array_equal(picture, again)
+        assert by_hand.prompts == (f"a {later} circle",)
+        assert [word.text for word in found.words] == ["a", later, "circle"]
+        for word in ["circle"] if "words" in options else ["a", later, "circle"]:
+            one, other = (trace.heatmap(word).array for trace in (found, by_hand))
+            assert np.array_equal(one, other)
+            assert one.max() > 0.01
+
+    def test_words_of_a_later_phase_are_recorded_alone(self, pipe: Any) -> None:
+        given = tx.condition(pipe, "a [red:blue:0.5] circle")
+        late: dict[str, Any] = {"steps": [(0.5, 1.0)]}
+        with tx.record(pipe, words=["blue"], **late) as one, tx.record(pipe, **late) as every:
+            drawn(pipe, **given, num_inference_steps=4)
+        assert one.heatmap("blue").share == pytest.approx(every.heatmap("blue").share, rel=1e-5)
+        calls: list[Any] = []
+        hook = pipe.unet.register_forward_pre_hook(lambda *_: calls.append(1))
+        try:
+            with (
+                pytest.raises(UserError, match="'yellow' is not in the prompt"),
+                tx.record(pipe, words=["yellow"], **late),
+            ):
+                drawn(pipe, **given, num_inference_steps=4)
+        finally:
+            hook.remove()
+        assert not calls
+
+    def test_embeddings_of_unknown_words_on_the_way(self, pipe: Any) -> None:
+        """Their columns may be named, as the sentence says."""
+
+        def change(_: Any, step: int, __: Any, given: dict[str, Tensor]) -> dict[str, Tensor]:
+            if step == 1:
+                given["prompt_embeds"] = given["prompt_embeds"] * 0.9
+            return given
+
+        own: dict[str, Any] = {"prompt": "a red circle", "num_inference_steps": 3}
+        own |= {"callback_on_step_end": change}
+        own |= {"callback_on_step_end_tensor_inputs": ["prompt_embeds"]}
+        loss = AttendAndExcite(["red"], until=1.0)
+        for context in (partial(tx.edit, pipe, edits.Drop("red")), partial(tx.guide, pipe, loss)):
+            with (
+                pytest.raises(UserError, match=r"words are known for .* from step 2 on"),
+                context(),
+            ):
+                drawn(pipe, **own)
+            with context(spans={"red": (2,)}):
+                drawn(pipe, **own)
+
+    def test_advice_on_losses_is_below_the_step(self, pipe: Any) -> None:
+        given = tx.condition(pipe, "a [red:blue:0.67] circle")
+        message = r"until=0\.6666\)"
+        with (
+            pytest.raises(UserError, match=message),
+            tx.guide(pipe, AttendAndExcite(["red"], until=1.0)),
+        ):
+            drawn(pipe, **given, num_inference_steps=3)
+        with tx.guide(pipe, AttendAndExcite(["red"], until=0.6666)):
+            drawn(pipe, **given, num_inference_steps=3)
+
     def test_a_negative_prompt_that_no_callback_reaches(self) -> None:
         pipe = make_flux(diffusers.FluxPipeline)
         with pytest.raises(UserError, match="a negative prompt without a schedule for FluxP"):
@@ -451,6 +621,50 @@ class TestPromptsRead:
                 pipe, "a (red:1.3) circle", words=["red"], num_inference_steps=4, alternatives=1
             )
         assert found.effect("red").size > 0.1
+
+    @pytest.mark.parametrize(
+        ("prompt", "word", "other", "asked"),
+        [
+            ("a red++ circle AND left:0.5", "left", None, "a red++ circle AND ():0.5"),
+            ("5 of (red:1.5) circle", "5", "7", "7 of (red:1.5) circle"),
+            ("a (red:1.5) circle", "red circle", None, "a (():1.5) ()"),
+        ],
+    )
+    def test_explain_asks_for_words_as_they_are_read(
+        self, pipe: Any, prompt: str, word: str, other: str | None, asked: str
+    ) -> None:
+        with prompts_read(pipe):
+            with tx.record(pipe) as trace:
+                pipe(prompt, num_inference_steps=1, output_type="latent")
+            (target,) = targets(pipe, trace, [word], {word: other})
+            assert target.texts == (asked,)
+            with pytest.raises(UserError, match=r"syntax between .* each word by itself"):
+                targets(pipe, trace, ["circle", "red circle"], {"red circle": "of"})
+        assert not is_reading(pipe)
+
+    @pytest.mark.parametrize(
+        ("prompt", "word", "rest"),
+        [
+            ("a red++ circle", "red", "a circle"),
+            ("a (red of)++ circle", "red", "a (of)++ circle"),
+            ("(red:1.3) circle--", "circle", "(red:1.3)"),
+            ("left, red-- circle", "left", ", red-- circle"),
+        ],
+    )
+    def test_contributions_are_those_without_the_word_and_its_weight(
+        self, pipe: Any, prompt: str, word: str, rest: str
+    ) -> None:
+        (text,) = known_texts(tx.condition(pipe, prompt))
+        ears = Ears.of(pipe)
+        taken = [each for each in text.words if each.text == word]
+        (found,) = encoded_without(ears, text, [taken])
+        assert torch.equal(found, tx.condition(pipe, rest)["prompt_embeds"][0])
+
+    @pytest.mark.parametrize("prompt", ["circle AND left:0.5", '("red", "left").and(1, 0.5)'])
+    def test_the_only_word_of_a_text_has_a_contribution(self, pipe: Any, prompt: str) -> None:
+        with prompts_read(pipe), tx.record(pipe, contributions=True) as trace:
+            pipe(prompt, num_inference_steps=1, output_type="latent")
+        assert trace.heatmap("left").array.max() > 0
 
     def test_two_rows_of_prompt_to_prompt(self, pipe: Any) -> None:
         with prompts_read(pipe), tx.edit(pipe, tx.edits.Replace()), tx.record(pipe) as trace:

@@ -9,8 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from t2i_xattn.conditioning.syntax import parse
+from t2i_xattn.conditioning.syntax import parse, phrase_places
 from t2i_xattn.errors import UserError
+from t2i_xattn.prompts.without_words import emptied
+from t2i_xattn.prompts.words import word_spans
 
 
 def pieces(prompt: str, way: Any = "compel", start: float = 0) -> list[list[tuple[str, float]]]:
@@ -110,6 +112,12 @@ def test_what_is_plain(prompt: str) -> None:
         ("(a BREAK b)", 4, "BREAK outside of brackets"),
         ("cat.swap(dog)", 4, "not .swap("),
         ("a withLora(x, 1)", 3, "not withLora("),
+        ("(a:::)", 6, "a finite number, but came none"),
+        ("(" * 600 + "a" + ")" * 600, 101, "at most 100 brackets inside each other"),
+        ("(a:" * 600 + ")" * 600, 301, "at most 100 brackets inside each other"),
+        ("[" * 600 + "a" + "]" * 600, 101, "at most 100 brackets inside each other"),
+        ("red" + "+" * 8000 + " house", 4, "at most 100 signs behind a word, not 8000"),
+        ("a \ud800 b", 3, "characters of Unicode"),
     ],
 )
 def test_what_cannot_be_is_told_with_its_place(prompt: str, place: int, expected: str) -> None:
@@ -118,6 +126,13 @@ def test_what_cannot_be_is_told_with_its_place(prompt: str, place: int, expected
     told = str(caught.value)
     assert expected in told
     assert f"at character {place} of the prompt" in told
+
+
+def test_as_many_brackets_and_signs_as_can_be() -> None:
+    nested = "(" * 99 + "[a:b:0.5]" + ")" * 99
+    assert pieces(f"{nested} {nested}") == [[("a a", 1.0)]]
+    ((found, weight),) = pieces("red" + "+" * 100)[0]
+    assert (found, weight) == ("red", pytest.approx(1.1**100))
 
 
 def test_steps_are_written_one_way() -> None:
@@ -149,3 +164,74 @@ def test_whatever_is_escaped_is_letters(text: str) -> None:
     (part,) = parsed.phases[0].parts
     read = "".join(piece.text for stretch in part.stretches for piece in stretch)
     assert read == text or not text.strip()
+
+
+def said(prompt: str, without: tuple[int, int] = (0, 0)) -> list[list[tuple[str, float | None]]]:
+    """What each part of each phase says, character by character, letters with their weights, blanks
+    left out; but for those typed from a place to another."""
+    gone = range(*without)
+    return [
+        [
+            (letter, piece.weight * part.weight if letter.isalnum() else None)
+            for stretch in part.stretches
+            for piece in stretch
+            for letter, place in zip(piece.text, piece.places, strict=True)
+            if place not in gone and letter.strip()
+        ]
+        for phase in parse(prompt).phases
+        for part in phase.parts
+    ]
+
+
+WRITTEN = [
+    *("++ ", " AND ", " BREAK ", "(red:1.2)", "red", "a cat", " 3.5 "),
+    *("[red:blue:0.5]", "cat++ ", "(a cat)--", " ", " \\AND "),
+]
+
+
+@settings(max_examples=500, deadline=None, derandomize=True)
+@given(
+    st.lists(
+        st.sampled_from([*'()[]",/ \\', *WRITTEN]),
+        max_size=8,
+    ).map("".join)
+)
+def test_words_are_taken_out_and_the_syntax_stays(prompt: str) -> None:
+    """Whatever is read: the letters of one word are gone, and nothing else is."""
+    try:
+        parsed = parse(prompt)
+    except UserError:
+        return
+    for phase in parsed.phases:
+        for stretch in (stretch for part in phase.parts for stretch in part.stretches):
+            text = "".join(piece.text for piece in stretch)
+            places = [place for piece in stretch for place in piece.places]
+            for first, last in word_spans(text):
+                own = places[first:last]
+                if own != [*range(own[0], own[-1] + 1)]:
+                    continue  # syntax stands inside the word
+                place = (own[0], own[-1] + 1)
+                assert said(emptied(prompt, [place])) == said(prompt, place)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "phrase", "found"),
+    [
+        ("2 boats and a (red:1.2) house", "2", [["2"]]),
+        ("a red (house:1.5) AND 5 trees", "5", [["5"]]),
+        ("a (red, big:1.2) circle", "red big", [["red, big"]]),
+        ("a (red:1.2) circle", "Red circle", [["red", "circle"]]),
+        ("a (red) circle", "red circle", [["red", "circle"]]),
+        ("red++ circle red", "red", [["red"], ["red"]]),
+        ("a cat's (hat)", "cat", [["cat"]]),
+        (r"a \(real\) cat", "real cat", [[r"real\) cat"]]),
+        ('("a red and blue", "and").and(1, 1)', "and", [["and"], ["and"]]),
+        ("a [red:blue:0.5] red", "red", [["red"], ["red"]]),
+        ("(red:1.2 circle", "2", [["2"]]),  # cannot be read: letters
+    ],
+)
+def test_phrases_are_found_in_what_is_said(
+    prompt: str, phrase: str, found: list[list[str]]
+) -> None:
+    places = phrase_places(prompt, phrase)
+    assert [[prompt[start:stop] for start, stop in each] for each in places] == found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from t2i_xattn.recording.contributions import finest
 from t2i_xattn.traces.contributed import spread
 from t2i_xattn.traces.heat_map import HeatMap
 from t2i_xattn.traces.trace import Trace
+from test_picture_prompts import photo, tokens_of_pictures
 
 PROMPT = "a red circle left of a blue square"
 
@@ -229,6 +231,32 @@ def test_pictures_of_a_batch_have_their_own(pipe: Any) -> None:
         for word in alone.words:
             found = together.heatmap(word.text, image=image).array
             assert found == pytest.approx(alone.heatmap(word.text).array, abs=1e-5)
+
+
+def test_one_prompt_beside_two_pictures_has_two_texts(pipe: Any) -> None:
+    """Of the same letters, but with other tokens of pictures behind them: each as it is alone."""
+    prompt, makes = "a red circle", tokens_of_pictures()
+
+    def recorded(numbers: Sequence[int]) -> Trace:
+        given = tx.condition(
+            pipe,
+            [prompt] * len(numbers),
+            picture=[photo(number) for number in numbers],
+            picture_tokens=makes,
+        )
+        noise = [torch.Generator().manual_seed(0) for _ in numbers]
+        with tx.record(pipe, contributions=True) as trace:
+            pipe(**given, num_inference_steps=1, generator=noise, output_type="latent")
+        return trace
+
+    both = recorded([1, 2])
+    for image, number in enumerate([1, 2]):
+        alone = recorded([number])
+        for word in ("red", "circle"):
+            found, expected = (
+                trace.heatmap(word, image=at).array for trace, at in ((both, image), (alone, 0))
+            )
+            assert np.abs(found - expected).max() < 1e-3 * expected.max()
 
 
 def test_phrases_of_their_own_are_taken_out_together(pipe: Any) -> None:

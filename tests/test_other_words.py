@@ -71,6 +71,23 @@ def test_in_all_places(phrase: str, other: str | None, text: str) -> None:
     assert with_another(prompt, places, other) == text
 
 
+@pytest.mark.parametrize(
+    ("prompt", "word", "other", "text"),
+    [
+        ("a red++ house", "red", None, "a ()++ house"),
+        ("a red++ house", "red", "sea blue", "a (sea blue)++ house"),
+        ("a red (house:1.2)", "red", "sea blue", "a sea blue (house:1.2)"),
+        ("a (red) house AND forest:0.5", "forest", None, "a (red) house AND ():0.5"),
+        ("forest AND a house", "forest", None, "() AND a house"),
+        ("a house BREAK, red, forest", "red", None, "a house BREAK, forest"),
+        ("(a house)++, red", "red", None, "(a house)++, ()"),
+    ],
+)
+def test_where_syntax_is_read(prompt: str, word: str, other: str | None, text: str) -> None:
+    places = [match.span() for match in re.finditer(rf"\b{word}\b", prompt)]
+    assert with_another(prompt, places, other, read=True) == text
+
+
 @settings(max_examples=200, deadline=None, derandomize=True)
 @given(
     prompt=st.text(max_size=40), other=st.one_of(st.none(), st.just("blue")), number=st.integers()

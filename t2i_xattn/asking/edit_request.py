@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from t2i_xattn.asking.parsing import parse_pairs, unquoted
 from t2i_xattn.asking.request import Request, check_text, tokenizer_of
 from t2i_xattn.errors import UserError, shown
-from t2i_xattn.prompts.words import check_whole, find_phrase, phrase_spans
+from t2i_xattn.prompts.words import check_whole, find_phrase
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -43,18 +43,31 @@ class EditRequest:
     @property
     def target(self) -> str:
         """The prompt after the replacements, all at once; of two that overlap, the first one's, and
-        the longer one's where they begin together."""
+        the longer one's where they begin together.
+
+        Raises:
+            UserError: if syntax stands inside a phrase that is replaced.
+        """
+        from t2i_xattn.conditioning.syntax import phrase_places, weighed_alike
+
         prompt = self.request.prompt
         places = sorted(
-            (start, -stop, new)
+            (spans[0][0], -spans[-1][1], len(spans), new)
             for old, new in self.replace.items()
-            for start, stop in phrase_spans(prompt, old)
+            for spans in phrase_places(prompt, old)
         )
         parts, end = [], 0
-        for start, minus_stop, new in places:
-            if start >= end:
-                parts += [prompt[end:start], new]
-                end = -minus_stop
+        for start, minus_stop, count, new in places:
+            if start < end:
+                continue
+            if count > 1:
+                raise UserError(
+                    f"expected words without syntax between them to put {shown(new)} in their "
+                    f"place, but came {shown(prompt[start:-minus_stop])}; replace each word by "
+                    "itself"
+                )
+            parts += [prompt[end:start], weighed_alike(prompt, -minus_stop, new)]
+            end = -minus_stop
         return "".join([*parts, prompt[end:]])
 
     @property

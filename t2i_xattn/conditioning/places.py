@@ -20,7 +20,8 @@ def as_number(text: str) -> float | None:
 def finite(prompt: str, place: int, number: float | None, text: str = "") -> float:
     """The number that stands at a place; raises `UserError` unless it is a finite one."""
     if number is None or not math.isfinite(number):
-        came = f", not {shown(text or str(number))}"
+        said = text or ("" if number is None else str(number))
+        came = f", not {shown(said)}" if said else ", but came none"
         raise wrong(prompt, place, f"a finite number{came}", ESCAPE)
     return number
 

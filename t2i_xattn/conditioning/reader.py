@@ -12,9 +12,12 @@ Way = Literal["compel", "lpw"]
 """How weights act on embeddings, and what bare brackets mean; see `weighting`."""
 
 _LITERAL = '\\()[]"+-:<'
-_SIGNS = re.compile(r"(\++|-+)(?=[\s,.;:!?)\]\"]|$)")
+SIGNS = re.compile(r"(\++|-+)(?=[\s,.;:!?)\]\"]|$)")
 _NUMBER = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+))(?=[\s,.;:!?)\]\"]|$)")
 _TAIL = re.compile(r":\s*([^\s:()\[\]]*)\s*([)\]])")
+_MOST = 100
+"""Brackets inside each other, and signs behind a word: beyond what anybody means, and what Python
+reads by recursion and raises to a power."""
 KEYWORD = re.compile(r"(?<!\S)(\\?)(AND|BREAK)(?!\S)")
 
 
@@ -23,6 +26,7 @@ class Reader:
 
     def __init__(self, prompt: str, start: int, stop: int, way: Way) -> None:
         self.prompt, self.at, self.stop, self.way = prompt, start, stop, way
+        self._open = 0
 
     def whole(self) -> list[Node]:
         nodes = self._nodes("")
@@ -73,8 +77,7 @@ class Reader:
 
     def _group(self) -> Group:
         """`(…)` with its weight."""
-        first = self.at
-        self.at += 1
+        first = self._opened()
         children = self._nodes(")")
         weight: float | None = None
         tail = _TAIL.match(self.prompt, self.at)
@@ -95,7 +98,7 @@ class Reader:
         """`"…"` with a weight behind it; without one the quotes are letters."""
         last = self.prompt.find('"', self.at + 1, self.stop)
         if last < 0 or not (
-            _SIGNS.match(self.prompt, last + 1) or _NUMBER.match(self.prompt, last + 1)
+            SIGNS.match(self.prompt, last + 1) or _NUMBER.match(self.prompt, last + 1)
         ):
             return None
         inner = Reader(self.prompt, self.at + 1, last, self.way).whole()
@@ -104,8 +107,7 @@ class Reader:
 
     def _square(self) -> list[Node]:
         """`[…]`: a schedule, letters, or less weight."""
-        first = self.at
-        self.at += 1
+        first = self._opened()
         sides = [self._nodes(":")]
         colons = []
         while self.at < self.stop and self._here == ":" and not self._is_step(len(sides)):
@@ -117,6 +119,7 @@ class Reader:
             assert tail is not None
             start = self._step(tail.start(1), tail[1])
             self.at = tail.end()
+            self._open -= 1
             before, after = sides if len(sides) == 2 else ([], sides[0])
             return [Timed(before, after, start)]
         self._close(first, "]")
@@ -147,16 +150,26 @@ class Reader:
             )
         return int(found) if whole else found
 
+    def _opened(self) -> int:
+        """Goes behind a bracket that opens; gives its place."""
+        if self._open >= _MOST:
+            few = f"at most {_MOST} brackets inside each other"
+            raise wrong(self.prompt, self.at, few, "leave some out")
+        self._open += 1
+        self.at += 1
+        return self.at - 1
+
     def _close(self, first: int, bracket: str) -> None:
         if self.at >= self.stop or self._here != bracket:
             raise wrong(self.prompt, first, f"a {bracket!r} for this bracket", ESCAPE)
+        self._open -= 1
         self.at += 1
 
     def _behind(self, bare: float) -> float:
         """The weight behind what has just been closed."""
-        if signs := _SIGNS.match(self.prompt, self.at, self.stop):
+        if signs := SIGNS.match(self.prompt, self.at, self.stop):
             self.at = signs.end()
-            return _of_signs(signs[1])
+            return self._of_signs(signs)
         if number := _NUMBER.match(self.prompt, self.at, self.stop):
             self.at = number.end()
             return finite(self.prompt, number.start(), float(number[1]))
@@ -164,16 +177,24 @@ class Reader:
 
     def _signs(self, nodes: list[Node]) -> bool:
         """Signs behind a word, which becomes a group; False if none stand here."""
-        signs = _SIGNS.match(self.prompt, self.at, self.stop)
+        signs = SIGNS.match(self.prompt, self.at, self.stop)
         last = nodes[-1] if nodes else None
         if signs is None or last is None or not _is_of_word(last):
             return False
         first = len(nodes)
         while first and _is_of_word(nodes[first - 1]):
             first -= 1
-        nodes[first:] = [Group(nodes[first:], _of_signs(signs[1]))]
+        nodes[first:] = [Group(nodes[first:], self._of_signs(signs))]
         self.at = signs.end()
         return True
+
+    def _of_signs(self, signs: re.Match[str]) -> float:
+        """The weight that signs stand for."""
+        count = len(signs[1])
+        if count > _MOST:
+            few = f"at most {_MOST} signs behind a word, not {count}"
+            raise wrong(self.prompt, signs.start(), few, "write a weight as in (red:1.5)")
+        return float((1.1 if signs[1][0] == "+" else 0.9) ** count)
 
 
 def _is_of_word(node: Node) -> bool:
@@ -181,7 +202,3 @@ def _is_of_word(node: Node) -> bool:
     return isinstance(node, Letter) and (
         node.escaped or not (node.text.isspace() or node.text in '()[]",.=')
     )
-
-
-def _of_signs(signs: str) -> float:
-    return float((1.1 if signs[0] == "+" else 0.9) ** len(signs))

@@ -55,6 +55,7 @@ class Row:
         parsed = parse(prompt, way)
         self._phases = {e.start: Assembly.of(scheme, parsed, e, way) for e in parsed.phases}
         self.starts = tuple(self._phases)
+        self._texts: dict[tuple[int, ...], dict[float, Text]] = {}
         self.is_plain = parsed.is_plain
 
     def check_whole(self) -> None:
@@ -106,13 +107,23 @@ class Row:
     def text(self, start: float, lengths: Sequence[int]) -> Text:
         """What is known of its columns (of zeros nothing but the picture's); with it, how other
         prompts are embedded like it."""
+        key = tuple(lengths)
+        if key not in self._texts:
+            self._texts[key] = {each: self._text(each, key) for each in self.starts}
+        phases = self._texts[key]
+        found = phases[max(each for each in self.starts if each <= start)]
+        every = tuple(each.words for each in phases.values()) if len(phases) > 1 else ()
+        return replace(found, again=self._again(start, key), phases=every)
+
+    def _text(self, start: float, lengths: Sequence[int]) -> Text:
+        """The same, for one phase by itself."""
         length = sum(lengths) + self._scheme.filling
         found = Text(torch.empty(0), None, 0)
         if not self.zeros:
             found = text_of(self.at(start).in_sequence(lengths), self.prompt, length)
         if self.picture is not None:
             found = text_and_picture(found, length, len(self.picture))
-        return replace(found, again=self._again(start, tuple(lengths)))
+        return found
 
     def _again(self, start: float, lengths: tuple[int, ...]) -> Callable[[str], Tensor]:
         scheme, way, branch, image = self._scheme, self.way, self.branch, self.image

@@ -25,13 +25,15 @@ from typing import Literal
 
 from t2i_xattn.conditioning.nodes import Break, Group, Letter, Node, Timed
 from t2i_xattn.conditioning.places import ESCAPE, as_number, finite, wrong
-from t2i_xattn.conditioning.reader import KEYWORD, Reader, Way
+from t2i_xattn.conditioning.reader import KEYWORD, SIGNS, Reader, Way
 from t2i_xattn.errors import UserError, shown
+from t2i_xattn.prompts.words import phrase_runs, phrase_spans, word_spans
 
 Kind = Literal["and", "blend"]
 
 _OPERATOR = re.compile(r"\)\s*\.(and|add|blend)\s*\(")
 _UNKNOWN = re.compile(r"\.(swap|attend)\(|(?:with|use)Lora\(")
+_HALF = re.compile("[\ud800-\udfff]")
 _EMBEDDING = re.compile(r"<[\w-]+>")
 
 
@@ -120,6 +122,52 @@ def letters_of(prompt: str) -> str:
     return " ".join(dict.fromkeys(texts))
 
 
+def phrase_places(prompt: str, phrase: str) -> list[tuple[tuple[int, int], ...]]:
+    """Each place where a phrase stands in what a prompt says, as start and stop in the prompt as
+    typed; letters of its syntax (the 1 of `(red:1.2)`) are no words.
+
+    Where syntax stands inside the phrase, as in `(red:1.2) circle`, a place is in several parts.
+    A prompt that cannot be read is letters.
+    """
+    try:
+        phases = parse(prompt).phases
+    except UserError:
+        return [(span,) for span in phrase_spans(prompt, phrase)]
+    found = []
+    for phase in phases:
+        words: list[tuple[str, tuple[int, ...]]] = []
+        for stretch in (stretch for part in phase.parts for stretch in part.stretches):
+            text = "".join(piece.text for piece in stretch)
+            places = [place for piece in stretch for place in piece.places]
+            words += [(text[a:b], tuple(places[a:b])) for a, b in word_spans(text)]
+        read = {p for e in phase.parts for s in e.stretches for piece in s for p in piece.places}
+        for first, last, passed in phrase_runs([text for text, _ in words], phrase):
+            own = [place for _, of_word in words[first : last + 1] for place in of_word]
+            own = own[: len(own) - passed]
+            # Blanks and commas between words belong to the phrase.
+            parts = _runs(prompt, sorted(read & set(range(min(own), max(own) + 1))))
+            found.append(tuple(parts if len(parts) == 1 else _runs(prompt, own)))
+    return sorted(dict.fromkeys(found))
+
+
+def weighed_alike(prompt: str, stop: int, words: str) -> str:
+    """Words as they are written in the place of others that end there: signs behind the place
+    count for all of them."""
+    several = len(words.split()) > 1
+    return f"({words})" if several and SIGNS.match(prompt, stop) else words
+
+
+def _runs(prompt: str, places: Sequence[int]) -> list[tuple[int, int]]:
+    """Start and stop of characters that stand next to each other, but for a backslash."""
+    runs: list[tuple[int, int]] = []
+    for place in places:
+        if runs and place - runs[-1][1] == prompt[runs[-1][1] : place].count("\\"):
+            runs[-1] = (runs[-1][0], place + 1)
+        else:
+            runs.append((place, place + 1))
+    return runs
+
+
 def parse(prompt: str, way: Way = "compel") -> Parsed:
     """Reads a prompt.
 
@@ -131,6 +179,9 @@ def parse(prompt: str, way: Way = "compel") -> Parsed:
         UserError: brackets that do not pair, a weight or step that is no finite number, an empty
             blend, or other syntax that cannot be; with the place.
     """
+    if match := _HALF.search(prompt):
+        # Half of a pair of UTF-16, as of a text that was cut: no tokenizer takes it.
+        raise wrong(prompt, match.start(), "characters of Unicode", "leave that one out")
     if match := _UNKNOWN.search(prompt):
         raise wrong(
             prompt, match.start(), f"syntax that is known, not {match[0]}", "use `edit` for it"

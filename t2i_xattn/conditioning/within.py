@@ -17,7 +17,7 @@ from t2i_xattn.conditioning.reading import Reading
 from t2i_xattn.conditioning.row import Row
 from t2i_xattn.conditioning.syntax import Parsed, parse
 from t2i_xattn.errors import UserError, shown
-from t2i_xattn.kernel.cover import Cover, restored
+from t2i_xattn.kernel.cover import Cover, acts_of, restored
 from t2i_xattn.prompts.known import recall, remember
 from t2i_xattn.prompts.roles import CONDITIONAL
 from t2i_xattn.prompts.words import Word, split_words
@@ -52,6 +52,12 @@ def prompts_read(pipe: Any, way: Way = "compel") -> Iterator[None]:
 def cover_of(pipe: Any, way: Way = "compel") -> Cover:
     """What `prompts_read` puts on a pipeline."""
     return Cover(pipe, _METHOD, partial(_encode, pipe, way))
+
+
+def is_reading(pipe: Any) -> bool:
+    """Whether `prompts_read` is open for a pipeline."""
+    acts = acts_of(pipe, _METHOD) if hasattr(pipe, "__dict__") else []
+    return any(isinstance(each, partial) and each.func is _encode for each in acts)
 
 
 def reads_syntax(pipe: Any) -> bool:

@@ -65,7 +65,8 @@ def edit(
     Raises:
         UserError: before anything is changed, if the pipeline has no denoiser with such sites or an
             argument cannot be; in the first call of a run, if an edit does not fit it (a word that
-            the prompt does not have); at a call, if an edit changes the shape of the probs or makes
+            the prompt does not have; of a schedule, in the first of the edit's own steps where the
+            prompt does not have it); at a call, if an edit changes the shape of the probs or makes
             NaN or infinity of them.
 
     Example:
@@ -208,13 +209,14 @@ class _EditedDenoiser(FollowedDenoiser):
             known = self._encoded(), self._streams(call)
             self._edited = EditedRun(self._placed, layout, latent, run.steps, copies, *known)
         for branch in layout.rows:
-            if branch not in self._edited.words:
-                self._edited.words[branch] = self.run.words_of(layout, branch)
-                self._edited.prompts[branch] = layout.texts[branch]
-                tokens = call.tokens_of(layout.rows[branch])
-                self._edited.check(branch, self.found, tokens, call.text[0].device)
+            # A prompt may change on the way.
+            self._edited.take_up(branch, self.run.words_of(layout, branch), layout.texts[branch])
         gone = {branch: self.steps_elsewhere(branch) for branch in layout.rows}
         acting = self._edited.begin_call(layout, latent, call.timestep, self.prefix, gone)
+        for branch, rows in layout.rows.items():
+            step, numbers = acting.steps[branch], acting.acting[branch]
+            tokens, device = call.tokens_of(rows), call.text[0].device
+            self._edited.check(branch, step, numbers, self.found, tokens, device)
         if self.block_texts is not None:
             texts, sites = self._edited.texts, acting.sites_of_texts
             acting.block_texts = self.block_texts.begin(call, texts, sites)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -17,7 +17,7 @@ from t2i_xattn.denoisers.streams import SELF, TEXT
 from t2i_xattn.editing.acting import ActingEdit
 from t2i_xattn.editing.block_texts import BlockTextsCall
 from t2i_xattn.edits.edit import Edit, EditContext
-from t2i_xattn.errors import UserError
+from t2i_xattn.errors import UserError, WordNotFoundError
 from t2i_xattn.kernel.attention import attend
 from t2i_xattn.prompts.encoded import Text
 from t2i_xattn.prompts.words import Word
@@ -33,7 +33,7 @@ class EditedRun:
         placed: the edits in their order, with their sites.
         layout: of the first call.
         latent_size: height and width of the latent.
-        words, prompts: by branch, the words of each image's text, and that text.
+        words, prompts: by branch, the words of each image's text, and that text, as they are now.
         steps: of the run, if they are known.
         copies: pictures a prompt.
         texts: the edits' own texts, by what they say, as they were encoded.
@@ -63,6 +63,26 @@ class EditedRun:
         self.images = [each.images_of(layout.images, self._copies()) for each, _ in placed]
         self._step: dict[str, int] = {}
         self._prepared: dict[tuple[str, str, int, str], ActingEdit | None] = {}
+        self._checked: dict[str, set[int]] = {}
+        self._changed: dict[str, int | None] = {}
+
+    def take_up(
+        self,
+        branch: str,
+        words: tuple[tuple[Word, ...], ...],
+        prompts: tuple[Text | None, ...],
+    ) -> None:
+        """Notes the texts of a branch's images, and their words. Where they are others than in the
+        call before, as in a schedule, all edits of the branch are made ready anew."""
+        before = self.prompts.get(branch)
+        if before is not None:
+            if _read_alike(before, prompts) and words == self.words[branch]:
+                return
+            self._changed[branch] = None  # `check` knows the step
+            for key in [key for key in self._prepared if key[0] == branch]:
+                del self._prepared[key]
+        self.words[branch], self.prompts[branch] = words, prompts
+        self._checked[branch] = set()
 
     def begin_call(
         self,
@@ -103,8 +123,8 @@ class EditedRun:
     def prepared(
         self, branch: str, rows: Rows, number: int, seen: Seen, name: str
     ) -> ActingEdit | None:
-        """An edit of a branch's rows at a site, made ready at the first call that comes there; None
-        if it does not act at a site of this size.
+        """An edit of a branch's rows at a site, made ready at the first call that comes there with
+        these texts; None if it does not act at a site of this size.
 
         Raises:
             UserError: if it does not fit the run.
@@ -119,16 +139,39 @@ class EditedRun:
         return self.copies if self.layout.images % self.copies == 0 else 1
 
     def check(
-        self, branch: str, sites: Sequence[AttentionSite], tokens: int, device: torch.device
+        self,
+        branch: str,
+        step: int,
+        acting: Collection[int],
+        sites: Sequence[AttentionSite],
+        tokens: int,
+        device: torch.device,
     ) -> None:
         """Looks, before anything is computed, whether the edits can act on a branch's texts.
 
-        Their sites' sizes are not seen yet, so each is prepared for that of the latent.
+        Their sites' sizes are not seen yet, so each is prepared for that of the latent. Those of
+        later steps are looked at too, once; but not where the texts change on the way, which need
+        not have the words yet.
+
+        Args:
+            branch: of the guidance.
+            step: of the run.
+            acting: the numbers of the edits that act in it.
+            sites: of the denoiser.
+            tokens: columns of the text.
+            device: where the probs are.
 
         Raises:
             UserError: if one cannot.
         """
+        changing = any(text is not None and text.phases for text in self.prompts[branch])
+        checked = self._checked[branch]
+        if branch in self._changed and self._changed[branch] is None:
+            self._changed[branch] = step
         for number, (edit, names) in enumerate(self.placed):
+            later = number not in acting
+            if number in checked or (later and (changing or branch in self._changed)):
+                continue
             own = [site for site in sites if site.name in names]
             if own and branch in edit.of_branches:
                 height, width = self.latent_size
@@ -136,8 +179,24 @@ class EditedRun:
                 keys, stream = (tokens, TEXT) if cross else (height * width, SELF)
                 size = self.latent_size
                 context = self._context(branch, number, own[0], size, keys, stream, device)
-                edit.prepare(context)
-                _only(edit, context)
+                try:
+                    edit.prepare(context)
+                    _only(edit, context)
+                except WordNotFoundError as error:
+                    if branch not in self._changed:
+                        raise
+                    since = self._changed[branch]
+                    if None in self.prompts[branch]:
+                        raise UserError(
+                            f"expected embeddings whose words are known for {edit.name}, but "
+                            f"came others from step {since} on; make them with condition(pipe, "
+                            "prompt), or name their columns by spans={name: columns}"
+                        ) from error
+                    raise WordNotFoundError(
+                        f"{error} (from step {since} on, where the text of this run changes; "
+                        f"{edit.name} of a word before it ends there by steps=(first, {since}))"
+                    ) from error
+            checked.add(number)
 
     def _context(
         self,
@@ -294,6 +353,14 @@ class EditingCall:
             f"expected attention of {self.layout.images} pictures at {name} for {edit.name}, but "
             f"{problem}; leave such sites out with sites=… of the edit"
         )
+
+
+def _read_alike(before: Sequence[Text | None], now: Sequence[Text | None]) -> bool:
+    """Whether the images' texts say the same."""
+    return len(before) == len(now) and all(
+        one is other or (one is not None and one.reads_like(other))
+        for one, other in zip(before, now, strict=True)
+    )
 
 
 def _only(edit: Edit, context: EditContext) -> Tensor | None:

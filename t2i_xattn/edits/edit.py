@@ -218,7 +218,8 @@ class Edit:
         return self.apply(probs, self.prepare(context), context)
 
     def prepare(self, context: EditContext) -> Any:
-        """What stays the same over a run at a site and branch, made before the first step.
+        """What stays the same over a run at a site and branch, made before the first step, and
+        anew where the prompt changes on the way.
 
         Raises:
             UserError: if the edit does not fit the run.

@@ -8,6 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from importlib.resources import files
 
+from t2i_xattn.conditioning.syntax import weighed_alike
+from t2i_xattn.prompts.without_words import emptied
+
 Tokens = Callable[[str], object]
 """How many tokens a word has, in each tokenizer: equal for words of as many. None: one of them does
 not know the word."""
@@ -69,17 +72,25 @@ def other_of_its_kind(word: str, prompt: str, tokens: Tokens) -> str | None:
     return chosen.capitalize() if word[:1].isupper() else chosen
 
 
-def with_another(prompt: str, places: Sequence[tuple[int, int]], other: str | None) -> str:
+def with_another(
+    prompt: str, places: Sequence[tuple[int, int]], other: str | None, read: bool = False
+) -> str:
     """The prompt with another word in these places, or without them.
 
     Args:
         prompt: as typed.
         places: start and stop of words or phrases of it, in characters.
         other: what to put there; None: nothing.
+        read: whether the prompt has syntax that is read, see `emptied`.
     """
+    if read and not other:
+        text = emptied(prompt, places)
+        text = re.sub(r"(^|,)\s*\(\)\s*(?=,)", r"\1", text)  # between two commas
+        return re.sub(r"(^|,)\s*,", r"\1", text).strip(" ,")
     text = prompt
     for start, stop in sorted(places, reverse=True):
-        text = text[:start] + (other or "") + text[stop:]
+        new = weighed_alike(text, stop, other) if read and other else other or ""
+        text = text[:start] + new + text[stop:]
     if other:
         return text
     text = re.sub(r"\s+([,.;:!?])", r"\1", re.sub(r"\s+", " ", text))

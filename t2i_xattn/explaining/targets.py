@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from t2i_xattn.conditioning.syntax import parse, phrase_places
+from t2i_xattn.conditioning.within import is_reading
 from t2i_xattn.errors import UserError, WordNotFoundError, listed, shown
 from t2i_xattn.explaining.other_words import Tokens, other_of_its_kind, with_another
 from t2i_xattn.prompts.listening import text_encoders
@@ -86,8 +88,8 @@ def targets(
                 f"are {listed(phrases)}"
             )
     given = {word.casefold(): other for word, other in instead.items()}
-    count = token_counts(pipe)
-    return [_target(each, prompt, found, given, count, alternatives) for each in phrases]
+    count, read = token_counts(pipe), is_reading(pipe) and not parse(prompt).is_plain
+    return [_target(each, prompt, found, given, count, alternatives, read) for each in phrases]
 
 
 def check_alike(pipe: Any, asked: Sequence[Target]) -> None:
@@ -114,9 +116,11 @@ def _target(
     instead: Mapping[str, str | None],
     count: Tokens,
     alternatives: int,
+    read: bool,
 ) -> Target:
     columns = find_phrase(words, phrase)
-    places = tuple(phrase_spans(prompt, phrase))
+    parts = phrase_places(prompt, phrase) if read else []
+    places = tuple(e for each in parts for e in each) if read else (*phrase_spans(prompt, phrase),)
     if not places:
         raise WordNotFoundError(
             f"expected a word of the prompt as text, but {shown(phrase)} has columns alone; "
@@ -124,8 +128,17 @@ def _target(
         )
     folded = phrase.casefold()
     others: list[str | None] = [instead[folded]] if folded in instead else []
+    if apart := next((each for each in parts if len(each) > 1), None):
+        if others and others[0] is not None:
+            raise UserError(
+                f"expected words without syntax between them to put {shown(others[0])} in their "
+                f"place, but came {shown(prompt[apart[0][0] : apart[-1][1]])}; ask about each word "
+                "by itself"
+            )
+        others = [None]
     said = prompt
-    while not others or (len(others) < alternatives and folded not in instead):
+    more = not apart and folded not in instead
+    while not others or (len(others) < alternatives and more):
         other = _of_its_kind(phrase, said, count)
         if other is None and others:
             break
@@ -133,7 +146,7 @@ def _target(
         if other is None:
             break
         said = f"{said} {other}"  # not twice the same
-    texts = tuple(with_another(prompt, places, other) for other in others)
+    texts = tuple(with_another(prompt, places, other, read) for other in others)
     return Target(phrase, places, columns, tuple(others), texts)
 
 

@@ -20,7 +20,7 @@ from t2i_xattn.denoisers.rows import Layout
 from t2i_xattn.denoisers.rows_of import rows_of
 from t2i_xattn.denoisers.run import FollowedDenoiser, FollowedRun, Spans
 from t2i_xattn.denoisers.sites import AttentionSite, Sites, choose_sites
-from t2i_xattn.errors import UserError, shown
+from t2i_xattn.errors import UserError, WordNotFoundError, shown
 from t2i_xattn.guidance.shallow_pass import ShallowPass, writable
 from t2i_xattn.kernel.call import as_index
 from t2i_xattn.kernel.cover import Cover
@@ -177,8 +177,7 @@ class _GuidedDenoiser(FollowedDenoiser):
                     "expected the pipeline's own scheduler to take the steps of a guided run, but "
                     "it did not; set pipe.scheduler before the context is opened"
                 )
-            if self._calls == 0:
-                self._begin_run(layout)
+            self._take_up(layout)
             self._calls += 1
             self._guide(layout, call)
         moved = self.moved
@@ -189,19 +188,43 @@ class _GuidedDenoiser(FollowedDenoiser):
             sample[(as_index(rows), *part[1:])] = moved.to(sample)
         return None, self.registry.family.with_sample(given, sample)
 
-    def _begin_run(self, layout: Layout) -> None:
-        """Looks whether the losses can act on the prompts."""
-        self._words = self.run.words_of(layout, CONDITIONAL)
-        self._prompts = tuple(
-            None if text is None else text.prompt for text in layout.texts[CONDITIONAL]
-        )
+    def _take_up(self, layout: Layout) -> None:
+        """Notes the prompts' words, and looks whether the losses can act on them; again where a
+        prompt has changed on the way, for the losses that act from here on."""
+        words = self.run.words_of(layout, CONDITIONAL)
+        prompts = tuple(None if text is None else text.prompt for text in layout.texts[CONDITIONAL])
+        if self._calls and (words, prompts) == (self._words, self._prompts):
+            return
+        self._words, self._prompts = words, prompts
+        done = self._done(self._calls)
         for loss in self.losses:
-            loss.check(WordMaps(torch.empty(0), self._words, prompts=self._prompts))
+            if done >= loss.until:
+                continue
+            try:
+                loss.check(WordMaps(torch.empty(0), words, done, prompts))
+            except WordNotFoundError as error:
+                if not self._calls:
+                    raise
+                if None in layout.texts[CONDITIONAL]:
+                    raise UserError(
+                        f"expected embeddings whose words are known for {type(loss).__name__}, "
+                        f"but came others from step {self._calls} on; make them with "
+                        "condition(pipe, prompt), or name their columns by spans={name: columns}"
+                    ) from error
+                until = math.floor(done * 10_000) / 10_000
+                raise WordNotFoundError(
+                    f"{error} (from step {self._calls} on, where the text of this run changes; "
+                    f"{type(loss).__name__} ends there by until={until:g})"
+                ) from error
+
+    def _done(self, step: int) -> float:
+        """The part of the run that lies behind a step."""
+        return min(step / (self.run.steps or 1), 1.0)
 
     def _guide(self, layout: Layout, call: DenoiserCall) -> None:
         """Moves the latents, if a loss acts in this step."""
         steps, step = self.run.steps or 1, self._calls - 1
-        done = min(step / steps, 1.0)
+        done = self._done(step)
         acting = [
             (loss, *loss.enough_at(done, step, steps)) for loss in self.losses if done < loss.until
         ]

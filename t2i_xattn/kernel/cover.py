@@ -92,6 +92,12 @@ class Cover:
         return self.inner(*args, **kwargs) if act is None else act(self.inner, *args, **kwargs)
 
 
+def acts_of(owner: Any, name: str) -> list[Act]:
+    """What happens instead of an object's method at present, by those who cover it."""
+    covers = vars(owner).get(_COVERS, {}).get(name, [])
+    return [each.act for each in covers if each.act is not None]
+
+
 @contextmanager
 def restored(put: Callable[[], None], undo: Callable[[], None]) -> Iterator[None]:
     """`put`, and afterwards `undo`, whatever happens.

@@ -62,7 +62,8 @@ class GuidanceLoss:
         raise NotImplementedError
 
     def check(self, maps: WordMaps) -> None:
-        """Looks before the first step whether it can act on the prompts; `maps` has no shares yet.
+        """Looks before the first step whether it can act on the prompts, and again where a prompt
+        changes on the way; `maps` has no shares yet.
 
         Raises:
             UserError: if a prompt has not what it acts on.

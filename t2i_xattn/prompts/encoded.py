@@ -53,6 +53,8 @@ class Text:
             and of the run's own texts.
         again: gives the embedding of another prompt, made as this one was and at least as long;
             None where the pipeline's own encoding does.
+        phases: the words of each of its phases, this one too, where the prompt changes on the way;
+            empty where it does not.
     """
 
     embedding: Tensor
@@ -66,11 +68,19 @@ class Text:
     special: tuple[int, ...] = ()
     mask: Tensor | None = None
     again: Callable[[str], Tensor] | None = None
+    phases: tuple[tuple[Word, ...], ...] = ()
 
     @property
     def is_empty(self) -> bool:
         """Whether nothing stands between the start and the end token."""
         return self.ids is not None and len(self.ids) <= 2
+
+    def reads_like(self, other: Text | None) -> bool:
+        """Whether the same tokens and words stand in the same columns of both. A prompt may change
+        on the way, and the same one may come as another object in each call."""
+        return other is not None and (
+            (self.ids, self.words, self.padding) == (other.ids, other.words, other.padding)
+        )
 
 
 def without_padding(tokenizer: Any, ids: Sequence[int]) -> tuple[int, ...]:

@@ -27,13 +27,22 @@ def remember(embeddings: Tensor, texts: Sequence[Text | None]) -> None:
 
 
 def recall(embedding: Tensor) -> Text | None:
-    """What is known of an embedding `(tokens, channels)`, whose role is open; None if nothing."""
+    """What is known of an embedding `(tokens, channels)`, whose role is open; None if nothing.
+
+    Of several that were made alike it is the last, with the phases of one that has some: which of
+    them a run is given, its embeddings do not say.
+    """
+    found: Text | None = None
     with _lock:
         known = [(tensor, texts) for tensor, texts in _texts.items()]
     for tensor, texts in reversed(known):
         if tensor.shape[1:] != embedding.shape:
             continue
         for row, text in zip(tensor, texts, strict=True):
-            if text is not None and same(row, embedding):
-                return replace(text, embedding=embedding)
-    return None
+            if text is None or (found is not None and not text.phases):
+                continue
+            if same(row, embedding):
+                found = replace(found or text, embedding=embedding, phases=text.phases)
+                if found.phases:
+                    return found
+    return found

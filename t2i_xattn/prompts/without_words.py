@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from torch import Tensor
@@ -16,14 +17,45 @@ _ALIKE = 0.02
 how many prompts were encoded at once."""
 
 
-def without(prompt: str, words: Sequence[Word]) -> str:
-    """A prompt without some of its words, and without the white space behind them."""
+_NUMBER = re.compile(r"[+-]?\.?\d")
+_OF_WORD = re.compile(r"""[^\s()\[\]",.=:+\\-]$""")
+
+
+def without(prompt: str, words: Sequence[Word], read: bool = False) -> str:
+    """A prompt without some of its words, and without the white space behind them.
+
+    Args:
+        prompt: as typed.
+        words: of it.
+        read: whether its syntax is read; then an empty pair of brackets stands in their place.
+    """
+    if read:
+        return emptied(prompt, [(word.start, word.stop) for word in words])
     rest, end = "", 0
     for word in sorted(words, key=lambda each: each.start):
         rest += prompt[end : word.start]
         behind = prompt[word.stop :]
         end = word.stop + len(behind) - len(behind.lstrip())
     return (rest + prompt[end:]).strip()
+
+
+def emptied(prompt: str, places: Sequence[tuple[int, int]]) -> str:
+    """A prompt whose syntax is read, with `()` in some places, which says nothing.
+
+    What is written about a word stays syntax so: signs go on standing behind something, and there
+    is a text beside each AND.
+    """
+    text = prompt
+    for start, stop in sorted(places, reverse=True):
+        before, behind = text[:start], text[stop:]
+        # A number there is text, but behind a bracket it would be a weight; and signs behind
+        # "and/or" count for both of its words.
+        nothing = "" if _NUMBER.match(behind) or _OF_WORD.search(before) else "()"
+        if (len(before) - len(before.rstrip("\\"))) % 2:  # would make the bracket a letter
+            escaped = text[start:stop] in ("AND", "BREAK")
+            before = before[:-1] if escaped else before + "\\"
+        text = before + nothing + behind
+    return text
 
 
 def whole_part(text: Text) -> str:
@@ -67,4 +99,4 @@ def encoded_without(ears: Ears, text: Text, taken: Sequence[Sequence[Word]]) -> 
         )
     prompt = whole_part(text)
     with ears.deaf():
-        return [encode(without(prompt, words)) for words in taken]
+        return [encode(without(prompt, words, text.again is not None)) for words in taken]

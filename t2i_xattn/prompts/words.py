@@ -201,15 +201,22 @@ def _runs(words: Sequence[Word], phrase: str) -> list[Sequence[Word]]:
 def phrase_spans(text: str, phrase: str) -> list[tuple[int, int]]:
     """Start and stop of each place of a text where a phrase stands, as `find_phrase` finds it, in
     characters; a possessive 's that was passed over stays outside."""
-    spans, wanted = word_spans(text), _words_of(phrase)
-    words = [text[start:stop] for start, stop in spans]
+    spans = word_spans(text)
+    runs = phrase_runs([text[start:stop] for start, stop in spans], phrase)
+    return [(spans[first][0], spans[last][1] - passed) for first, last, passed in runs]
+
+
+def phrase_runs(words: Sequence[str], phrase: str) -> list[tuple[int, int, int]]:
+    """Where a phrase stands among words, as `find_phrase` finds it: the numbers of its first and
+    last word, and how many characters of a possessive 's were passed over behind it."""
+    wanted = _words_of(phrase)
     for exactly in (True, False):
         found = []
         for at in _places(words, wanted, exactly):
             last = words[at + len(wanted) - 1]
             whole = _straight(last) == _straight(wanted[-1])
             passed = 0 if whole else len(last) - len(_bare(last))
-            found.append((spans[at][0], spans[at + len(wanted) - 1][1] - passed))
+            found.append((at, at + len(wanted) - 1, passed))
         if found:
             return found
     return []

@@ -23,6 +23,7 @@ from t2i_xattn.kernel.attention import mixed_values
 from t2i_xattn.kernel.contribution import contributions
 from t2i_xattn.prompts.encoded import Text
 from t2i_xattn.prompts.listening import Ears, can_listen, text_encoders
+from t2i_xattn.prompts.texts import same
 from t2i_xattn.prompts.without_words import encoded_without
 from t2i_xattn.prompts.words import Word
 
@@ -65,7 +66,7 @@ class Contributions:
 
     def __init__(self, ears: Ears) -> None:
         self._ears = ears
-        self._encoded: dict[tuple[str, Groups], list[WithoutWord]] = {}
+        self._encoded: list[tuple[Text, Groups, list[WithoutWord]]] = []
         self._settings: Any = None
 
     def prepare(self, text: Text | None, groups: Groups | None) -> list[WithoutWord]:
@@ -90,13 +91,23 @@ class Contributions:
         if self._ears.settings != self._settings:
             self._encoded.clear()
             self._settings = dict(self._ears.settings)
-        key = (text.prompt, columns)
-        if key not in self._encoded:
-            taken = iter(encoded_without(self._ears, text, [part for part in parts if part]))
-            self._encoded[key] = [
-                WithoutWord(next(taken) if each else text.embedding, each) for each in columns
-            ]
-        return self._encoded[key]
+        for known, of_columns, each in self._encoded:
+            if of_columns == columns and _same_text(known, text):
+                return each
+        taken = iter(encoded_without(self._ears, text, [part for part in parts if part]))
+        found = [WithoutWord(next(taken) if each else text.embedding, each) for each in columns]
+        self._encoded.append((text, columns, found))
+        return found
+
+
+def _same_text(one: Text, other: Text) -> bool:
+    """Whether two texts are one. By the prompt as typed alone they are not: a schedule says
+    something else in each phase, and another picture may stand among the text."""
+    return one is other or (
+        one.prompt == other.prompt
+        and one.embedding.shape == other.embedding.shape
+        and same(one.embedding, other.embedding)
+    )
 
 
 def _inside(words: Sequence[Word], columns: Sequence[int]) -> tuple[Word, ...]:

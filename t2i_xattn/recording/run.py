@@ -16,11 +16,12 @@ from t2i_xattn.denoisers.registry import Acting
 from t2i_xattn.denoisers.rows import Layout
 from t2i_xattn.denoisers.run import FollowedDenoiser, FollowedRun, Repeated, Spans
 from t2i_xattn.denoisers.sites import AttentionSite
-from t2i_xattn.errors import UserError
+from t2i_xattn.denoisers.streams import Groups
+from t2i_xattn.errors import UserError, WordNotFoundError
 from t2i_xattn.kernel.cover import Cover
 from t2i_xattn.kernel.owner import was_running
 from t2i_xattn.prompts.concepts import Concept, encoded_concepts
-from t2i_xattn.prompts.encoded import kinds_of
+from t2i_xattn.prompts.encoded import Text, kinds_of
 from t2i_xattn.prompts.roles import CONDITIONAL
 from t2i_xattn.provenance.versions import versions
 from t2i_xattn.recording.arguments import arguments_of
@@ -124,6 +125,8 @@ class RecordedDenoiser(FollowedDenoiser):
             # A prompt may change on the way: the words are those of the steps that are kept.
             kept = store.keeps(branch, gone[branch])
             if branch not in store.words or (kept and branch not in store.fixed):
+                if kept and not store.fixed:
+                    store.look_at(run.columns_of_words(layout))
                 texts = layout.texts[branch]
                 words = run.words_of(layout, branch)
                 store.begin_branch(branch, words, texts, tokens[branch], kept)
@@ -240,13 +243,27 @@ class RecordingRun(FollowedRun):
             return
         for text in self.ears.texts:  # a word that is not there is told before the run
             if text.role == CONDITIONAL and CONDITIONAL in self.keep.branches and text.words:
-                groups = None
-                if named:
-                    every = {each.picture for each in self.ears.texts if each.role == CONDITIONAL}
-                    words = self.words(text, CONDITIONAL, text.picture, len(every))
-                    groups = self.keep.groups([words], len(text.embedding))
-                if self.contributions is not None:
+                groups = self._groups(text) if named else None
+                # Which phase of a schedule is kept, its steps say.
+                if self.contributions is not None and not text.phases:
                     self.contributions.prepare(text, None if groups is None else groups[0])
+
+    def _groups(self, text: Text) -> tuple[Groups, ...] | None:
+        """The columns of the words that are kept; of a schedule in the first phase that has them.
+
+        Raises:
+            UserError: if they are not there.
+        """
+        every = {each.picture for each in self.ears.texts if each.role == CONDITIONAL}
+        phases = [text, *(dataclasses.replace(text, words=words) for words in text.phases)]
+        for number, phase in enumerate(phases, start=1):
+            words = self.words(phase, CONDITIONAL, text.picture, len(every))
+            try:
+                return self.keep.groups([words], len(text.embedding))
+            except WordNotFoundError:
+                if number == len(phases):
+                    raise
+        return None
 
     def concepts(self) -> tuple[Concept, ...]:
         """The concepts as the pipeline encodes them; made once a run.
@@ -263,9 +280,10 @@ class RecordingRun(FollowedRun):
         to in later calls."""
         branches = self.keep.branches
         roles = {ROLES[branch] for branch in branches}
-        texts = [text.words for text in self.ears.texts if text.role is None or text.role in roles]
+        texts = [text for text in self.ears.texts if text.role is None or text.role in roles]
         own = [self.words_of(layout, branch) for branch in branches if branch in layout.rows]
-        every = [*texts, *(words for of_images in own for words in of_images)]
+        every = [words for text in texts for words in (text.words, *text.phases)]
+        every += [words for of_images in own for words in of_images]
         return {column for words in every for word in words for column in word.columns}
 
     @property

@@ -79,6 +79,11 @@ class MapStore:
             self._expected_windows = len(self._asked)
         elif self.keep.steps == "each":
             self._expected_windows = steps or 1
+        self.look_at(named)
+
+    def look_at(self, named: Collection[int]) -> None:
+        """Fixes the columns of words that are walked, before anything is kept; a prompt may have
+        others in the first step that is kept than when the run began."""
         of_words = self.keep.walk or self.keep.contributions
         if of_words and self.keep.words is None and self.keep.columns is None:
             # Only words are looked at; a column costs as much whoever it belongs to.
