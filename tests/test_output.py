@@ -27,8 +27,8 @@ def contents(folder: Path) -> dict[str, bytes]:
     }
 
 
-def write(out: Path, files: dict[str, bytes], command: str = "inspect", **options: bool) -> None:
-    with output_folder(out, command, **options) as folder:
+def write(out: Path, files: dict[str, bytes], command: str = "inspect", beside: bool = False) -> None:
+    with output_folder(out, command, beside=beside) as folder:
         for name, data in files.items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_bytes(data)
