@@ -27,7 +27,9 @@ def contents(folder: Path) -> dict[str, bytes]:
     }
 
 
-def write(out: Path, files: dict[str, bytes], command: str = "inspect", beside: bool = False) -> None:
+def write(
+    out: Path, files: dict[str, bytes], command: str = "inspect", beside: bool = False
+) -> None:
     with output_folder(out, command, beside=beside) as folder:
         for name, data in files.items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
