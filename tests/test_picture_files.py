@@ -150,7 +150,9 @@ class TestFolderOfAnAdapter:
 
     def test_sound_ones_say_what_they_said(self, adapter: Path) -> None:
         expected = tokens_of_pictures()([photo()])
-        assert torch.equal(PictureTokens.from_pretrained(adapter)([photo()]), expected)
+        read = PictureTokens.from_pretrained(adapter)
+        # Weights lie otherwise in memory, which some processors' last bits show.
+        torch.testing.assert_close(read([photo()]), expected, rtol=1e-5, atol=1e-6)
         halved = tokens_of_pictures()._encoder.half()
         halved.save_pretrained(adapter / "image_encoder")
         tokens = PictureTokens.from_pretrained(adapter)([photo()])
