@@ -20,7 +20,7 @@ from t2i_xattn.denoisers.branches import (
     stacked,
 )
 from t2i_xattn.denoisers.call import DenoiserCall
-from t2i_xattn.denoisers.loop import Loop
+from t2i_xattn.denoisers.loop import Level, Loop
 from t2i_xattn.denoisers.of_pipeline import NAMES, OfPipeline
 from t2i_xattn.denoisers.registry import Acting, Registry
 from t2i_xattn.denoisers.rows import Layout, layout_of
@@ -36,6 +36,11 @@ Spans = Mapping[str, Sequence[int]]
 Repeated = Literal["raise", "add"] | int
 """What to do about further calls of a branch at the same noise level, which are no further steps:
 raise, add them all, or take the n-th only (0 the first)."""
+
+
+_Way = tuple[str, str | None]
+"""A branch, and by what it is perturbed: what is spoilt in one way and in another is not the same
+call again."""
 
 
 class FollowedRun:
@@ -151,9 +156,9 @@ class FollowedDenoiser:
         self.by_pipeline = False
         self._known: tuple[Any, ...] = ()
         self._layout: Layout | None = None
-        self._levels: dict[tuple[str, str | None], tuple[Any, int]] = {}
+        self._levels: dict[_Way, Level] = {}
         self._called: Counter[str] = Counter()
-        self._loops: dict[tuple[str, str | None], Loop] = {}
+        self._loops: dict[_Way, Loop] = {}
 
     def link(self) -> None:
         """Looks whether the pipeline has had its denoiser compiled since."""
@@ -182,6 +187,9 @@ class FollowedDenoiser:
         if owner is None and self._begins_anew(layout, call):
             self.run.run_again()
             self._begins_anew(layout, call)  # which has forgotten this call, too
+        for branch in layout.rows:
+            way = branch, call.perturbed
+            self._levels[way] = Level.after(self._levels.get(way), call.timestep)
         if owner is not None and not self._is_a_step(layout, call):
             return None, given
         self.run.ears.note_call()
@@ -243,21 +251,17 @@ class FollowedDenoiser:
         others = [each for each in self.run.denoisers if each is not self and not each.beside]
         return sum(each._called[branch] for each in others)
 
+    def levels_of(self, layout: Layout, call: DenoiserCall) -> dict[str, Level]:
+        """Where the branches of a call are that has begun."""
+        return {branch: self._levels[branch, call.perturbed] for branch in layout.rows}
+
     def _is_a_step(self, layout: Layout, call: DenoiserCall) -> bool:
         """Whether a call is of this picture's own steps, and not a further one at a noise level.
 
         Raises:
             UserError: if it is not, and nobody said what to do about it.
         """
-        numbers = []
-        for branch in layout.rows:
-            # What is spoilt in one way and in another is not the same call again.
-            way = branch, call.perturbed
-            before, number = self._levels.get(way, (None, 0))
-            again = before is not None and same_level(before, call.timestep)
-            number = number + 1 if again else 0
-            self._levels[way] = (call.timestep, number)
-            numbers.append(number)
+        numbers = [each.number for each in self.levels_of(layout, call).values()]
         repeated = self.run.repeated
         if repeated == "add":
             return True
@@ -280,14 +284,3 @@ def _pictures(texts: Sequence[Text]) -> set[int]:
 def _version(text: Tensor) -> int | None:
     """Changes with a tensor that is changed in place."""
     return None if text.is_inference() else text._version
-
-
-def same_level(one: Any, other: Any) -> bool:
-    """Whether two noise levels are the same place in the sampler's list.
-
-    Told by where they lie, without reading a number off a GPU; and a sampler may come to the same
-    number twice (Heun's).
-    """
-    if isinstance(one, Tensor) and isinstance(other, Tensor):
-        return one.data_ptr() == other.data_ptr()
-    return not isinstance(one, Tensor) and not isinstance(other, Tensor) and bool(one == other)

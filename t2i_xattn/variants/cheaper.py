@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
@@ -16,7 +15,7 @@ from t2i_xattn.denoisers.families import Reading
 from t2i_xattn.denoisers.of_pipeline import OfPipeline, denoisers_of
 from t2i_xattn.denoisers.registry import Acting
 from t2i_xattn.denoisers.rows import Layout
-from t2i_xattn.denoisers.run import FollowedDenoiser, FollowedRun, Repeated, same_level
+from t2i_xattn.denoisers.run import FollowedDenoiser, FollowedRun, Repeated
 from t2i_xattn.denoisers.seen import Change, Rows, Seen
 from t2i_xattn.denoisers.sites import AttentionSite
 from t2i_xattn.errors import UserError, shown
@@ -129,7 +128,6 @@ class _CheaperDenoiser(FollowedDenoiser):
     def forget(self) -> None:
         super().forget()
         self._running: list[tuple[RunningVariant, frozenset[str], Variant]] | None = None
-        self._at: dict[tuple[str, str | None], _Level] = {}
 
     def put(self) -> None:
         """Covers what the variants need beside the sites."""
@@ -147,40 +145,13 @@ class _CheaperDenoiser(FollowedDenoiser):
                 (variant.running(found), frozenset(site.name for site, _ in found), variant)
                 for variant, found in self._placed
             ]
-        step = number = 0
-        for branch in layout.rows:
-            way = branch, call.perturbed
-            own = self._at[way] = _Level.after(self._at.get(way), call.timestep)
-            step = max(step, own.step + self.steps_elsewhere(branch))
-            number = max(number, own.number)
+        levels = self.levels_of(layout, call)
+        number = max(each.number for each in levels.values())
+        step = max(each.step + self.steps_elsewhere(branch) for branch, each in levels.items())
         now = NowCall(layout, call, step, self.run.steps, number)
         for running, _, _ in self._running:
             running.begin(now)
         return _CheaperCall(self._running)
-
-
-@dataclass(frozen=True, eq=False)
-class _Level:
-    """Where a branch is.
-
-    Attributes:
-        level: the noise level.
-        step: which step that is.
-        number: how many calls came before at this level.
-    """
-
-    level: Any
-    step: int
-    number: int
-
-    @classmethod
-    def after(cls, before: _Level | None, level: Any) -> _Level:
-        """Of the call that follows."""
-        if before is None:
-            return cls(level, 0, 0)
-        if same_level(before.level, level):
-            return cls(level, before.step, before.number + 1)
-        return cls(level, before.step + 1, 0)
 
 
 class _CheaperCall:
