@@ -16,12 +16,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils import _pytree as pytree
 from torch.utils.flop_counter import FlopCounterMode
 
 from t2i_xattn.costs.counter import flop_counter
-from t2i_xattn.costs.fake_copy import fake_copy
+from t2i_xattn.costs.fake_copy import CANNOT, without_numbers
 from t2i_xattn.costs.live_bytes import LiveBytes
 from t2i_xattn.costs.site_cost import KernelSize, LayerSize, SiteCost
 from t2i_xattn.denoisers.sites import AttentionSite, walk_sites
@@ -67,11 +66,11 @@ def seen_call(denoiser: nn.Module, given: Mapping[str, Any]) -> tuple[CallCost, 
     """
     try:
         if _is_plain(given):
-            found, output = _seen_without_numbers(denoiser, given)
+            found, output = without_numbers(denoiser, dict(given), counted_call)
             if _is_plain(output):
                 return found, output
-    except (RuntimeError, AssertionError, TypeError, NotImplementedError, ValueError):
-        pass  # what fake tensors cannot do; a fault of the call itself comes again now
+    except CANNOT:
+        pass  # a fault of the call itself comes again now
     return counted_call(denoiser, given, computed=True)
 
 
@@ -80,15 +79,6 @@ def _is_plain(values: Any) -> bool:
     something for the next, such as keys."""
     leaves = pytree.tree_leaves(dict(values) if isinstance(values, Mapping) else values)
     return all(isinstance(each, Tensor | bool | int | float | str | None) for each in leaves)
-
-
-def _seen_without_numbers(denoiser: nn.Module, given: Mapping[str, Any]) -> tuple[CallCost, Any]:
-    mode = FakeTensorMode()
-    with torch.no_grad():
-        fake = fake_copy(denoiser, mode, given)
-        inputs = pytree.tree_map_only(Tensor, mode.from_tensor, dict(given))
-        with mode:
-            return counted_call(fake, inputs)
 
 
 def counted_call(

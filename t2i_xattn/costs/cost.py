@@ -16,7 +16,7 @@ from torch.utils import _pytree as pytree
 from t2i_xattn.arguments import checked
 from t2i_xattn.costs.call_cost import CallCost, seen_call
 from t2i_xattn.costs.decoding import Autoencoders
-from t2i_xattn.costs.fake_copy import device_of
+from t2i_xattn.costs.fake_copy import call_key, device_of
 from t2i_xattn.costs.memory import free_bytes, gigabytes
 from t2i_xattn.denoisers.of_pipeline import OfPipeline, denoisers_of
 from t2i_xattn.denoisers.sites import walk_sites
@@ -251,7 +251,7 @@ class _Seeing:
             return method(*args, **kwargs)
         inside = uncompiled(self.module)
         given = self._changed(by_name(inside, args, kwargs))
-        key = (id(inside), *_shapes(given))
+        key = (id(inside), *call_key(dict(given)))
         if key not in self._known:
             # Copies are not covered, and a call within this one is no other: nothing is taken off,
             # as other threads may be in the midst of theirs.
@@ -266,18 +266,3 @@ class _Seeing:
 
 def _empty(each: Tensor) -> Tensor:
     return torch.empty(each.shape, dtype=each.dtype, device="meta")
-
-
-def _shapes(given: Mapping[str, Any]) -> tuple[str, ...]:
-    """What the cost of a call depends on: shapes, what is switched on or off, and masks and
-    positions, by which some denoisers pack their texts. Noise levels differ from call to call and
-    cost the same."""
-    leaves, structure = pytree.tree_flatten(dict(given))
-    about: list[Any] = [structure]
-    for each in leaves:
-        if isinstance(each, Tensor):
-            counts = each.ndim > 1 and not each.is_floating_point() and not each.is_complex()
-            about.append((each.shape, each.dtype, each.tolist() if counts else None))
-        else:
-            about.append(each if isinstance(each, bool | str | int | None) else type(each))
-    return tuple(map(str, about))

@@ -11,10 +11,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils import _pytree as pytree
 
-from t2i_xattn.costs.fake_copy import device_of, fake_copy
+from t2i_xattn.costs.fake_copy import CANNOT, call_key, device_of, without_numbers
 from t2i_xattn.costs.live_bytes import LiveBytes
 from t2i_xattn.kernel.cover import Cover
 
@@ -38,7 +37,7 @@ class Autoencoders:
         ]
         self._thread = threading.get_ident()
         self._found: dict[str, list[int | None]] = {}
-        self._known: dict[str, tuple[int | None, Any]] = {}
+        self._known: dict[tuple[Any, ...], tuple[int | None, Any]] = {}
 
     def __bool__(self) -> bool:
         return bool(self._covers)
@@ -65,7 +64,7 @@ class Autoencoders:
     ) -> Any:
         if threading.get_ident() != self._thread:
             return method(*args, **kwargs)
-        key = _key(module, name, args, kwargs)
+        key = id(module), name, *call_key((args, kwargs))
         if key not in self._known:  # pictures are often encoded one by one
             self._known[key] = seen_method(module, name, *args, **kwargs)
         held, made = self._known[key]
@@ -83,23 +82,17 @@ def seen_method(module: nn.Module, name: str, *args: Any, **kwargs: Any) -> tupl
     """The bytes that a method of an autoencoder holds at once, beside its weights and what it is
     given, and what it gives, without numbers; twice None where it cannot be seen without
     computing."""
-    mode = FakeTensorMode()
+
+    def look(fake: Any, inputs: Any) -> tuple[int, Any]:
+        positional, named = inputs
+        with LiveBytes() as live:
+            made = getattr(fake, name)(*positional, **named)
+        return live.most, made
+
     try:
-        with torch.no_grad():
-            fake = fake_copy(module, mode, (args, kwargs))
-            args, kwargs = pytree.tree_map_only(Tensor, mode.from_tensor, (args, kwargs))
-            with mode, LiveBytes() as live:
-                made = getattr(fake, name)(*args, **kwargs)
-    except (RuntimeError, AssertionError, TypeError, NotImplementedError, ValueError):
+        return without_numbers(module, (args, kwargs), look)
+    except CANNOT:
         return None, None
-    return live.most, made
-
-
-def _key(module: nn.Module, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
-    """What the cost of a call depends on."""
-    leaves, structure = pytree.tree_flatten((args, kwargs))
-    given = [(each.shape, each.dtype) if isinstance(each, Tensor) else each for each in leaves]
-    return str((id(module), name, given, structure))
 
 
 def _as_zeros(made: Any, device: torch.device) -> Any:

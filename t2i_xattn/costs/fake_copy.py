@@ -1,9 +1,10 @@
-"""A module's copy of tensors without memory, offloaded or not."""
+"""What a module does, seen on a copy of tensors without memory, offloaded or not."""
 
 from __future__ import annotations
 
 import copy
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +14,47 @@ from torch.utils import _pytree as pytree
 _OFFLOADING = ("group_offloading", "layer_execution_tracker", "lazy_prefetch_group_offloading")
 """Names of diffusers' hooks that do nothing but move weights."""
 
+CANNOT = (RuntimeError, AssertionError, TypeError, NotImplementedError, ValueError)
+"""What comes of a module that cannot be seen without numbers; faults of a call are among it."""
 
-def fake_copy(module: nn.Module, mode: FakeTensorMode, given: Any) -> Any:
+_Seen = TypeVar("_Seen")
+
+
+def without_numbers(module: nn.Module, given: Any, look: Callable[[Any, Any], _Seen]) -> _Seen:
+    """What `look` sees of a copy of the module and of the arguments, all without numbers.
+
+    Args:
+        module: not changed.
+        given: arguments of the call.
+        look: is given both.
+
+    Raises:
+        Exception: one of `CANNOT`, where shapes depend on numbers.
+    """
+    mode = FakeTensorMode()
+    with torch.no_grad():
+        fake = _fake_copy(module, mode, given)
+        inputs = pytree.tree_map_only(Tensor, mode.from_tensor, given)
+        with mode:
+            return look(fake, inputs)
+
+
+def call_key(given: Any) -> tuple[str, ...]:
+    """What the cost of a call depends on: shapes, what is switched on or off, and masks and
+    positions, by which some denoisers pack their texts. Noise levels differ from call to call and
+    cost the same."""
+    leaves, structure = pytree.tree_flatten(given)
+    about: list[Any] = [structure]
+    for each in leaves:
+        if isinstance(each, Tensor):
+            counts = each.ndim > 1 and not each.is_floating_point() and not each.is_complex()
+            about.append((each.shape, each.dtype, each.tolist() if counts else None))
+        else:
+            about.append(each if isinstance(each, bool | str | int | None) else type(each))
+    return tuple(map(str, about))
+
+
+def _fake_copy(module: nn.Module, mode: FakeTensorMode, given: Any) -> Any:
     """A copy whose tensors have shapes and no memory, with its weights where the call is computed.
 
     A copy, since modules keep some of what they have computed, which would be fake. Hooks that load
@@ -32,7 +72,7 @@ def fake_copy(module: nn.Module, mode: FakeTensorMode, given: Any) -> Any:
         return fake
     device = device_of(given)
     for one, of in zip(fake.modules(), module.modules(), strict=True):
-        if any(True for _ in _moving(of)):
+        if _moving(of):
             _without_hook(one)
         both: tuple[dict[str, Any], ...] = one._parameters, one._buffers
         for tensors in both:
