@@ -164,14 +164,25 @@ def side_of(pipe: Any) -> int:
 
 def own_area(pipe: Any) -> int:
     """The pixels of a picture that a pipeline paints when no size is said."""
-    found = getattr(pipe, "default_sample_size", None)
-    # A compiled denoiser has no truth value.
-    denoiser = getattr(pipe, "unet", None)
-    denoiser = getattr(pipe, "transformer", None) if denoiser is None else denoiser
-    found = found or getattr(getattr(denoiser, "config", None), "sample_size", None) or 64
-    height, width = found if isinstance(found, (list, tuple)) else (found, found)
-    scale = int(getattr(pipe, "vae_scale_factor", 8))
-    return int(height) * int(width) * scale**2
+    width, height = own_size(pipe) or (64 * _scale(pipe),) * 2
+    return width * height
+
+
+def own_size(pipe: Any) -> tuple[int, int] | None:
+    """Width and height of such a picture, as the pipeline's parts tell; None if they do not."""
+    from t2i_xattn.denoisers.of_pipeline import main_denoiser
+
+    config = getattr(main_denoiser(pipe), "config", None)
+    found = getattr(pipe, "default_sample_size", None) or getattr(config, "sample_size", None)
+    sides = tuple(found) if isinstance(found, list | tuple) else (found, found)
+    if not found or len(sides) != 2:
+        return None
+    height, width = sides
+    return int(width) * _scale(pipe), int(height) * _scale(pipe)
+
+
+def _scale(pipe: Any) -> int:
+    return int(getattr(pipe, "vae_scale_factor", 8))
 
 
 def _check(picture: Image.Image, name: str, max_pixels: int | None) -> None:

@@ -91,17 +91,9 @@ def _pixels(pipe: Any, request: Request) -> int | None:
 
 def _own_size(pipe: Any, defaults: Mapping[str, Any]) -> tuple[int, int] | None:
     """Width and height that a pipeline paints unless it is told; None where it does not say."""
-    from t2i_xattn.denoisers.of_pipeline import NAMES
+    from t2i_xattn.pictures import own_size
 
     width, height = (defaults.get(name) for name in ("width", "height"))
     if isinstance(width, int) and isinstance(height, int):
         return width, height
-    parts = (getattr(pipe, name, None) for name in NAMES)
-    denoiser = next((each for each in parts if each is not None), None)
-    config = getattr(denoiser, "config", None)
-    places = getattr(pipe, "default_sample_size", None) or getattr(config, "sample_size", None)
-    sides = (places, places) if isinstance(places, int) else places
-    if not isinstance(sides, list | tuple) or len(sides) != 2:
-        return None
-    factor = int(getattr(pipe, "vae_scale_factor", 8))
-    return int(sides[1]) * factor, int(sides[0]) * factor
+    return own_size(pipe)

@@ -10,7 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from t2i_xattn.denoisers.of_pipeline import main_denoiser
 from t2i_xattn.errors import UserError
+from t2i_xattn.kernel.module_calls import uncompiled
 from t2i_xattn.prompts.own_tokenizer import tokenizer_beside
 
 
@@ -123,9 +125,7 @@ def scheme_of(pipe: Any, clip_skip: int | None, max_sequence_length: int | None)
     """
     if clip_skip is not None and (not isinstance(clip_skip, int) or clip_skip < 0):
         raise UserError(f"expected clip_skip as a whole number from 0 on, but came {clip_skip!r}")
-    denoiser = getattr(pipe, "unet", None)
-    denoiser = getattr(pipe, "transformer", None) if denoiser is None else denoiser
-    kind = type(getattr(denoiser, "_orig_mod", denoiser)).__name__
+    kind = type(uncompiled(main_denoiser(pipe))).__name__
     make = _SCHEMES.get(kind)
     if make is None or "prompt_embeds" not in inspect.signature(pipe.__call__).parameters:
         raise UserError(
@@ -167,11 +167,10 @@ def _check_clip(pipe: Any) -> None:
         module = getattr(pipe, name, None)
         kind = getattr(getattr(module, "config", None), "model_type", None)
         if module is not None and kind not in ("clip_text_model", "clip"):
-            inside = getattr(module, "_orig_mod", module)
             raise UserError(
                 f"expected CLIP as {name} of a pipeline of Stable Diffusion or SDXL, but came "
-                f"{type(inside).__name__} in {type(pipe).__name__}; give it the prompt without "
-                "weights and chunks"
+                f"{type(uncompiled(module)).__name__} in {type(pipe).__name__}; give it the prompt "
+                "without weights and chunks"
             )
 
 

@@ -26,6 +26,13 @@ class OfPipeline(NamedTuple):
     beside: bool = False
 
 
+def main_denoiser(pipe: Any) -> Any:
+    """The UNet or transformer of a pipeline, as it lies there; None if it has neither. Not told by
+    its truth value, which a compiled one does not have."""
+    unet = getattr(pipe, "unet", None)
+    return getattr(pipe, "transformer", None) if unet is None else unet
+
+
 def denoisers_of(pipe: Any, controlnet: bool = False) -> list[OfPipeline]:
     """The denoisers that a pipeline calls in its sampling loop.
 

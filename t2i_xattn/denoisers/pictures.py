@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from t2i_xattn.denoisers.of_pipeline import main_denoiser
 from t2i_xattn.kernel.module_calls import uncompiled
 
 
@@ -14,9 +15,7 @@ def has_ip_adapter(pipe: Any) -> bool:
 
 def ip_adapters(pipe: Any) -> int:
     """How many IP-Adapters are loaded into a pipeline's denoiser; it wants a picture for each."""
-    # A compiled module cannot say whether it is true.
-    parts = [getattr(pipe, name, None) for name in ("unet", "transformer")]
-    denoiser = next((part for part in parts if part is not None), None)
+    denoiser = main_denoiser(pipe)
     if denoiser is None:
         return 0
     projection = getattr(uncompiled(denoiser), "encoder_hid_proj", None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -75,12 +75,15 @@ class Text:
         """Whether nothing stands between the start and the end token."""
         return self.ids is not None and len(self.ids) <= 2
 
+    @property
+    def reading(self) -> Hashable:
+        """Which tokens and words stand in which columns. A prompt may change on the way, and the
+        same one may come as another object in each call."""
+        return self.ids, self.words, self.padding
+
     def reads_like(self, other: Text | None) -> bool:
-        """Whether the same tokens and words stand in the same columns of both. A prompt may change
-        on the way, and the same one may come as another object in each call."""
-        return other is not None and (
-            (self.ids, self.words, self.padding) == (other.ids, other.words, other.padding)
-        )
+        """Whether the same tokens and words stand in the same columns of both."""
+        return other is not None and self.reading == other.reading
 
 
 def without_padding(tokenizer: Any, ids: Sequence[int]) -> tuple[int, ...]:

@@ -53,7 +53,7 @@ class NowCall:
     def text(self, branch: str, picture: int) -> Hashable:
         """What the text of a picture in a branch is known by; None where it is not known."""
         text = self.layout.texts[branch][picture]
-        return None if text is None else (text.prompt, text.ids, text.padding, text.words)
+        return None if text is None else (text.prompt, text.reading)
 
 
 class RunningVariant:
